@@ -1,0 +1,30 @@
+// CoreDNS with the plugins that kubeadm's Corefile names, and no others.
+package main
+
+import (
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/coremain"
+
+	_ "github.com/coredns/coredns/plugin/cache"
+	_ "github.com/coredns/coredns/plugin/errors"
+	_ "github.com/coredns/coredns/plugin/forward"
+	_ "github.com/coredns/coredns/plugin/health"
+	_ "github.com/coredns/coredns/plugin/kubernetes"
+	_ "github.com/coredns/coredns/plugin/loadbalance"
+	_ "github.com/coredns/coredns/plugin/loop"
+	_ "github.com/coredns/coredns/plugin/metrics"
+	_ "github.com/coredns/coredns/plugin/ready"
+	_ "github.com/coredns/coredns/plugin/reload"
+)
+
+func init() {
+	// The order in which the plugins see a query.
+	dnsserver.Directives = []string{
+		"reload", "health", "ready", "prometheus", "errors", "cache",
+		"loadbalance", "kubernetes", "loop", "forward",
+	}
+}
+
+func main() {
+	coremain.Run()
+}
