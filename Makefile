@@ -1,0 +1,58 @@
+# Every target does its own set-up: the first run on a fresh machine takes longer and says what it does.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON := .venv/bin/python
+TESTBED := $(PYTHON) -m stack_backup.testbed
+VALUES := $(wildcard values/*.yaml)
+PROGRAMS := $(wildcard charts/*/files/*.sh) scripts/bootstrap .ci/run
+
+export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help demo demo-cluster test check lint bench-quick tools cluster docs clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.installed ## Tell the whole story on this machine: fill, back up, restore, compare (no cluster)
+	$(PYTHON) -m stack_backup.demo
+
+demo-cluster: .venv/.installed ## The same story on a kind cluster, the CronJob fired by its controller
+	$(PYTHON) -m stack_backup.demo --cluster
+
+test: lint ## Everything: lint, then the render, jobs and cluster tests
+	$(PYTHON) -m pytest --cluster
+
+check: lint ## The fast loop: lint, then the render and jobs tests
+	$(PYTHON) -m pytest tests/render tests/jobs
+
+lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, helm lint, ct lint, kubeconform, generated files
+	$(TESTBED) tools --names helm,ct,kubeconform,helm-docs,shfmt,shellcheck
+	ruff check
+	ruff format --check
+	mypy
+	shellcheck -x $(PROGRAMS)
+	shfmt -i 2 -ci -d $(PROGRAMS)
+	yamllint --strict .
+
+tools: .venv/.installed ## Build or fetch every tool into .cache/bin
+	$(TESTBED) tools
+
+cluster: .venv/.installed ## A kind cluster, ready to use
+	$(TESTBED) cluster
+
+bench-quick: .venv/.installed ## Measure the hourly job beside pg_dumpall alone
+	$(PYTHON) -m stack_backup.bench
+
+docs: .venv/.installed ## Write the generated files again (the chart's README)
+	$(TESTBED) tools --names helm-docs
+	helm-docs --chart-search-root charts
+
+clean: ## Remove the test cluster and all that make wrote into this folder
+	@if [ -x $(PYTHON) ]; then $(TESTBED) clean; fi
+	rm -rf .venv .cache
+
+.venv/.installed: requirements.lock pyproject.toml scripts/bootstrap
+	@scripts/bootstrap
