@@ -1,0 +1,413 @@
+"""The cluster runtime: a release and its jobs on a real Kubernetes cluster, under the `restricted` level."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyhelm3
+from psycopg.conninfo import make_conninfo
+
+from stack_backup.render import CHART, RELEASE
+from stack_backup.runtime import JobResult
+from stack_backup.runtime.kube import Kube, KubeError, Object, PortForward
+from stack_backup.runtime.manifests import PORT, SUPERUSER, database_objects, files_pod, server_pod
+from stack_backup.testbed.paths import BIN
+
+IMAGE = "stack-database:15"
+USER, DATABASE = "fragalysis", "frag"
+OURS = {"app.kubernetes.io/managed-by": "stack-backup-testbed"}
+"""Label of the namespaces that this runtime made: no other one is ever removed."""
+START = 180.0
+"""Seconds that a pod of the test bed may take to become ready; its image is on the node already."""
+
+
+class Cluster(Protocol):
+    """What the test bed (or an operator) brings: a cluster that is up."""
+
+    kubeconfig: Path
+
+    def load(self, archive: Path) -> None:
+        """Put a docker-archive's image on every node."""
+
+
+class ClusterVolume:
+    """The files of a claim, through a pod that mounts it from the first use until `close`."""
+
+    def __init__(self, kube: Kube, namespace: str, claim: str, image: str) -> None:
+        self._kube, self._namespace, self._claim, self._image = kube, namespace, claim, image
+        self._pod: str | None = None
+
+    def _run(self, script: str, *arguments: str, **streams: Any) -> bytes:
+        if self._pod is None:
+            self._pod = f"files-{self._claim}-{secrets.token_hex(3)}"
+            _start_pod(self._kube, self._namespace, files_pod(self._pod, self._claim, self._image))
+        script = f"set -Eeuo pipefail; umask 027; cd /files; {script}"
+        command = ("bash", "-c", script, "bash", *arguments)
+        return self._kube.execute(self._namespace, self._pod, *command, **streams)
+
+    def list(self, folder: str = "") -> list[str]:
+        script = '[[ -d $1 ]] || exit 0; find "$1" -mindepth 1 -maxdepth 1 -printf "%f\\0"'
+        return sorted(self._run(script, f"./{folder}").decode().split("\0")[:-1])
+
+    def read(self, path: str) -> bytes:
+        return self._run('cat "$1"', f"./{path}")
+
+    def write(self, path: str, data: bytes) -> None:
+        self._run('mkdir -p "${1%/*}"; cat >"$1"', f"./{path}", stdin=data)
+
+    def remove(self, path: str) -> None:
+        self._run('rm -r "$1"', f"./{path}")
+
+    def fetch(self, path: str, to: Path) -> Path:
+        target = to / Path(path).name
+        with target.open("wb") as file:
+            self._run('cat "$1"', f"./{path}", stdout=file)
+        return target
+
+    def close(self) -> None:
+        if self._pod is not None:
+            self._kube.delete("Pod", self._pod, self._namespace, grace=0)
+            self._pod = None
+
+
+class ClusterServer:
+    """A PostgreSQL server in a pod; its port is forwarded to this machine while it is used."""
+
+    def __init__(self, kube: Kube, namespace: str, pod: str, password: str, superuser: str) -> None:
+        self._kube, self._namespace, self._pod = kube, namespace, pod
+        self._password, self._superuser = password, superuser
+        self._forward = PortForward(kube, namespace, pod, PORT)
+
+    @cached_property
+    def version(self) -> int:
+        script = 'psql --no-psqlrc --username="$1" --dbname=postgres -Atc "SHOW server_version_num"'
+        return int(self._run(script, self._superuser)) // 10000
+
+    def dsn(self, database: str, user: str = SUPERUSER, password: str | None = None) -> str:
+        return make_conninfo(
+            host="127.0.0.1",
+            port=self._forward.port(),
+            dbname=database,
+            user=user,
+            password=self._password if password is None else password,
+            sslmode="disable",
+            gssencmode="disable",
+        )
+
+    def execute(self, script: str, database: str = "postgres") -> None:
+        self._psql("cat", database, stdin=script.encode())
+
+    def load(self, dump: Path) -> None:
+        with dump.open("rb") as file:
+            self._psql("zstd -dc" if dump.suffix == ".zst" else "gzip -dc", "postgres", stdin=file)
+
+    def _psql(self, source: str, database: str, **streams: Any) -> None:
+        psql = (
+            'psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --username="$1" --dbname="$2" --output=/dev/null'
+        )
+        self._run(f"{source} | {psql}", self._superuser, database, **streams)
+
+    def _run(self, script: str, *arguments: str, **streams: Any) -> bytes:
+        command = ("bash", "-c", f"set -Eeuo pipefail; {script}", "bash", *arguments)
+        return self._kube.execute(self._namespace, self._pod, *command, **streams)
+
+    def close(self) -> None:
+        self._forward.close()
+
+
+class ClusterStack:
+    """One namespace with its database; see `runtime.Stack`."""
+
+    def __init__(self, kube: Kube, namespace: str, image: str, chart: Path, helm: Path) -> None:
+        self.kube, self.namespace = kube, namespace
+        self.password = _awkward_password()
+        self._image, self._chart, self._helm = image, chart, helm
+        self._volumes: dict[str, ClusterVolume] = {}
+        self.database = ClusterServer(kube, namespace, "database-0", self.password, SUPERUSER)
+
+    # The release
+
+    def install(self, values: Mapping[str, Any], release: str = RELEASE) -> None:
+        """See `runtime.Stack.install`. Helm's refusal is a `pyhelm3.errors.Error` with its sentence."""
+
+        async def install() -> None:
+            chart = await self._client.get_chart(self._chart)
+            # Not `wait`: a claim of a class that binds late is ready only after the first run has mounted it.
+            await self._client.install_or_upgrade_release(
+                release, chart, dict(values), namespace=self.namespace, create_namespace=False, timeout="2m"
+            )
+
+        asyncio.run(install())
+
+    def uninstall(self, release: str = RELEASE) -> None:
+        asyncio.run(
+            self._client.uninstall_release(release, namespace=self.namespace, timeout="2m", wait=True)
+        )
+
+    def revision(self, release: str = RELEASE) -> int:
+        """The number of the release's current revision."""
+        current = asyncio.run(self._client.get_current_revision(release, namespace=self.namespace))
+        return int(current.revision)
+
+    @cached_property
+    def _client(self) -> Any:
+        return pyhelm3.Client(executable=str(self._helm), kubeconfig=self.kube.kubeconfig)
+
+    # Its jobs
+
+    def run(self, job: str, *, timeout: float = 600) -> JobResult:
+        """Make a Job from the CronJob as `kubectl create job --from=cronjob/...` does, and wait for its end.
+
+        Raises `KubeError` with events, descriptions and logs when it has not ended within `timeout` seconds.
+        """
+        return self.ended(job, self.begin(job), timeout)
+
+    def begin(self, job: str) -> str:
+        """Make a Job from the CronJob and return its name; `ended` waits for it."""
+        cronjob = self._cronjob(job)
+        template = cronjob["spec"]["jobTemplate"]
+        metadata = template.get("metadata", {})
+        manual = {"cronjob.kubernetes.io/instantiate": "manual"}
+        owner = {key: cronjob["metadata"][key] for key in ("name", "uid")}
+        made = self.kube.create(
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "metadata": {
+                    "name": f"{job}-manual-{secrets.token_hex(3)}",
+                    "labels": metadata.get("labels", {}),
+                    "annotations": manual | metadata.get("annotations", {}),
+                    "ownerReferences": [
+                        owner | {"apiVersion": "batch/v1", "kind": "CronJob", "controller": True}
+                    ],
+                },
+                "spec": template["spec"],
+            },
+            self.namespace,
+        )
+        return str(made["metadata"]["name"])
+
+    def await_scheduled(self, job: str, *, timeout: float = 600) -> JobResult:
+        """Wait for the controller's own next Job of this CronJob, then for its end; `timeout` for each."""
+        owner = self._cronjob(job)["metadata"]["uid"]
+
+        def scheduled(jobs: list[Object]) -> list[str]:
+            stamp = "batch.kubernetes.io/cronjob-scheduled-timestamp"
+            return [
+                item["metadata"]["name"]
+                for item in jobs
+                if any(reference["uid"] == owner for reference in item["metadata"].get("ownerReferences", ()))
+                and stamp in item["metadata"].get("annotations", {})
+            ]
+
+        before = set(scheduled(self.kube.find("Job", self.namespace)))
+        new = self.kube.wait(
+            "Job",
+            lambda jobs: [name for name in scheduled(jobs) if name not in before],
+            what=f"a scheduled run of {job} in {self.namespace}",
+            timeout=timeout,
+            namespace=self.namespace,
+        )
+        return self.ended(job, new[0], timeout)
+
+    def _cronjob(self, job: str) -> Object:
+        cronjob = self.kube.get("CronJob", job, self.namespace)
+        if cronjob is None:
+            raise KubeError(
+                f"there is no CronJob {job} in {self.namespace}; nothing was run: install the release first"
+            )
+        return cronjob
+
+    def ended(self, job: str, name: str, timeout: float = 600) -> JobResult:
+        """Wait for the end of a CronJob's Job and return it; see `run`."""
+        ended = self.kube.wait(
+            "Job",
+            lambda jobs: next((item for item in jobs if finished(item)), None),
+            what=f"the end of Job {name} in {self.namespace}",
+            timeout=timeout,
+            namespace=self.namespace,
+            name=name,
+        )
+        condition = finished(ended)
+        assert condition is not None
+        pods = self.kube.find("Pod", self.namespace, labels=f"batch.kubernetes.io/job-name={name}")
+        pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        statuses = [
+            (pod["metadata"]["name"], status)
+            for pod in pods
+            for status in (*_statuses(pod, "initContainerStatuses"), *_statuses(pod, "containerStatuses"))
+            if status.get("containerID")
+        ]
+        last = statuses[-1][1]["state"].get("terminated", {}) if statuses else {}
+        return JobResult(
+            job=job,
+            exit_code=last.get("exitCode"),
+            verdict=_verdict(last.get("message", "")),
+            log="".join(self.kube.log(self.namespace, pod, status["name"]) for pod, status in statuses),
+            seconds=(
+                _time(condition["lastTransitionTime"]) - _time(ended["status"]["startTime"])
+            ).total_seconds(),
+            reason=condition["reason"] if condition["type"] == "Failed" else "",
+        )
+
+    # Its files and servers
+
+    def volume(self, claim: str) -> ClusterVolume:
+        if claim not in self._volumes:
+            self._volumes[claim] = ClusterVolume(self.kube, self.namespace, claim, self._image)
+        return self._volumes[claim]
+
+    @contextmanager
+    def scratch_server(self, version: int | None = None) -> Iterator[ClusterServer]:
+        """See `runtime.Stack.scratch_server`; only the image's own major version can be had.
+
+        Its superuser is `postgres`: a dump brings the role `admin` itself, with its password.
+        """
+        name = f"scratch-{secrets.token_hex(3)}"
+        pod = server_pod(name, self._image, "postgres")
+        server = ClusterServer(self.kube, self.namespace, name, self.password, "postgres")
+        try:
+            _start_pod(self.kube, self.namespace, pod)
+            if version not in (None, server.version):
+                raise ValueError(f"{self._image} is PostgreSQL {server.version}, not {version}")
+            yield server
+        finally:
+            server.close()
+            self.kube.delete("Pod", name, self.namespace, grace=0)
+
+    # Its beginning and end
+
+    def create(self) -> None:
+        """Namespace, Secret, Service and a database server with the application's user and database."""
+        level = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+        namespace = {"name": self.namespace, "labels": level | OURS}
+        self.kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": namespace})
+        self.kube.wait(
+            "ServiceAccount",
+            bool,
+            what=f"the default ServiceAccount of {self.namespace}",
+            timeout=START,
+            namespace=self.namespace,
+            name="default",
+        )
+        user_password = _awkward_password()
+        for body in database_objects(
+            self._image, {"root_password": self.password, "user_password": user_password}
+        ):
+            self.kube.create(body, self.namespace)
+        _await_ready(self.kube, self.namespace, "database-0")
+        literal = user_password.replace("'", "''")
+        self.database.execute(
+            f"CREATE ROLE {USER} LOGIN PASSWORD '{literal}'; CREATE DATABASE {DATABASE} OWNER {USER};"
+        )
+
+    def close(self) -> None:
+        """End what this machine runs for the stack, and the pods that read its volumes."""
+        self.database.close()
+        for volume in self._volumes.values():
+            volume.close()
+
+    def remove(self) -> None:
+        """Delete the namespace and its volumes, and wait until they are gone."""
+        self.kube.delete("Namespace", self.namespace)
+        what = f"the end of namespace {self.namespace}"
+        self.kube.wait("Namespace", _gone, what=what, timeout=START, name=self.namespace)
+
+        def ours(volumes: list[Object]) -> list[Object]:
+            return [v for v in volumes if v["spec"].get("claimRef", {}).get("namespace") == self.namespace]
+
+        for volume in ours(self.kube.find("PersistentVolume")):
+            if volume["spec"]["persistentVolumeReclaimPolicy"] == "Retain":
+                self.kube.delete("PersistentVolume", volume["metadata"]["name"])
+        what = f"the end of the volumes of {self.namespace}"
+        self.kube.wait("PersistentVolume", lambda volumes: _gone(ours(volumes)), what=what, timeout=START)
+
+
+class ClusterRuntime:
+    """Stacks on one cluster. `helm` is the Helm that installs, `image` what every database server runs."""
+
+    name = "cluster"
+
+    def __init__(
+        self, cluster: Cluster, *, image: str = IMAGE, chart: Path = CHART, helm: Path = BIN / "helm"
+    ) -> None:
+        self.kube = Kube(cluster.kubeconfig, BIN / "kubectl")
+        self._image, self._chart, self._helm = image, chart, helm
+
+    @contextmanager
+    def stack(self, namespace: str) -> Iterator[ClusterStack]:
+        """See `runtime.Runtime.stack`. With STACK_BACKUP_KEEP=1 a failure leaves all, to be looked at."""
+        stack = ClusterStack(self.kube, namespace, self._image, self._chart, self._helm)
+        if found := self.kube.get("Namespace", namespace):
+            if not OURS.items() <= found["metadata"].get("labels", {}).items():
+                raise KubeError(
+                    f"namespace {namespace} was not made here and was left as it is: choose another name"
+                )
+            stack.remove()  # a run before this one was cut off
+        keep = os.environ.get("STACK_BACKUP_KEEP") == "1"
+        try:
+            stack.create()
+            yield stack
+            keep = False
+        finally:
+            stack.close()
+            if not keep:
+                stack.remove()
+
+
+def finished(job: Object) -> Object | None:
+    """The condition that ended a Job. SuccessCriteriaMet or FailureTarget may stand before it in the list."""
+    for condition in job.get("status", {}).get("conditions", ()):
+        if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
+            return dict(condition)
+    return None
+
+
+def _statuses(pod: Object, kind: str) -> list[Object]:
+    return list(pod.get("status", {}).get(kind, ()))
+
+
+def _time(stamp: Any) -> datetime:
+    return datetime.fromisoformat(str(stamp))
+
+
+def _verdict(message: str) -> Mapping[str, Any]:
+    try:
+        verdict = json.loads(message.strip().rpartition("\n")[2])
+    except ValueError:
+        return {}
+    return verdict if isinstance(verdict, dict) else {}
+
+
+def _gone(objects: list[Object]) -> bool:
+    return not objects
+
+
+def _awkward_password() -> str:
+    """One that breaks whatever does not quote or escape it: password file, SQL, shell, URL."""
+    return f"a:b\\c'd\"e $(f) %20&#{secrets.token_hex(8)} é"
+
+
+def _start_pod(kube: Kube, namespace: str, pod: Object) -> None:
+    kube.create(pod, namespace)
+    _await_ready(kube, namespace, pod["metadata"]["name"])
+
+
+def _await_ready(kube: Kube, namespace: str, pod: str) -> None:
+    def ready(pods: list[Object]) -> bool:
+        return any(
+            condition["type"] == "Ready" and condition["status"] == "True"
+            for item in pods
+            for condition in item.get("status", {}).get("conditions", ())
+        )
+
+    kube.wait("Pod", ready, what=f"Pod {pod} ready", timeout=START, namespace=namespace, name=pod)

@@ -1,0 +1,243 @@
+"""A cluster's API as the cluster runtime and its tests need it.
+
+Objects go through the `kubernetes` client as plain dictionaries; what is a stream (exec, port-forward) or is
+printed for a person (describe, events, logs) goes through kubectl.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from kubernetes import config
+from kubernetes.client import ApiException
+from kubernetes.dynamic import DynamicClient
+from kubernetes.dynamic.exceptions import NotFoundError
+
+Found = TypeVar("Found")
+Object = dict[str, Any]
+
+_GROUPS = {
+    "CronJob": "batch/v1",
+    "Job": "batch/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "StatefulSet": "apps/v1",
+}
+_GONE = 410
+
+
+class KubeError(Exception):
+    """The cluster refused something or was not done in time; the message says what, with evidence."""
+
+
+class Kube:
+    """One cluster, reached by its kubeconfig and nothing else (no KUBECONFIG, no ~/.kube)."""
+
+    def __init__(self, kubeconfig: Path, kubectl: Path) -> None:
+        self.kubeconfig = kubeconfig
+        self._kubectl = kubectl
+        client = config.new_client_from_config(config_file=str(kubeconfig))  # type: ignore[no-untyped-call]
+        # No discovery cache (nothing can lie under /dev/null): it would outlive the cluster behind that port.
+        self._dynamic = DynamicClient(client, cache_file=f"{os.devnull}/none")  # type: ignore[no-untyped-call]
+
+    # Objects
+
+    def resource(self, kind: str) -> Any:
+        return self._dynamic.resources.get(api_version=_GROUPS.get(kind, "v1"), kind=kind)
+
+    def create(self, body: Object, namespace: str | None = None) -> Object:
+        made: Object = self.resource(body["kind"]).create(body=body, namespace=namespace).to_dict()
+        return made
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        """The live object, or None if there is none."""
+        try:
+            found: Object = self.resource(kind).get(name=name, namespace=namespace).to_dict()
+        except NotFoundError:
+            return None
+        return found
+
+    def find(self, kind: str, namespace: str | None = None, labels: str | None = None) -> list[Object]:
+        items: list[Object] = (
+            self.resource(kind).get(namespace=namespace, label_selector=labels).to_dict()["items"]
+        )
+        return items
+
+    def patch(self, kind: str, name: str, namespace: str, body: Object) -> Object:
+        """A JSON merge patch: null removes, lists are replaced."""
+        patched: Object = (
+            self.resource(kind)
+            .patch(name=name, namespace=namespace, body=body, content_type="application/merge-patch+json")
+            .to_dict()
+        )
+        return patched
+
+    def delete(self, kind: str, name: str, namespace: str | None = None, grace: int | None = None) -> None:
+        """Delete an object and, in the background, what it owns; one that is gone already is no error."""
+        options: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        if grace is not None:
+            options["gracePeriodSeconds"] = grace
+        try:
+            self.resource(kind).delete(name=name, namespace=namespace, body=options)
+        except NotFoundError:
+            return
+
+    def wait(
+        self,
+        kind: str,
+        until: Callable[[list[Object]], Found | None],
+        *,
+        what: str,
+        timeout: float,
+        namespace: str | None = None,
+        name: str | None = None,
+        labels: str | None = None,
+    ) -> Found:
+        """Watch the selected objects until `until`, given all of them, returns something true; return that.
+
+        `timeout` in seconds. Raises `KubeError` with events, descriptions and logs when it has passed; what
+        `until` raises ends the wait at once.
+        """
+        resource = self.resource(kind)
+        selection = {"namespace": namespace, "label_selector": labels}
+        field = None if name is None else f"metadata.name={name}"
+        deadline = time.monotonic() + timeout
+        while True:
+            listing = resource.get(field_selector=field, **selection).to_dict()
+            objects = {item["metadata"]["uid"]: item for item in listing["items"]}
+            if found := until(list(objects.values())):
+                return found
+            left = deadline - time.monotonic()
+            if left <= 0:
+                evidence = "" if namespace is None else "\n" + self.evidence(namespace)
+                raise KubeError(f"{what}: not within {timeout:.0f} s{evidence}")
+            try:
+                for event in resource.watch(
+                    name=name,
+                    resource_version=listing["metadata"]["resourceVersion"],
+                    timeout=math.ceil(min(left, 60)),
+                    **selection,
+                ):
+                    item = event["raw_object"]
+                    if event["type"] == "DELETED":
+                        objects.pop(item["metadata"]["uid"], None)
+                    else:
+                        objects[item["metadata"]["uid"]] = item
+                    if found := until(list(objects.values())):
+                        return found
+            except ApiException as error:
+                if error.status != _GONE:  # too old a version: list again
+                    raise
+
+    def log(self, namespace: str, pod: str, container: str) -> str:
+        return self.run("logs", pod, "--container", container, namespace=namespace).decode(errors="replace")
+
+    def evidence(self, namespace: str) -> str:
+        """What a person would ask for first: events, descriptions and logs of everything in the namespace."""
+        pods = [pod["metadata"]["name"] for pod in self.find("Pod", namespace)]
+        commands = [
+            ("get", "pods,jobs,cronjobs,statefulsets,persistentvolumeclaims", "--output=wide"),
+            ("get", "events", "--sort-by=.lastTimestamp"),
+            ("describe", "pods,jobs,persistentvolumeclaims"),
+            *(("logs", pod, "--all-containers", "--prefix", "--tail=60") for pod in pods),
+        ]
+        parts = []
+        for command in commands:
+            shown = f"$ kubectl --namespace {namespace} {' '.join(command)}\n"
+            try:
+                parts.append(shown + self.run(*command, namespace=namespace).decode(errors="replace"))
+            except (KubeError, subprocess.TimeoutExpired) as error:  # a pod that never started has no log
+                parts.append(f"{shown}{error}\n")
+        return "\n".join(parts)
+
+    # Streams
+
+    def _command(self, *arguments: str, namespace: str | None) -> Sequence[str]:
+        scope = () if namespace is None else ("--namespace", namespace)
+        return (str(self._kubectl), "--kubeconfig", str(self.kubeconfig), *scope, *arguments)
+
+    def run(
+        self,
+        *arguments: str,
+        namespace: str | None = None,
+        stdin: IO[bytes] | bytes | None = None,
+        stdout: IO[bytes] | None = None,
+        timeout: float = 600,
+    ) -> bytes:
+        """Run kubectl and return what it printed (nothing where `stdout` takes it). Raises `KubeError`."""
+        source: dict[str, Any] = (
+            {"input": stdin or b""} if isinstance(stdin, bytes | None) else {"stdin": stdin}
+        )
+        ended = subprocess.run(
+            self._command(*arguments, namespace=namespace),
+            stdout=subprocess.PIPE if stdout is None else stdout,
+            stderr=subprocess.PIPE,
+            timeout=timeout,
+            check=False,
+            **source,
+        )
+        if ended.returncode:
+            # The subcommand alone names the call: arguments may hold a whole script.
+            said = ended.stderr.decode(errors="replace").strip()
+            raise KubeError(f"kubectl {arguments[0]} in {namespace} ended with {ended.returncode}: {said}")
+        return ended.stdout or b""
+
+    def execute(self, namespace: str, pod: str, *command: str, **streams: Any) -> bytes:
+        """Run a command in a pod's first container; standard input reaches its end there. See `run`."""
+        return self.run("exec", "--stdin", "--quiet", pod, "--", *command, namespace=namespace, **streams)
+
+
+class PortForward:
+    """A pod's port at a free port of this machine's loopback, until closed; begun again if kubectl ends."""
+
+    _FORWARDING = re.compile(rb"Forwarding from 127\.0\.0\.1:(\d+) ->")
+
+    def __init__(self, kube: Kube, namespace: str, pod: str, port: int) -> None:
+        arguments = ("port-forward", "--address=127.0.0.1", f"pod/{pod}", f":{port}")
+        self._command = kube._command(*arguments, namespace=namespace)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+        self._port = 0
+
+    def port(self) -> int:
+        """The local port; raises `KubeError` when kubectl ends instead of forwarding."""
+        if self._child is None or self._child.poll() is not None:
+            self.close()
+            self._start()
+        return self._port
+
+    def _start(self) -> None:
+        self._child = child = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert child.stdout is not None
+        said = b""
+        for line in child.stdout:
+            said += line
+            if match := self._FORWARDING.match(line):
+                self._port = int(match[1])
+                # It prints a line a connection: unread, they would fill the pipe and stop it.
+                self._reader = threading.Thread(target=deque, args=(child.stdout, 0), daemon=True)
+                self._reader.start()
+                return
+        self.close()
+        raise KubeError(f"kubectl port-forward ended: {said.decode(errors='replace').strip()}")
+
+    def close(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.terminate()
+        child.wait()
+        if self._reader is not None:
+            self._reader.join()
+        assert child.stdout is not None
+        child.stdout.close()
