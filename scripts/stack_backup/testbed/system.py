@@ -1,0 +1,81 @@
+"""Debian packages of this machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+
+from stack_backup.testbed import Failure, progress
+from stack_backup.testbed.paths import LOGS
+from stack_backup.testbed.process import CommandFailed, lock, run
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def ensure_packages(*names: str) -> None:
+    """Install those of these Debian packages that are missing. Raises Failure with a sentence."""
+    if not names:
+        return
+    require_debian()
+    if not (missing := _missing(names)):
+        return
+    with lock("system-packages"):
+        if not (missing := _missing(names)):
+            return  # another process has just installed them
+        listed = " ".join(missing)
+        apt = [*as_root(f"install {listed}"), "apt-get", "--quiet", "--option=DPkg::Lock::Timeout=300"]
+        environment = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+        with progress.step(f"install {listed}", f"Installing Debian packages: {listed}", 30):
+            try:
+                run([*apt, "update"], log=LOGS / "apt-update.log", env=environment)
+            except CommandFailed as error:
+                # One dead third-party source is no reason to stop: the installation decides.
+                print(f"The package lists were not all renewed (see {LOGS / 'apt-update.log'}).", flush=True)
+                updated: CommandFailed | None = error
+            else:
+                updated = None
+            command = [*apt, "install", "--yes", "--no-install-recommends", *missing]
+            try:
+                run(command, log=LOGS / "apt-install.log", env=environment)
+            except CommandFailed as error:
+                raise Failure(f"{listed} could not be installed: {error}") from (updated or error)
+
+
+def require_debian() -> str:
+    """Debian's name of this machine's architecture, or a Failure that says what is supported."""
+    machine = platform.machine()
+    if not sys.platform.startswith("linux") or machine not in ARCHITECTURES or not shutil.which("apt-get"):
+        raise Failure(
+            "Setting up this machine needs Debian or a relative of it (apt-get) on x86_64 or arm64, and this "
+            f"is {platform.system()} on {machine}; nothing was installed."
+        )
+    return ARCHITECTURES[machine]
+
+
+def as_root(purpose: str) -> list[str]:
+    """The words to put before a command that needs root: none, or sudo. A Failure where neither can be had."""
+    if os.geteuid() == 0:
+        return []
+    if not shutil.which("sudo"):
+        raise Failure(f"Root is needed to {purpose}, and sudo is not installed: run this again as root.")
+    if sys.stdin.isatty():
+        return ["sudo"]
+    try:
+        run(["sudo", "--non-interactive", "true"])
+    except CommandFailed as error:
+        raise Failure(
+            f"Root is needed to {purpose}, and sudo wants a password but there is no terminal to ask for it: "
+            "run this again in a terminal, or as root."
+        ) from error
+    return ["sudo", "--non-interactive"]
+
+
+def _missing(names: tuple[str, ...]) -> list[str]:
+    try:
+        printed = run(["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *names])
+    except CommandFailed as error:
+        printed = error.output  # names that dpkg has never heard of make it end with status 1
+    installed = {line.split()[0] for line in printed.splitlines() if line.endswith(" installed")}
+    return [name for name in dict.fromkeys(names) if name not in installed]
