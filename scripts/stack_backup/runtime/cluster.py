@@ -82,15 +82,15 @@ class ClusterVolume:
 class ClusterServer:
     """A PostgreSQL server in a pod; its port is forwarded to this machine while it is used."""
 
-    def __init__(self, kube: Kube, namespace: str, pod: str, password: str, superuser: str) -> None:
+    def __init__(self, kube: Kube, namespace: str, pod: str, passwords: Mapping[str, str]) -> None:
         self._kube, self._namespace, self._pod = kube, namespace, pod
-        self._password, self._superuser = password, superuser
+        self.passwords = passwords
         self._forward = PortForward(kube, namespace, pod, PORT)
 
     @cached_property
     def version(self) -> int:
         script = 'psql --no-psqlrc --username="$1" --dbname=postgres -Atc "SHOW server_version_num"'
-        return int(self._run(script, self._superuser)) // 10000
+        return int(self._run(script, SUPERUSER)) // 10000
 
     def dsn(self, database: str, user: str = SUPERUSER, password: str | None = None) -> str:
         return make_conninfo(
@@ -98,7 +98,7 @@ class ClusterServer:
             port=self._forward.port(),
             dbname=database,
             user=user,
-            password=self._password if password is None else password,
+            password=self.passwords[user] if password is None else password,
             sslmode="disable",
             gssencmode="disable",
         )
@@ -107,14 +107,24 @@ class ClusterServer:
         self._psql("cat", database, stdin=script.encode())
 
     def load(self, dump: Path) -> None:
+        """Load a whole compressed pg_dumpall file, stopping at the first error. Raises KubeError.
+
+        Only one line is left out, and only in the part before the first database: the creation of the
+        superuser, which every server has.
+        """
+        unpack = "zstd -dc" if dump.suffix == ".zst" else "gzip -dc"
         with dump.open("rb") as file:
-            self._psql("zstd -dc" if dump.suffix == ".zst" else "gzip -dc", "postgres", stdin=file)
+            self._psql(
+                f"{unpack} | LC_ALL=C sed -e '1,/^.connect /{{/^CREATE ROLE {SUPERUSER};$/d}}'",
+                "postgres",
+                stdin=file,
+            )
 
     def _psql(self, source: str, database: str, **streams: Any) -> None:
         psql = (
             'psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --username="$1" --dbname="$2" --output=/dev/null'
         )
-        self._run(f"{source} | {psql}", self._superuser, database, **streams)
+        self._run(f"{source} | {psql}", SUPERUSER, database, **streams)
 
     def _run(self, script: str, *arguments: str, **streams: Any) -> bytes:
         command = ("bash", "-c", f"set -Eeuo pipefail; {script}", "bash", *arguments)
@@ -129,10 +139,10 @@ class ClusterStack:
 
     def __init__(self, kube: Kube, namespace: str, image: str, chart: Path, helm: Path) -> None:
         self.kube, self.namespace = kube, namespace
-        self.password = _awkward_password()
+        self.passwords = {SUPERUSER: _awkward_password(), USER: _awkward_password()}
         self._image, self._chart, self._helm = image, chart, helm
         self._volumes: dict[str, ClusterVolume] = {}
-        self.database = ClusterServer(kube, namespace, "database-0", self.password, SUPERUSER)
+        self.database = ClusterServer(kube, namespace, "database-0", self.passwords)
 
     # The release
 
@@ -268,13 +278,10 @@ class ClusterStack:
 
     @contextmanager
     def scratch_server(self, version: int | None = None) -> Iterator[ClusterServer]:
-        """See `runtime.Stack.scratch_server`; only the image's own major version can be had.
-
-        Its superuser is `postgres`: a dump brings the role `admin` itself, with its password.
-        """
+        """See `runtime.Stack.scratch_server`; only the image's own major version can be had."""
         name = f"scratch-{secrets.token_hex(3)}"
-        pod = server_pod(name, self._image, "postgres")
-        server = ClusterServer(self.kube, self.namespace, name, self.password, "postgres")
+        pod = server_pod(name, self._image)
+        server = ClusterServer(self.kube, self.namespace, name, self.passwords)
         try:
             _start_pod(self.kube, self.namespace, pod)
             if version not in (None, server.version):
@@ -299,15 +306,13 @@ class ClusterStack:
             namespace=self.namespace,
             name="default",
         )
-        user_password = _awkward_password()
-        for body in database_objects(
-            self._image, {"root_password": self.password, "user_password": user_password}
-        ):
+        keys = {"root_password": self.passwords[SUPERUSER], "user_password": self.passwords[USER]}
+        for body in database_objects(self._image, keys):
             self.kube.create(body, self.namespace)
         _await_ready(self.kube, self.namespace, "database-0")
-        literal = user_password.replace("'", "''")
+        password = self.passwords[USER].replace("'", "''")
         self.database.execute(
-            f"CREATE ROLE {USER} LOGIN PASSWORD '{literal}'; CREATE DATABASE {DATABASE} OWNER {USER};"
+            f"CREATE ROLE {USER} LOGIN PASSWORD '{password}'; CREATE DATABASE {DATABASE} OWNER {USER};"
         )
 
     def close(self) -> None:
@@ -404,6 +409,11 @@ def _start_pod(kube: Kube, namespace: str, pod: Object) -> None:
 
 def _await_ready(kube: Kube, namespace: str, pod: str) -> None:
     def ready(pods: list[Object]) -> bool:
+        restarts = sum(
+            status["restartCount"] for item in pods for status in _statuses(item, "containerStatuses")
+        )
+        if restarts > 2:
+            raise KubeError(f"it ended {restarts} times")
         return any(
             condition["type"] == "Ready" and condition["status"] == "True"
             for item in pods

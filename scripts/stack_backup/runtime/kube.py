@@ -103,11 +103,24 @@ class Kube:
     ) -> Found:
         """Watch the selected objects until `until`, given all of them, returns something true; return that.
 
-        `timeout` in seconds. Raises `KubeError` with events, descriptions and logs when it has passed; what
-        `until` raises ends the wait at once.
+        `timeout` in seconds. Raises `KubeError` with events, descriptions and logs when it has passed, or at
+        once when `until` raises one because waiting has become pointless.
         """
-        resource = self.resource(kind)
         selection = {"namespace": namespace, "label_selector": labels}
+        try:
+            return self._watch(self.resource(kind), until, timeout, name, selection)
+        except KubeError as error:
+            evidence = "" if namespace is None else "\n" + self.evidence(namespace)
+            raise KubeError(f"{what}: {error}{evidence}") from error
+
+    def _watch(
+        self,
+        resource: Any,
+        until: Callable[[list[Object]], Found | None],
+        timeout: float,
+        name: str | None,
+        selection: dict[str, Any],
+    ) -> Found:
         field = None if name is None else f"metadata.name={name}"
         deadline = time.monotonic() + timeout
         while True:
@@ -117,8 +130,7 @@ class Kube:
                 return found
             left = deadline - time.monotonic()
             if left <= 0:
-                evidence = "" if namespace is None else "\n" + self.evidence(namespace)
-                raise KubeError(f"{what}: not within {timeout:.0f} s{evidence}")
+                raise KubeError(f"not within {timeout:.0f} s")
             try:
                 for event in resource.watch(
                     name=name,

@@ -38,11 +38,9 @@ def files_pod(name: str, claim: str, image: str) -> Object:
     return _pod(name, container, [{"name": "files", "persistentVolumeClaim": {"claimName": claim}}])
 
 
-def server_pod(name: str, image: str, superuser: str) -> Object:
+def server_pod(name: str, image: str) -> Object:
     """A throw-away PostgreSQL server: its data goes with the pod."""
-    return _pod(
-        name, _server_container(image, superuser), [{"name": "data", "emptyDir": {}}, *_SERVER_VOLUMES]
-    )
+    return _pod(name, _server_container(image), [{"name": "data", "emptyDir": {}}, *_SERVER_VOLUMES])
 
 
 def database_objects(image: str, passwords: Mapping[str, str]) -> Iterator[Object]:
@@ -61,7 +59,7 @@ def database_objects(image: str, passwords: Mapping[str, str]) -> Iterator[Objec
             "selector": {"matchLabels": labels},
             "template": {
                 "metadata": {"labels": labels},
-                "spec": _pod_spec(_server_container(image, SUPERUSER), _SERVER_VOLUMES),
+                "spec": _pod_spec(_server_container(image), _SERVER_VOLUMES),
             },
             # A claim, so that the data is there again after the server was away.
             "volumeClaimTemplates": [
@@ -116,7 +114,7 @@ def _pod_spec(container: Object, volumes: list[Object]) -> Object:
     }
 
 
-def _server_container(image: str, superuser: str) -> Object:
+def _server_container(image: str) -> Object:
     data = "/var/lib/postgresql/data"
     return {
         "name": "database",
@@ -125,13 +123,13 @@ def _server_container(image: str, superuser: str) -> Object:
         "env": [
             # Not the volume's own root: that may be root's, or hold lost+found.
             {"name": "PGDATA", "value": f"{data}/pgdata"},
-            {"name": "SUPERUSER", "value": superuser},
+            {"name": "SUPERUSER", "value": SUPERUSER},
             {"name": "PASSWORD_FILE", "value": f"{_SECRETS}/root_password"},
         ],
         "ports": [{"name": "postgresql", "containerPort": PORT}],
         "readinessProbe": {
             "exec": {
-                "command": ["pg_isready", "--host=127.0.0.1", f"--username={superuser}", "--dbname=postgres"]
+                "command": ["pg_isready", "--host=127.0.0.1", f"--username={SUPERUSER}", "--dbname=postgres"]
             },
             "periodSeconds": 1,
             "timeoutSeconds": 10,
