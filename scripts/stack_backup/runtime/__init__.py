@@ -1,0 +1,92 @@
+"""Where a rendered release runs: one interface, two runtimes.
+
+`local` runs a job's containers under bubblewrap on this machine; `cluster` runs the same release on kind. A
+scenario is written once against the protocols below and never asks which of the two it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How one run of a job ended.
+
+    `exit_code` is the program's own (for a pod that never started: None), `verdict` its last JSON line as the
+    termination message holds it (empty when there is none), `log` all that its containers printed, and
+    `seconds` the wall time from start to end.
+    """
+
+    job: str
+    exit_code: int | None
+    verdict: Mapping[str, Any]
+    log: str
+    seconds: float
+    reason: str = field(default="")
+    """The Job's failure reason on a cluster (`DeadlineExceeded`, `PodFailurePolicy`, ...), else empty."""
+
+    @property
+    def succeeded(self) -> bool:
+        return self.exit_code == 0
+
+
+class Volume(Protocol):
+    """The files of one claim. Paths are relative to the volume's root and separated by `/`."""
+
+    def list(self, folder: str = "") -> list[str]:
+        """Names in `folder`, sorted, dot-files included; an absent folder is an empty list."""
+
+    def read(self, path: str) -> bytes: ...
+
+    def write(self, path: str, data: bytes) -> None: ...
+
+    def remove(self, path: str) -> None: ...
+
+    def fetch(self, path: str, to: Path) -> Path:
+        """Copy one file to the folder `to` on this machine and return where it lies now."""
+
+
+class Server(Protocol):
+    """A PostgreSQL server of a stack, reached from this machine."""
+
+    version: int
+    """Major version."""
+
+    def dsn(self, database: str, user: str = "admin", password: str | None = None) -> str:
+        """A libpq connection string; the superuser's password is filled in where none is given."""
+
+    def execute(self, script: str, database: str = "postgres") -> None:
+        """Run an SQL script with the server's own psql, stopping at the first error."""
+
+    def load(self, dump: Path) -> None:
+        """Load a whole compressed pg_dumpall file, stopping at the first error."""
+
+
+class Stack(Protocol):
+    """One namespace with a database, its Secret, and a release of the chart."""
+
+    namespace: str
+    database: Server
+
+    def install(self, values: Mapping[str, Any]) -> None:
+        """Install the release, or upgrade it, with these values (merged by Helm's rules beforehand)."""
+
+    def run(self, job: str, *, timeout: float = 600) -> JobResult:
+        """Make a Job from the CronJob `job`, wait for its end, and return it."""
+
+    def volume(self, claim: str) -> Volume: ...
+
+    def scratch_server(self, version: int | None = None) -> AbstractContextManager[Server]:
+        """A second, empty server of the stack's own image, gone when the context ends."""
+
+
+class Runtime(Protocol):
+    name: str
+
+    def stack(self, namespace: str) -> AbstractContextManager[Stack]:
+        """An empty stack: namespace, running database server, Secret `database`. Nothing is left of it."""
