@@ -79,6 +79,12 @@ class Stack(Protocol):
     def run(self, job: str, *, timeout: float = 600) -> JobResult:
         """Make a Job from the CronJob `job`, wait for its end, and return it."""
 
+    def await_scheduled(self, job: str, *, timeout: float = 600) -> JobResult:
+        """Wait for the controller's next own run of the CronJob `job` and for its end.
+
+        The local runtime has no controller: there it is `run`.
+        """
+
     def volume(self, claim: str) -> Volume: ...
 
     def scratch_server(self, version: int | None = None) -> AbstractContextManager[Server]:
