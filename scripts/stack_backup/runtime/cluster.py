@@ -19,11 +19,12 @@ from psycopg.conninfo import make_conninfo
 from stack_backup.render import CHART, RELEASE
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.kube import Kube, KubeError, Object, PortForward
-from stack_backup.runtime.manifests import PORT, SUPERUSER, database_objects, files_pod, server_pod
+from stack_backup.runtime.local import AWKWARD, DATABASE, IMAGE, USER
+from stack_backup.runtime.manifests import PORT, database_objects, files_pod, server_pod
+from stack_backup.runtime.postgres import SUPERUSER
 from stack_backup.testbed.paths import BIN
 
-IMAGE = "stack-database:15"
-USER, DATABASE = "fragalysis", "frag"
+KEEP = os.environ.get("STACK_BACKUP_KEEP") == "1"
 OURS = {"app.kubernetes.io/managed-by": "stack-backup-testbed"}
 """Label of the namespaces that this runtime made: no other one is ever removed."""
 START = 180.0
@@ -139,7 +140,9 @@ class ClusterStack:
 
     def __init__(self, kube: Kube, namespace: str, image: str, chart: Path, helm: Path) -> None:
         self.kube, self.namespace = kube, namespace
-        self.passwords = {SUPERUSER: _awkward_password(), USER: _awkward_password()}
+        self.passwords = {user: f"{secrets.token_hex(8)}{AWKWARD}" for user in (SUPERUSER, USER)}
+        self.failed = False
+        """Set where a test failed in it: with STACK_BACKUP_KEEP=1 it is then kept, to be looked at."""
         self._image, self._chart, self._helm = image, chart, helm
         self._volumes: dict[str, ClusterVolume] = {}
         self.database = ClusterServer(kube, namespace, "database-0", self.passwords)
@@ -358,14 +361,15 @@ class ClusterRuntime:
                     f"namespace {namespace} was not made here and was left as it is: choose another name"
                 )
             stack.remove()  # a run before this one was cut off
-        keep = os.environ.get("STACK_BACKUP_KEEP") == "1"
         try:
             stack.create()
             yield stack
-            keep = False
+        except BaseException:
+            stack.failed = True
+            raise
         finally:
             stack.close()
-            if not keep:
+            if not (stack.failed and KEEP):
                 stack.remove()
 
 
@@ -395,11 +399,6 @@ def _verdict(message: str) -> Mapping[str, Any]:
 
 def _gone(objects: list[Object]) -> bool:
     return not objects
-
-
-def _awkward_password() -> str:
-    """One that breaks whatever does not quote or escape it: password file, SQL, shell, URL."""
-    return f"a:b\\c'd\"e $(f) %20&#{secrets.token_hex(8)} é"
 
 
 def _start_pod(kube: Kube, namespace: str, pod: Object) -> None:

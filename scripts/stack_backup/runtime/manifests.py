@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from stack_backup.runtime.postgres import SETTINGS, SUPERUSER
+
 Object = dict[str, Any]
 
-SUPERUSER = "admin"
 UID = 999  # of the user postgres in Debian's image
 PORT = 5432
 _SECRETS = "/secrets/database"
@@ -23,7 +24,7 @@ if [[ ! -s $PGDATA/PG_VERSION ]]; then
     --auth-local=trust --auth-host=scram-sha-256 --no-sync
   printf 'host all all all scram-sha-256\n' >>"$PGDATA/pg_hba.conf"
 fi
-exec postgres -c listen_addresses='*' -c fsync=off -c max_wal_size=4GB
+exec postgres -c listen_addresses='*' "$@"
 """
 
 
@@ -116,10 +117,11 @@ def _pod_spec(container: Object, volumes: list[Object]) -> Object:
 
 def _server_container(image: str) -> Object:
     data = "/var/lib/postgresql/data"
+    settings = [word for key, value in SETTINGS.items() for word in ("-c", f"{key}={value}")]
     return {
         "name": "database",
         "image": image,
-        "command": ["bash", "-c", _SERVE],
+        "command": ["bash", "-c", _SERVE, "serve", *settings],
         "env": [
             # Not the volume's own root: that may be root's, or hold lost+found.
             {"name": "PGDATA", "value": f"{data}/pgdata"},
