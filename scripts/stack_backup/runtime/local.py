@@ -21,14 +21,22 @@ from typing import Any
 
 from stack_backup.render import CHART, Objects, render
 from stack_backup.runtime import JobResult
-from stack_backup.runtime.pod import Faults, NotStarted, Pod, Surroundings
+from stack_backup.runtime.pod import Faults, Image, NotStarted, Pod, Surroundings
 from stack_backup.runtime.postgres import SUPERUSER, LocalServer
 from stack_backup.runtime.sandbox import Namespaces
+from stack_backup.testbed import images
 
 IMAGE = "stack-database:15"
 USER, DATABASE = "fragalysis", "frag"
 AWKWARD = ' p:w\\n\'q"" $HOME `id` %s #ü \\'
 """What passwords end in here: everything that a program may fail to quote, spaces at both ends included."""
+
+
+def unpacked(name: str) -> Image:
+    """An image of the test bed, made or pulled first where it is not there; a registry's name is left aside."""
+    name = name.removeprefix("docker.io/").removeprefix("library/").removeprefix("localhost/")
+    rootfs = images.rootfs(name)
+    return Image(rootfs, images.IMAGES[name].environment)
 
 
 class LocalVolume:
@@ -177,12 +185,12 @@ class LocalStack:
     """
 
     def __init__(
-        self, namespaces: Namespaces, namespace: str, server: Path, rootfs: Callable[[str], Path], chart: Path
+        self, namespaces: Namespaces, namespace: str, server: Path, image: Callable[[str], Image], chart: Path
     ) -> None:
         self.namespace = namespace
         self._namespaces = namespaces
         self._server = server
-        self._rootfs = rootfs
+        self._image = image
         self._chart = chart
         self._claims: dict[str, Path] = {}
         self._objects = Objects([])
@@ -229,7 +237,7 @@ class LocalStack:
             },
             claims=self._claims,
             services=["database"],
-            rootfs=self._rootfs,
+            image=self._image,
         )
         pod = Pod(
             self._namespaces,
@@ -254,6 +262,10 @@ class LocalStack:
         with running:
             return running.wait(timeout)
 
+    def await_scheduled(self, job: str, *, timeout: float = 600) -> JobResult:
+        """There is no controller here: `run`."""
+        return self.run(job, timeout=timeout)
+
     def volume(self, claim: str) -> LocalVolume:
         """Raises KeyError when the release has no such claim."""
         return LocalVolume(self._namespaces, self._claims[claim])
@@ -266,7 +278,7 @@ class LocalStack:
         """
         server = LocalServer(
             self._namespaces,
-            self._server if version is None else self._rootfs(f"postgres:{version}"),
+            self._server if version is None else self._image(f"postgres:{version}").rootfs,
             f"scratch-{next(self._servers)}",
             {SUPERUSER: self.database.passwords[SUPERUSER]},
             listen=False,
@@ -280,26 +292,20 @@ class LocalStack:
 
 
 class LocalRuntime:
-    """Stacks on this machine. `rootfs` gives the root file system of an image, `chart` is the chart's
-    folder.
-    """
+    """Stacks on this machine. `image` finds an image by its name, `chart` is the chart's folder."""
 
     name = "local"
 
-    def __init__(self, *, rootfs: Callable[[str], Path] | None = None, chart: Path = CHART) -> None:
-        if rootfs is None:
-            from stack_backup.testbed import images
-
-            rootfs = images.rootfs
-        self._rootfs = rootfs
+    def __init__(self, *, image: Callable[[str], Image] = unpacked, chart: Path = CHART) -> None:
+        self._image = image
         self._chart = chart
 
     @contextlib.contextmanager
     def stack(self, namespace: str, image: str = IMAGE) -> Iterator[LocalStack]:
         """An empty stack whose server runs out of `image`. Nothing is left of it afterwards."""
-        rootfs = self._rootfs(image)
+        server = self._image(image).rootfs
         with Namespaces(namespace) as namespaces:
-            stack = LocalStack(namespaces, namespace, rootfs, self._rootfs, self._chart)
+            stack = LocalStack(namespaces, namespace, server, self._image, self._chart)
             try:
                 yield stack
             finally:
