@@ -1,0 +1,42 @@
+"""Fixtures of the render layer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stack_backup.render import CHART, Objects, render
+from stack_backup.testbed import tools
+from tests.render.stacks import STACKS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _helm3() -> None:
+    tools.ensure("helm3")
+
+
+@pytest.fixture(params=STACKS)
+def stack(request: pytest.FixtureRequest) -> str:
+    """The name of a set of values that the project ships."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def objects(stack: str) -> Objects:
+    values, namespace = STACKS[stack]
+    return render(values, namespace=namespace)
+
+
+@pytest.fixture
+def production() -> Objects:
+    values, namespace = STACKS["production"]
+    return render(values, namespace=namespace)
+
+
+@pytest.fixture
+def chart(tmp_path: Path) -> Path:
+    """A copy of the chart, to be broken."""
+    return shutil.copytree(CHART, tmp_path / "stack-backup")
