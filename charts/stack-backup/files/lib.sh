@@ -1,0 +1,338 @@
+# shellcheck shell=bash disable=SC2034,SC2317
+# What the programs share: the verdict, the password, and the protocol of a folder of dumps.
+#
+# A program sources this file, calls `begin`, does its work, and ends with `conclude` or `fail`. All that it prints is
+# one stream, whose last line is the verdict: one JSON object, which is also the pod's termination message.
+
+set -Eeuo pipefail
+umask 027
+# Messages in English and byte-wise text, whatever the image's default is: errors are told apart by their words.
+export LC_ALL=C TZ=UTC PGCONNECT_TIMEOUT=20
+
+DUMP_NAME='^backup-[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z-dumpall\.sql\.(gz|zst)$'
+
+# ---- log, verdict, end --------------------------------------------------------------------------------------------
+
+say() { printf '%s %s\n' "$(date +%Y-%m-%dT%H:%M:%SZ)" "$*" >&2; }
+
+# figure KEY NUMBER-OR-TEXT: one more member of the verdict.
+figure() {
+  local value=$2
+  [[ $value =~ ^(0|[1-9][0-9]*)$ ]] || value=$(json "$value")
+  FIGURES+=",\"$1\":$value"
+}
+
+# json TEXT: as a JSON string. What is no UTF-8 is left out, and so is what a termination message cannot hold (4096 bytes).
+json() {
+  local text
+  text=$(iconv -c -f UTF-8 -t UTF-8 <<<"${1:0:2000}") || : # it says so when it left something out
+  text=${text//\\/"\\\\"}
+  text=${text//\"/"\\\""}
+  text=${text//$'\n'/"\\n"}
+  text=${text//$'\t'/"\\t"}
+  printf '"%s"' "${text//[[:cntrl:]]/ }"
+}
+
+# begin: to be called first. Takes what every job has from the environment: JOB, DEADLINE_SECONDS.
+begin() {
+  exec 2>&1
+  FIGURES='' FAILED_AT='' CHILD='' WATCH='' WORK='' UNTOUCHED='' TEMPORARY=()
+  trap 'FAILED_AT="${BASH_SOURCE[0]##*/} line $LINENO: $BASH_COMMAND"' ERR
+  trap 'end $?' EXIT
+  trap 'fail 143 "The job was told to stop."' TERM INT HUP
+  trap 'fail 124 "The job did not end within $((DEADLINE_SECONDS - 120)) s." \
+    "Look for what holds it up: a lock in the database, a slow server, or a slow volume."' USR1
+  require JOB DEADLINE_SECONDS
+  number DEADLINE_SECONDS 180
+  WORK=$(mktemp -d "${TMPDIR:-/tmp}/work.XXXXXXXX")
+  set -m
+  watch &
+  WATCH=$!
+  set +m
+  disown "$WATCH" # else bash reports its end
+}
+
+# require NAME…: each must be set to something.
+require() {
+  local name
+  for name; do
+    [[ -n ${!name-} ]] || fail 64 "The variable $name is not set." 'Correct the values of the release.'
+  done
+}
+
+# number NAME LEAST
+number() {
+  if ! [[ ${!1} =~ ^(0|[1-9][0-9]{0,8})$ && ${!1} -ge $2 ]]; then
+    fail 64 "The variable $1 is \"${!1}\"; it must be a whole number from $2 on." 'Correct the values of the release.'
+  fi
+}
+
+# fail CODE WHAT-HAPPENED [WHAT-TO-DO]: ends the program. UNTOUCHED says what the failure left as it was.
+fail() {
+  verdict "$1" failed "$2${UNTOUCHED:+ $UNTOUCHED}${3:+ $3}"
+  exit "$1"
+}
+
+# conclude CODE OUTCOME MESSAGE
+conclude() {
+  verdict "$@"
+  exit "$1"
+}
+
+verdict() {
+  trap '' TERM INT HUP USR1
+  clean
+  local line
+  line="{\"job\":$(json "${JOB-}"),\"exit\":$1,\"outcome\":\"$2\",\"message\":$(json "$3")$FIGURES,\"seconds\":$SECONDS}"
+  say "$3"
+  if [[ -n ${TERMINATION_LOG-} ]]; then
+    printf '%s\n' "$line" >"$TERMINATION_LOG" || say "The termination message could not be written to $TERMINATION_LOG."
+  fi
+  printf '%s\n' "$line"
+  trap - EXIT
+}
+
+# Reached only when a command failed that no line of the program expected to fail.
+end() {
+  verdict 75 failed "The program stopped unexpectedly at ${FAILED_AT:-its end with $1}. $UNTOUCHED"
+  exit 75
+}
+
+# Ends what still runs and takes away what is unfinished.
+clean() {
+  [[ -z $CHILD ]] || kill -TERM -- "-$CHILD" || :
+  [[ -z $WATCH ]] || kill -KILL -- "-$WATCH" || :
+  CHILD='' WATCH=''
+  rm -rf -- ${WORK:+"$WORK"} ${TEMPORARY[@]+"${TEMPORARY[@]}"} || :
+}
+
+# The inner deadline: earlier than Kubernetes' own, which would take the pod and its log away.
+watch() {
+  while ((SECONDS < DEADLINE_SECONDS - 120)); do
+    sleep 30
+    say "$SECONDS s$(progress)"
+  done
+  kill -USR1 $$
+}
+
+progress() {
+  [[ ! -s $WORK/progress ]] || printf ', %s MiB written' "$(($(stat -c %s -- "$(<"$WORK/progress")") >> 20))"
+}
+
+# attend COMMAND…: runs it in a process group of its own, so that a signal ends it and all its children at once
+# (bash runs a trap only when the command in the foreground has ended).
+attend() {
+  local status=0
+  set -m
+  "$@" </dev/null &
+  CHILD=$!
+  set +m
+  wait "$CHILD" || status=$?
+  CHILD=''
+  return "$status"
+}
+
+# ---- errors -------------------------------------------------------------------------------------------------------
+
+# What a server said: sets CODE and ADVICE.
+classify_server_error() {
+  case $1 in
+    *'server version mismatch'*)
+      CODE=78 ADVICE='Use the image of the server'\''s own major version (value database.image.tag).'
+      ;;
+    *'password authentication failed'* | *'no password supplied'* | *'no pg_hba.conf entry'* | *'permission denied'* | \
+      *'must be superuser'* | *'is not permitted to log in'* | *role\ *' does not exist'*)
+      CODE=77 ADVICE='Check the superuser and its password in the Secret: a changed Secret does not change the role in the server.'
+      ;;
+    *'could not translate host name'* | *'onnection refused'* | *'timeout expired'* | *'onnection timed out'* | *'o route to host'* | \
+      *'etwork is unreachable'* | *'closed the connection'* | *'terminating connection'* | *'onnection reset'* | *'SSL SYSCALL'* | \
+      *'system is starting up'* | *'system is shutting down'* | *'in recovery mode'* | *'too many clients'* | *'connection slots'* | \
+      *'not yet accepting connections'* | *'could not receive data'* | *'could not send data'*)
+      CODE=69 ADVICE='Check that the server runs and that its Service and NetworkPolicy let this pod reach it.'
+      ;;
+    *'not currently accepting connections'* | *'invalid database'* | *database\ *' does not exist'*)
+      CODE=66 ADVICE='Check the databases of the server.'
+      ;;
+    *) CODE=65 ADVICE='Read the lines above and the log of the server.' ;;
+  esac
+}
+
+# What the volume's file system said: sets CODE and ADVICE.
+classify_volume_error() {
+  case $1 in
+    *'No space left'* | *'quota exceeded'* | *'File too large'*)
+      CODE=73 ADVICE='Make the volume larger or keep fewer dumps; no dump is ever deleted to make room.'
+      ;;
+    *'Read-only file system'* | *'Permission denied'* | *'Operation not permitted'* | *'Not a directory'*)
+      CODE=77 ADVICE="The pod's user $(id -u):$(id -g) must be able to write there: check the volume's owner and that it is not read-only."
+      ;;
+    *'Stale file handle'* | *'Resource temporarily'*)
+      CODE=75 ADVICE='The next run tries again; if it comes back, check the file server.'
+      ;;
+    *) CODE=74 ADVICE='Check the volume and its file server.' ;;
+  esac
+}
+
+# cause FILE: the one line of an error output that says most.
+cause() {
+  grep -m 1 -a -F 'Error message from server:' -- "$1" || grep -m 1 -a -E 'error|FATAL|ERROR' -- "$1" || head -n 1 -- "$1"
+}
+
+# on_volume COMMAND…: a command on the volume; when it fails, so does the job, with the file system's own words.
+on_volume() {
+  attend "$@" 2>"$WORK/volume-error" && return
+  cat -- "$WORK/volume-error" >&2
+  classify_volume_error "$(<"$WORK/volume-error")"
+  fail "$CODE" "The volume refused: $(cause "$WORK/volume-error")." "$ADVICE"
+}
+
+# ---- server -------------------------------------------------------------------------------------------------------
+
+# use_password FILE: libpq takes the password from a file in memory, where `:` and `\` are escaped.
+use_password() {
+  [[ -s $1 ]] || fail 78 "There is no password in ${1##*/} (the Secret or its key is missing or empty)." \
+    'Create the Secret with the key that the values name (database.secret).'
+  local password
+  password=$(<"$1") # without the newline that editors put at the end
+  [[ $password != *$'\n'* && -n $password ]] || fail 78 "The password in ${1##*/} is empty or has several lines." 'Correct the Secret.'
+  password=${password//\\/"\\\\"}
+  export PGPASSFILE=$WORK/pgpass
+  (umask 077 && printf '*:*:*:*:%s\n' "${password//:/"\\:"}" >"$PGPASSFILE")
+}
+
+# query DATABASE SQL: prints fields and records, each ended by a NUL byte, to $WORK/answer.
+query() {
+  PGDATABASE=$1 PGCLIENTENCODING=UTF8 attend psql --no-psqlrc --username="$DATABASE_SUPERUSER" --no-password \
+    --quiet --tuples-only --no-align --field-separator-zero --record-separator-zero --set=ON_ERROR_STOP=1 --command="$2" \
+    >"$WORK/answer" 2>"$WORK/server-error" && return
+  cat -- "$WORK/server-error" >&2
+  classify_server_error "$(<"$WORK/server-error")"
+  fail "$CODE" "The server $PGHOST:$PGPORT gave no answer: $(cause "$WORK/server-error")." "$ADVICE"
+}
+
+# ---- a folder of dumps --------------------------------------------------------------------------------------------
+# FOLDER/backup-…-dumpall.sql.gz    final names: whole dumps only
+# FOLDER/.manifest/NAME.tsv         what a dump holds; a dump that agrees with its manifest is verified
+# FOLDER/.tmp.…                     unfinished
+
+# escaped TEXT: as a value in a manifest.
+escaped() {
+  local text=${1//\\/"\\\\"}
+  text=${text//$'\t'/"\\t"}
+  printf '%s' "${text//$'\n'/"\\n"}"
+}
+
+manifest_of() { printf '%s' "${1%/*}/.manifest/${1##*/}.tsv"; }
+
+# manifest_value MANIFEST KEY: its first value, or nothing.
+manifest_value() { awk -F '\t' -v key="$2" '$1 == key { print $2; exit }' "$1"; }
+
+# manifest_count MANIFEST KEY
+manifest_count() { awk -F '\t' -v key="$2" '$1 == key { n++ } END { print n + 0 }' "$1"; }
+
+# open_folder FOLDER: makes it where needed, proves that files can be made, linked and removed in it, and takes away
+# what killed runs left: nobody has touched it for longer than any run may live.
+open_folder() {
+  on_volume mkdir -p -- "$1/.manifest"
+  local probe=$1/.tmp.probe.${POD_NAME:0:63}.$$.$RANDOM
+  TEMPORARY+=("$probe" "$probe.link")
+  on_volume write_file "$probe" 'can this pod write here?'
+  on_volume ln -- "$probe" "$probe.link"
+  on_volume rm -- "$probe" "$probe.link"
+  local old
+  old=$(date -d "-$((DEADLINE_SECONDS + 300)) seconds" '+%Y-%m-%d %H:%M:%S')
+  on_volume find "$1" "$1/.manifest" -maxdepth 1 -type f -name '.tmp.*' ! -newermt "$old" \
+    -printf 'Removing %p, left by a run that was killed.\n' -delete
+}
+
+write_file() { printf '%s\n' "$2" >"$1"; }
+
+# dumps FOLDER: the paths of final names, oldest first. A name more than ten minutes ahead of the clock would be "the
+# newest" for ever: it is left alone and left out.
+dumps() {
+  local path limit
+  limit=backup-$(date -d '+10 minutes' +%Y-%m-%dT%H:%M:%SZ)
+  for path in "$1"/backup-*; do
+    if [[ ${path##*/} =~ $DUMP_NAME && -f $path && ! -L $path ]]; then
+      if [[ ${path##*/} < $limit ]]; then printf '%s\n' "$path"; else printf '%s\n' "$path" >>"$WORK/future"; fi
+    fi
+  done
+}
+
+# warn_of_future: once, about what `dumps` left out.
+warn_of_future() {
+  local path
+  [[ -e $WORK/future ]] || return 0
+  while IFS= read -r path; do
+    say "Ignoring ${path##*/}: its time is in the future."
+  done < <(sort -u -- "$WORK/future")
+}
+
+# verified PATH: is there a manifest that agrees with the file?
+verified() {
+  local manifest
+  manifest=$(manifest_of "$1")
+  [[ -f $manifest && $(manifest_value "$manifest" name) == "${1##*/}" && $(manifest_value "$manifest" bytes) == "$(stat -c %s -- "$1")" ]]
+}
+
+# suspicious PATH: does its manifest say so?
+suspicious() { [[ $(manifest_value "$(manifest_of "$1")" suspicious) == yes ]]; }
+
+# publish TEMPORARY PATH: gives a finished file its final name, for good. A link never takes a name that is in use.
+publish() {
+  on_volume sync -- "$1"
+  if ! attend ln -T -- "$1" "$2" 2>"$WORK/volume-error" && ! [[ $2 -ef $1 ]]; then # a file server may do it and lose the answer
+    [[ ! -e $2 ]] || fail 75 "The name ${2##*/} is taken already." 'Two runs began in the same second: the next one will find its own name.'
+    classify_volume_error "$(<"$WORK/volume-error")"
+    fail "$CODE" "The volume refused: $(cause "$WORK/volume-error")." "$ADVICE"
+  fi
+  on_volume sync -- "${2%/*}"
+}
+
+# prune FOLDER KEEP: removes what is older than the KEEP-th newest verified dump that is not suspicious. Sets REMOVED
+# and VERIFIED. Lists the folder again: another run may have changed it.
+prune() {
+  local paths path keep=$2 good=0 i
+  REMOVED=0
+  mapfile -t paths < <(dumps "$1")
+  for ((i = ${#paths[@]} - 1; i >= 0 && good < keep; i--)); do
+    if verified "${paths[i]}" && ! suspicious "${paths[i]}"; then good=$((good + 1)); fi
+  done
+  for (( ; i >= 0; i--)); do
+    path=${paths[i]}
+    say "Removing ${path##*/}: $keep newer dumps are verified."
+    rm -f -- "$path" "$(manifest_of "$path")" || return
+    REMOVED=$((REMOVED + 1))
+  done
+}
+
+# count_verified FOLDER
+count_verified() {
+  local path count=0
+  while IFS= read -r path; do
+    if verified "$path"; then count=$((count + 1)); fi
+  done < <(dumps "$1")
+  printf '%s' "$count"
+}
+
+# ---- compression and hashes: the fastest that the image has --------------------------------------------------------
+
+# choose_compressor gzip|zstd: sets COMPRESS (a command that reads and writes streams) and SUFFIX.
+choose_compressor() {
+  case $1 in
+    zstd) COMPRESS=(zstd -1 -T2 -q -c) SUFFIX=zst ;;
+    gzip)
+      COMPRESS=(gzip -1 -c) SUFFIX=gz
+      # The same format, a third faster; a zstd that was built without zlib says no.
+      if zstd --format=gzip -1 -q -c </dev/null >"$WORK/probe" 2>&1; then COMPRESS=(zstd --format=gzip -1 -q -c); fi
+      ;;
+    *) fail 64 "COMPRESSOR is \"$1\"; it must be gzip or zstd." 'Correct the value backup.compressor.' ;;
+  esac
+}
+
+# digest: the sha256 of what it reads, in hexadecimal. openssl uses the processor's own instructions.
+digest() {
+  local line
+  if type -P openssl >"$WORK/probe"; then line=$(openssl dgst -sha256 -r); else line=$(sha256sum); fi
+  printf '%s\n' "${line%% *}"
+}
