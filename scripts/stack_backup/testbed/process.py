@@ -39,7 +39,7 @@ def run(
 ) -> str:
     """Run `command` to its end and return all that it printed (both streams, in order).
 
-    With `log`, the output goes to that file while the command runs, which lets a user watch it. `env` is added
+    With `log`, the output goes to that file while the command runs, so a user can watch it. `env` is added
     to this process's own environment; `timeout` is in seconds. Raises CommandFailed, with the last lines.
     """
     words = [str(word) for word in command]

@@ -55,7 +55,7 @@ def require_debian() -> str:
 
 
 def as_root(purpose: str) -> list[str]:
-    """The words to put before a command that needs root: none, or sudo. A Failure where neither can be had."""
+    """The words to put before a command that needs root: none, or sudo. A Failure where neither is there."""
     if os.geteuid() == 0:
         return []
     if not shutil.which("sudo"):

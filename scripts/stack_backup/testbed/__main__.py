@@ -1,0 +1,58 @@
+"""`python -m stack_backup.testbed`: the tools, images and clusters that demo and tests need."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+
+from stack_backup.testbed import Failure, images, tools
+from stack_backup.testbed.paths import CACHE, PROJECT
+
+LEFT_BY_MAKE = (".cache", ".venv", ".pytest_cache", ".mypy_cache", ".ruff_cache", "build")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m stack_backup.testbed", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("tools", help="build or link the tools into .cache/bin")
+    build.add_argument(
+        "--names", help="some of them only, separated by commas", type=lambda text: text.split(",")
+    )
+    root = commands.add_parser("images", help="make or pull the root file systems of the workload images")
+    root.add_argument(
+        "--names", help="some of them only, separated by commas", type=lambda text: text.split(",")
+    )
+    commands.add_parser("cluster", help="make a kind cluster, or find it", add_help=False)
+    commands.add_parser("clean", help="remove what make wrote into this folder, and the test cluster")
+    options, rest = parser.parse_known_args(arguments)
+    if options.command == "cluster":
+        from stack_backup.testbed import cluster
+
+        return cluster.main(rest)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.command == "tools":
+        tools.ensure(*(options.names or [*tools.TOOLS, *tools.PACKAGED]))
+    elif options.command == "images":
+        for name in options.names or images.IMAGES:
+            print(f"{name}: {images.rootfs(name)}")
+    else:
+        clean()
+    return 0
+
+
+def clean() -> None:
+    """Remove everything in the project's folder that git ignores and make writes."""
+    for name in LEFT_BY_MAKE:
+        shutil.rmtree(PROJECT / name, ignore_errors=True)
+    print(f"What took long to make is kept for the next time; to remove that too: rm -rf {CACHE}")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Failure as failure:
+        sys.exit(f"stack-backup: {failure}")
+    except KeyboardInterrupt:
+        sys.exit("stack-backup: interrupted; run the same command again to go on where it stopped.")

@@ -1,0 +1,70 @@
+"""Debian root file systems out of packages, with every package file downloaded once."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from stack_backup.testbed import progress, system
+from stack_backup.testbed.paths import CACHE, LOGS
+from stack_backup.testbed.process import lock, run
+
+WITHOUT_DOCUMENTS = [
+    f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "locale", "man")
+]
+
+
+def bootstrap(
+    name: str,
+    suite: str,
+    packages: Sequence[str],
+    target: Path,
+    *,
+    seconds: float,
+    variant: str = "minbase",
+    hooks: Sequence[str] = (),
+) -> None:
+    """Install `packages` of a Debian suite into the new folder `target`.
+
+    `hooks` are mmdebstrap's own options (`--customize-hook=...`), `seconds` a first estimate of the time it
+    takes. An interrupted run leaves the downloaded package files for the next one.
+    """
+    system.ensure_packages("mmdebstrap", "debian-archive-keyring")
+    archives, lists = CACHE / "apt" / suite / "archives", CACHE / "apt" / suite / "lists"
+    for folder in (archives, lists):
+        (folder / "partial").mkdir(parents=True, exist_ok=True)
+    # Mounts of a namespace of their own: they end with the command, however it ends.
+    command = [*system.as_root(f"install packages into {target}"), "unshare", "--mount", "mmdebstrap"]
+    command += ["--mode=root", f"--variant={variant}", f"--include={','.join(packages)}", *WITHOUT_DOCUMENTS]
+    command += [
+        '--setup-hook=mkdir -p "$1/var/cache/apt/archives" "$1/var/lib/apt/lists"',
+        f'--setup-hook=mount --bind "{archives}" "$1/var/cache/apt/archives"',
+        f'--setup-hook=mount --bind "{lists}" "$1/var/lib/apt/lists"',
+        # What these steps would clean up is the cache itself.
+        "--skip=essential/unlink,cleanup/apt",
+        '--customize-hook=umount "$1/var/cache/apt/archives" "$1/var/lib/apt/lists"',
+        *hooks,
+    ]
+    with (
+        lock(f"debian-{suite}"),  # apt wants its folders for itself
+        progress.step(f"bootstrap {name}", f"{name}: installing Debian {suite} packages", seconds),
+    ):
+        run([*command, suite, target, *_sources(suite)], log=LOGS / f"bootstrap-{name.replace(':', '-')}.log")
+
+
+def _sources(suite: str) -> list[str]:
+    """Lines for sources.list: another suite from the mirrors that this machine itself uses.
+
+    None on a machine that is no Debian, or names no suite: mmdebstrap knows Debian's public mirror.
+    """
+    host = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    listed = run(["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Identifier: Packages"])
+    mirrors = dict(line.split(maxsplit=1) for line in listed.splitlines())
+    if platform.freedesktop_os_release()["ID"] != "debian" or host not in mirrors:
+        return []
+    return [
+        f"deb {mirrors[host + part]} {suite}{part} main"
+        for part in ("", "-updates", "-security")
+        if host + part in mirrors
+    ]
