@@ -1,0 +1,120 @@
+"""The container engine under kind: Docker where its daemon answers, else podman.
+
+Both take the commands used here. Nothing is stopped or removed but the nodes that `nodes()` names for a
+cluster, their volumes, and the network that this project's clusters share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from stack_backup.testbed import system
+from stack_backup.testbed.process import CommandFailed
+
+NETWORK = "stack-backup"
+MARK = "/stack-backup"
+"""Where a node of ours has the folder that marks it: a mount can be read from dead nodes, too."""
+
+_SETTINGS = Path(__file__).parent / "node" / "containers.conf"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node's container, running or not. `mounts` maps its paths to the folders of this machine."""
+
+    name: str
+    mounts: dict[str, str]
+
+    @property
+    def ours(self) -> bool:
+        return MARK in self.mounts
+
+    @property
+    def alive(self) -> bool:
+        """Asked by running something in it: an engine whose processes were killed lists its nodes as up."""
+        return succeeds("exec", self.name, "true")
+
+
+def installed() -> bool:
+    return shutil.which("docker") is not None or shutil.which("podman") is not None
+
+
+@cache
+def engine() -> str:
+    """`docker` or `podman`; podman is installed where neither is."""
+    if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
+        return "docker"
+    if not shutil.which("podman"):
+        system.ensure_packages("podman", "runc", "containernetworking-plugins")
+    return "podman"
+
+
+def environment() -> dict[str, str]:
+    """What the engine and kind need in their environment, beside what is there."""
+    if engine() == "docker":
+        return {"KIND_EXPERIMENTAL_PROVIDER": "docker"}
+    # kind's usual network may hold other people's clusters; one of our own can go with our last cluster.
+    chosen = {"KIND_EXPERIMENTAL_PROVIDER": "podman", "KIND_EXPERIMENTAL_PODMAN_NETWORK": NETWORK}
+    if not Path("/run/systemd/system").is_dir():
+        chosen["CONTAINERS_CONF"] = os.environ.get("CONTAINERS_CONF", str(_SETTINGS))
+    return chosen
+
+
+def run(*arguments: str | Path) -> str:
+    """One command of the engine; what it wrote to standard output (its warnings go elsewhere)."""
+    command = [engine(), *map(str, arguments)]
+    ended = subprocess.run(command, env=os.environ | environment(), capture_output=True, text=True)
+    if ended.returncode != 0:
+        said = ended.stderr.strip()
+        raise CommandFailed(f"`{' '.join(command)}` failed: {said}", ended.returncode, ended.stdout + said)
+    return ended.stdout
+
+
+def succeeds(*arguments: str | Path) -> bool:
+    try:
+        run(*arguments)
+    except CommandFailed:
+        return False
+    return True
+
+
+def nodes(cluster: str) -> list[Node]:
+    """The nodes that kind made for a cluster of this name, whoever asked for it."""
+    listed = run("ps", "--all", "--quiet", "--filter", f"label=io.x-k8s.kind.cluster={cluster}").split()
+    if not listed:
+        return []
+    return [
+        Node(
+            container["Name"].lstrip("/"), {one["Destination"]: one["Source"] for one in container["Mounts"]}
+        )
+        for container in json.loads(run("inspect", "--type", "container", *listed))
+    ]
+
+
+def remove(cluster: str) -> None:
+    """Remove a cluster's nodes and volumes, dead or alive, and the network once no cluster is in it."""
+    for node in nodes(cluster):
+        # Killed first (a dead one refuses that): a node asked to shut down takes ten seconds for nothing.
+        succeeds("kill", node.name)
+        run("rm", "--force", "--volumes", node.name)
+    # kind labels a node's volume with the node's name; a run killed early leaves one without a node.
+    volumes = run("volume", "ls", "--quiet", "--filter", f"label={cluster}-control-plane").split()
+    if volumes:
+        run("volume", "rm", *volumes)
+    if engine() == "podman":
+        succeeds("network", "rm", NETWORK)  # refused while a node of another cluster is in it
+
+
+def has_image(name: str) -> bool:
+    return succeeds("image", "inspect", name)
+
+
+def import_image(archive: Path, name: str, *changes: str) -> None:
+    """Make an image of a root file system's tar. `changes` are lines of a Dockerfile."""
+    run("import", *(word for change in changes for word in ("--change", change)), archive, name)
