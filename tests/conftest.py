@@ -9,7 +9,9 @@ import pytest
 
 from stack_backup.testbed import tools
 
+# In the order in which they run: what is cheap fails first.
 LAYERS = ("render", "jobs", "cluster")
+LAYER_OF = pytest.StashKey[dict[str, str]]()
 NOT_RUN = pytest.StashKey[int]()
 
 
@@ -20,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _layer(item: pytest.Item) -> str:
-    """The folder of `tests/` that holds the test; the cluster's tests also by their marker."""
+    """The folder of `tests/` that holds the test; whatever carries the marker needs the cluster."""
     if item.get_closest_marker("cluster"):
         return "cluster"
     return next((part for part in item.path.parts if part in LAYERS), "other")
@@ -28,15 +30,15 @@ def _layer(item: pytest.Item) -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Cluster tests come last, and only when asked for: what is cheap fails first."""
-    live = [item for item in items if _layer(item) == "cluster"]
-    rest = [item for item in items if _layer(item) != "cluster"]
-    if config.getoption("--cluster"):
-        items[:] = rest + live
-    else:
-        items[:] = rest
-        config.hook.pytest_deselected(items=live)
-        config.stash[NOT_RUN] = len(live)
+    """Sort by layer, and leave the cluster's tests out unless they were asked for."""
+    layer = {item.nodeid: _layer(item) for item in items}
+    items.sort(key=lambda item: ("other", *LAYERS).index(layer[item.nodeid]))
+    if not config.getoption("--cluster"):
+        left_out = [item for item in items if layer[item.nodeid] == "cluster"]
+        items[:] = [item for item in items if layer[item.nodeid] != "cluster"]
+        config.hook.pytest_deselected(items=left_out)
+        config.stash[NOT_RUN] = len(left_out)
+    config.stash[LAYER_OF] = layer
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -44,25 +46,20 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     return [f"{count} cluster tests are NOT run: ask for them with --cluster"] if count else []
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Testing nothing is a failure: a skipped test, or --cluster without one cluster test that ran."""
     if exitstatus == pytest.ExitCode.OK and _tested_nothing(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in _tested_nothing(config):
-        terminalreporter.write_line(line, red=True, bold=True)
+    layer = config.stash.get(LAYER_OF, {})
     passed: dict[str, list[float]] = defaultdict(list)
     for report in _reports(config, "passed"):
-        layer = next((name for name in LAYERS if f"tests/{name}/" in report.nodeid), "other")
-        passed[layer] += 1
-        seconds[layer] += report.duration  # type: ignore[assignment]  # typeshed's Counter counts whole numbers
-    for layer, count in passed.items():
-        terminalreporter.write_line(
-            f"{layer}: {count} passed, {seconds[layer]:.0f} s in the tests themselves"
-        )
+        passed[layer.get(report.nodeid, "other")].append(report.duration)
+    for name, seconds in passed.items():
+        terminalreporter.write_line(f"{name}: {len(seconds)} passed, {sum(seconds):.0f} s in the tests alone")
+    for line in _tested_nothing(config):
+        terminalreporter.write_line(line, red=True, bold=True)
 
 
 def _reports(config: pytest.Config, outcome: str) -> Iterator[pytest.TestReport]:
@@ -72,15 +69,21 @@ def _reports(config: pytest.Config, outcome: str) -> Iterator[pytest.TestReport]
 
 
 def _tested_nothing(config: pytest.Config) -> list[str]:
+    """Testing nothing is a failure: a sentence for each skipped test, and for a cluster that saw none."""
     if config.option.collectonly:
         return []
-    complaints = [
-        f"{report.nodeid} was skipped: testing nothing is a failure" for report in _reports(config, "skipped")
+    found = [
+        f"{report.nodeid} was skipped, and a test that does not run is a failure"
+        for report in _reports(config, "skipped")
     ]
-    ran = {report.nodeid for outcome in ("passed", "failed", "error") for report in _reports(config, outcome)}
-    if config.getoption("--cluster") and not any("tests/cluster/" in nodeid for nodeid in ran):
-        complaints.append("--cluster was given, but no cluster test ran")
-    return complaints
+    layer = config.stash.get(LAYER_OF, {})
+    if config.getoption("--cluster") and not any(
+        layer.get(report.nodeid) == "cluster"
+        for outcome in ("passed", "failed", "error")
+        for report in _reports(config, outcome)
+    ):
+        found.append("--cluster was given, but no cluster test ran")
+    return found
 
 
 @pytest.fixture(scope="session", autouse=True)
