@@ -17,4 +17,5 @@ def runtime() -> LocalRuntime:
 
 @pytest.fixture(scope="session")
 def postgres15() -> Path:
+    """The root file system of the stock image."""
     return images.rootfs("postgres:15")

@@ -297,7 +297,8 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from stack_backup.runtime.local import LocalRuntime
-with LocalRuntime(rootfs=lambda name: Path(sys.argv[1])).stack("leftover") as stack:
+from stack_backup.runtime.pod import Image
+with LocalRuntime(image=lambda name: Image(Path(sys.argv[1]), {})).stack("leftover"):
     print("up", flush=True)
     time.sleep(600)
 """
@@ -316,7 +317,7 @@ def test_nothing_outlives_a_killed_run(runtime: LocalRuntime, postgres15: Path) 
         time.sleep(0.05)
     [folder] = leftovers()
     assert Path(folder).is_dir(), "only the folder may be left, for the next stack to remove"
-    with runtime.stack("another"):
+    with runtime.stack("another", IMAGE):
         assert leftovers() == []
 
 

@@ -29,11 +29,11 @@ from stack_backup.testbed import images
 IMAGE = "stack-database:15"
 USER, DATABASE = "fragalysis", "frag"
 AWKWARD = ' p:w\\n\'q"" $HOME `id` %s #ü \\'
-"""What passwords end in here: everything that a program may fail to quote, spaces at both ends included."""
+"""What passwords end in here: all that a program may fail to quote."""
 
 
 def unpacked(name: str) -> Image:
-    """An image of the test bed, made or pulled first where it is not there; a registry's name is left aside."""
+    """An image of the test bed, made or pulled first where it is not there; registries are left aside."""
     name = name.removeprefix("docker.io/").removeprefix("library/").removeprefix("localhost/")
     rootfs = images.rootfs(name)
     return Image(rootfs, images.IMAGES[name].environment)

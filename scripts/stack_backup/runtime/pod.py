@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stack_backup.runtime.postgres import search_path
 from stack_backup.runtime.sandbox import Bind, Container, Namespaces, Process, SandboxError
 
 Json = Mapping[str, Any]
@@ -55,15 +54,23 @@ class NotStarted(Exception):
 
 
 @dataclass(frozen=True)
+class Image:
+    """An image unpacked: its root file system (never written), and the variables that it sets."""
+
+    rootfs: Path
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Surroundings:
-    """What a pod finds in its namespace. `rootfs` gives the root file system of an image."""
+    """What a pod finds in its namespace, and how an image is found by its name."""
 
     namespace: str
     secrets: Mapping[str, Mapping[str, bytes]]
     config_maps: Mapping[str, Mapping[str, bytes]]
     claims: Mapping[str, Path]
     services: Collection[str]
-    rootfs: Callable[[str], Path]
+    image: Callable[[str], Image]
 
 
 @dataclass(frozen=True)
@@ -229,8 +236,8 @@ class Pod:
             raise SandboxError(
                 f"Container {name} says not as whom it runs: runAsUser {user}, runAsGroup {group}."
             )
-        rootfs = self._around.rootfs(container["image"])
-        environment = self._environment(container, rootfs)
+        image = self._around.image(container["image"])
+        environment = self._environment(container, image)
         message = self._seen / f"termination-{len(list(self._seen.glob('termination-*')))}"
         message.touch()
         message.chmod(0o666)
@@ -241,7 +248,7 @@ class Pod:
             process = self._namespaces.start(
                 Container(
                     name=f"{self.name}: {name}",
-                    rootfs=rootfs,
+                    rootfs=image.rootfs,
                     command=[
                         expand(word, environment)
                         for word in (*container["command"], *container.get("args", ()))
@@ -275,9 +282,9 @@ class Pod:
             source /= mount.get("subPath", "")
             yield Bind(source, mount["mountPath"], read_only or mount.get("readOnly", False))
 
-    def _environment(self, container: Json, rootfs: Path) -> dict[str, str]:
+    def _environment(self, container: Json, image: Image) -> dict[str, str]:
         """The image's variables, then the container's, in order, as the kubelet resolves them."""
-        environment = {"PATH": search_path(rootfs), "HOSTNAME": self.name, "HOME": "/"}
+        environment = {**image.environment, "HOSTNAME": self.name, "HOME": "/"}
         for variable in container.get("env", []):
             known(f"variable {variable['name']}", variable, "name", "value", "valueFrom")
             value = self._value(variable)

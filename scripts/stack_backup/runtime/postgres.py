@@ -41,15 +41,6 @@ class ServerError(RuntimeError):
     """The server or its client failed; the message ends with what it said."""
 
 
-def search_path(rootfs: Path) -> str:
-    """PATH as the public image sets it: the usual folders, then the server's own programs."""
-    programs = sorted((rootfs / "usr/lib/postgresql").glob("*/bin"))
-    return ":".join(
-        ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-        + [f"/{folder.relative_to(rootfs)}" for folder in programs]
-    )
-
-
 class LocalServer:
     """One server in a stack's namespaces: on 127.0.0.1:5432 there (unless `listen` is false), by its socket
     here.
@@ -219,7 +210,7 @@ class LocalServer:
             uid=self._uid,
             gid=self._gid,
             environment={
-                "PATH": search_path(self.rootfs),
+                "PATH": f"/usr/bin:/bin:/usr/lib/postgresql/{self.version}/bin",
                 "PGHOST": SOCKETS,
                 "PGUSER": SUPERUSER,
                 "PGPASSWORD": self.passwords[SUPERUSER],
