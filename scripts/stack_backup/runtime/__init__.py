@@ -54,8 +54,9 @@ class Volume(Protocol):
 class Server(Protocol):
     """A PostgreSQL server of a stack, reached from this machine."""
 
-    version: int
-    """Major version."""
+    @property
+    def version(self) -> int:
+        """Major version."""
 
     def dsn(self, database: str, user: str = "admin", password: str | None = None) -> str:
         """A libpq connection string; the superuser's password is filled in where none is given."""
@@ -70,8 +71,11 @@ class Server(Protocol):
 class Stack(Protocol):
     """One namespace with a database, its Secret, and a release of the chart."""
 
-    namespace: str
-    database: Server
+    @property
+    def namespace(self) -> str: ...
+
+    @property
+    def database(self) -> Server: ...
 
     def install(self, values: Mapping[str, Any]) -> None:
         """Install the release, or upgrade it, with these values (merged by Helm's rules beforehand)."""
