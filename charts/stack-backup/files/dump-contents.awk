@@ -25,7 +25,7 @@ quote == "" {
   if (/^SELECT pg_catalog\.lowrite\(0, '\\x/ && substr($0, length($0) - 2) == "');") next
   statement = $0
   scan($0)
-  if (quote == "" || statement !~ /^COPY /) { copy(); next }
+  if (quote == "") copy()
   next
 }
 

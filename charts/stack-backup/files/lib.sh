@@ -43,7 +43,7 @@ begin() {
   trap 'fail 124 "The job did not end within $((DEADLINE_SECONDS - 120)) s." \
     "Look for what holds it up: a lock in the database, a slow server, or a slow volume."' USR1
   require JOB DEADLINE_SECONDS
-  number DEADLINE_SECONDS 180
+  number DEADLINE_SECONDS 121
   WORK=$(mktemp -d "${TMPDIR:-/tmp}/work.XXXXXXXX")
   set -m
   watch &
@@ -108,8 +108,9 @@ clean() {
 
 # The inner deadline: earlier than Kubernetes' own, which would take the pod and its log away.
 watch() {
-  while ((SECONDS < DEADLINE_SECONDS - 120)); do
-    sleep 30
+  local left
+  while left=$((DEADLINE_SECONDS - 120 - SECONDS)) && ((left > 0)); do
+    sleep $((left < 30 ? left : 30))
     say "$SECONDS s$(progress)"
   done
   kill -USR1 $$
@@ -151,7 +152,7 @@ classify_server_error() {
       CODE=69 ADVICE='Check that the server runs and that its Service and NetworkPolicy let this pod reach it.'
       ;;
     *'not currently accepting connections'* | *'invalid database'* | *database\ *' does not exist'*)
-      CODE=66 ADVICE='Check the databases of the server.'
+      CODE=66 ADVICE='Check that this is the right server, and that the database exists and takes connections (values database.host and database.name).'
       ;;
     *) CODE=65 ADVICE='Read the lines above and the log of the server.' ;;
   esac
@@ -207,7 +208,7 @@ query() {
     >"$WORK/answer" 2>"$WORK/server-error" && return
   cat -- "$WORK/server-error" >&2
   classify_server_error "$(<"$WORK/server-error")"
-  fail "$CODE" "The server $PGHOST:$PGPORT gave no answer: $(cause "$WORK/server-error")." "$ADVICE"
+  fail "$CODE" "Asking the server $PGHOST:$PGPORT failed: $(cause "$WORK/server-error")." "$ADVICE"
 }
 
 # ---- a folder of dumps --------------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ open_folder() {
   on_volume mkdir -p -- "$1/.manifest"
   local probe=$1/.tmp.probe.${POD_NAME:0:63}.$$.$RANDOM
   TEMPORARY+=("$probe" "$probe.link")
-  on_volume write_file "$probe" 'can this pod write here?'
+  on_volume cp -- "${BASH_SOURCE[0]}" "$probe"
   on_volume ln -- "$probe" "$probe.link"
   on_volume rm -- "$probe" "$probe.link"
   local old
@@ -244,8 +245,6 @@ open_folder() {
   on_volume find "$1" "$1/.manifest" -maxdepth 1 -type f -name '.tmp.*' ! -newermt "$old" \
     -printf 'Removing %p, left by a run that was killed.\n' -delete
 }
-
-write_file() { printf '%s\n' "$2" >"$1"; }
 
 # dumps FOLDER: the paths of final names, oldest first. A name more than ten minutes ahead of the clock would be "the
 # newest" for ever: it is left alone and left out.
