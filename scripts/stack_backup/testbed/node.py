@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import tempfile
@@ -16,8 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stack_backup.testbed import Failure, podman, process, progress, system, tools
-from stack_backup.testbed.paths import BIN, CACHE, LOGS
+from stack_backup.testbed import Failure, debian, podman, process, progress, system, tools
+from stack_backup.testbed.paths import BIN, CACHE
 
 NAME = "localhost/stack-backup-node"
 SUITE = "bookworm"
@@ -90,43 +91,20 @@ def _archive() -> Path:
     target = CACHE / "images" / f"node-{_key()}.tar"
     if target.exists():
         return target
-    system.ensure_packages("mmdebstrap")
+    if os.geteuid() != 0:
+        raise Failure("Making a node image where no registry answers needs root: run this again as root.")
     tools.ensure(*BUILT)
-    base = _debian("node-base", "minbase", PACKAGES)
-    small = _debian("node-small", "extract", SMALL_PACKAGES)
-    with progress.step("node", "node image: putting it together", 15), _folder(target.parent) as work:
-        root = work / "root"
-        _unpack(base, root)
-        _unpack(small, work / "small")
-        _install_base_files(root)
-        _install_programs(root)
-        _install_images(root / "kind" / "images", work / "small")
-        _enable_services(root)
-        process.run(["tar", "-C", root, "-cf", work / target.name, "."])
+    with _folder(target.parent) as work:
+        root, small = work / "root", work / "small"
+        debian.bootstrap("node", SUITE, PACKAGES, root, seconds=80)
+        debian.bootstrap("node-small", SUITE, SMALL_PACKAGES, small, seconds=10, variant="extract")
+        with progress.step("node", "node image: putting it together", 15):
+            _install_base_files(root)
+            _install_programs(root)
+            _install_images(root / "kind" / "images", small)
+            _enable_services(root)
+            process.run(["tar", "-C", root, "-cf", work / target.name, "."])
         (work / target.name).rename(target)
-    return target
-
-
-def _debian(name: str, variant: str, packages: list[str]) -> Path:
-    """A root file system with these packages, as a tar in the cache."""
-    key = hashlib.sha256(" ".join([SUITE, variant, *packages]).encode()).hexdigest()[:16]
-    target = CACHE / "images" / f"{name}-{key}.tar"
-    if not target.exists():
-        with (
-            progress.step(name, f"{name}: {len(packages)} packages of Debian {SUITE}", 80),
-            _folder(target.parent) as work,
-        ):
-            process.run(
-                [
-                    "mmdebstrap",
-                    f"--variant={variant}",
-                    f"--include={','.join(packages)}",
-                    SUITE,
-                    work / "root.tar",
-                ],
-                log=LOGS / f"{name}.log",
-            )
-            (work / "root.tar").rename(target)
     return target
 
 
@@ -136,12 +114,6 @@ def _folder(beside: Path) -> Iterator[Path]:
     beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".node-", dir=beside) as work:
         yield Path(work)
-
-
-def _unpack(archive: Path, to: Path) -> None:
-    to.mkdir()
-    unused = [f"--exclude=./usr/share/{name}/*" for name in ("doc", "info", "locale", "man")]
-    process.run(["tar", "-C", to, *unused, "-xpf", archive])
 
 
 def _install_base_files(root: Path) -> None:
@@ -195,12 +167,12 @@ def _install_programs(root: Path) -> None:
 
     (root / "opt" / "cni").mkdir(parents=True)
     (root / "opt" / "cni" / "bin").symlink_to("/usr/lib/cni")
-    for folder, names in {
-        "etc/cni/net.d": ("10-bridge.conflist",),
-        "kind/manifests": ("default-cni.yaml", "default-storage.yaml"),
+    for folder, data in {
+        "etc/cni/net.d": ["10-bridge.conflist"],
+        "kind/manifests": ["default-cni.yaml", "default-storage.yaml"],
     }.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
-        for name in names:
+        for name in data:
             shutil.copy(_DATA / name, root / folder)
 
 
