@@ -10,9 +10,13 @@ from stack_backup.testbed import progress, system
 from stack_backup.testbed.paths import CACHE, LOGS
 from stack_backup.testbed.process import lock, run
 
-WITHOUT_DOCUMENTS = [
-    f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "locale", "man")
+OPTIONS = [
+    "--mode=root",
+    # The package files and lists are the cache itself, and /run has what packages need when they start.
+    "--skip=essential/unlink,cleanup/apt,cleanup/run",
+    *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "locale", "man")),
 ]
+"""Of mmdebstrap, the same for every root file system."""
 
 
 def bootstrap(
@@ -36,13 +40,11 @@ def bootstrap(
         (folder / "partial").mkdir(parents=True, exist_ok=True)
     # Mounts of a namespace of their own: they end with the command, however it ends.
     command = [*system.as_root(f"install packages into {target}"), "unshare", "--mount", "mmdebstrap"]
-    command += ["--mode=root", f"--variant={variant}", f"--include={','.join(packages)}", *WITHOUT_DOCUMENTS]
+    command += [*OPTIONS, f"--variant={variant}", f"--include={','.join(packages)}"]
     command += [
         '--setup-hook=mkdir -p "$1/var/cache/apt/archives" "$1/var/lib/apt/lists"',
         f'--setup-hook=mount --bind "{archives}" "$1/var/cache/apt/archives"',
         f'--setup-hook=mount --bind "{lists}" "$1/var/lib/apt/lists"',
-        # What these steps would clean up is the cache itself.
-        "--skip=essential/unlink,cleanup/apt",
         '--customize-hook=umount "$1/var/cache/apt/archives" "$1/var/lib/apt/lists"',
         *hooks,
     ]

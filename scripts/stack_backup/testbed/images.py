@@ -44,6 +44,8 @@ class Image:
     """The image that is pulled."""
     added: tuple[str, ...] = ()
     """Packages that the public image lacks and that are installed on top of it."""
+    repair: str = ""
+    """A shell command for what is wrong in those packages; `$1` is the root of the file system."""
 
     @property
     def reference(self) -> str:
@@ -51,15 +53,15 @@ class Image:
         return f"localhost/{self.name}" if self.added else self.public
 
 
+# Since 15.20 PostgreSQL refuses a second operator with the commutator and negator that `=` has; Debian's
+# RDKit declares one.
 _RDKIT_REPAIR = (
-    # Since 15.20 PostgreSQL refuses a second operator with the commutator and negator that `=` has; Debian's
-    # RDKit declares one.
-    '--customize-hook=sed -i "/^CREATE OPERATOR @= (/,/^);/{/COMMUTATOR/d;/NEGATOR/d}" '
-    '"$1"/usr/share/postgresql/15/extension/rdkit--*.sql',
+    'sed -i "/^CREATE OPERATOR @= (/,/^);/{/COMMUTATOR/d;/NEGATOR/d}" '
+    '"$1"/usr/share/postgresql/15/extension/rdkit--*.sql'
 )
 
 
-def _postgres(major: int, suite: str, name: str, added: Sequence[str] = ()) -> Image:
+def _postgres(major: int, suite: str, name: str, added: Sequence[str] = (), repair: str = "") -> Image:
     binaries = f"/usr/lib/postgresql/{major}/bin"
     sample = f"/usr/share/postgresql/{major}/postgresql.conf.sample"
     return Image(
@@ -84,7 +86,7 @@ def _postgres(major: int, suite: str, name: str, added: Sequence[str] = ()) -> I
             '--customize-hook=install -d -o 999 -g 999 -m 3777 "$1/var/run/postgresql"',
             f'--customize-hook=install -m 0755 "{SCRIPTS / "postgres-entrypoint.sh"}" '
             '"$1/usr/local/bin/docker-entrypoint.sh"',
-            *(_RDKIT_REPAIR if "postgresql-15-rdkit" in added else ()),
+            *([f"--customize-hook={repair}"] if repair else ()),
         ),
         environment={
             "PATH": f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{binaries}",
@@ -96,6 +98,7 @@ def _postgres(major: int, suite: str, name: str, added: Sequence[str] = ()) -> I
         command=("postgres",),
         public=f"docker.io/library/postgres:{major}",
         added=tuple(added),
+        repair=repair,
     )
 
 
@@ -103,7 +106,7 @@ _IMAGES = (
     _postgres(15, "bookworm", "postgres:15"),
     _postgres(17, "trixie", "postgres:17"),
     # Stands for the stack's own database image: the same server with the extension that its dumps need.
-    _postgres(15, "bookworm", "stack-database:15", ["postgresql-15-rdkit"]),
+    _postgres(15, "bookworm", "stack-database:15", ["postgresql-15-rdkit"], _RDKIT_REPAIR),
 )
 IMAGES = {image.name: image for image in _IMAGES}
 
@@ -173,7 +176,10 @@ def _decided() -> bool | None:
 
 def _place(image: Image, *, pulled: bool) -> Path:
     """Where the root file system lies: another description of it is another place."""
-    made_of: object = [image.public, image.added] if pulled else [image.suite, image.packages, image.hooks]
+    if pulled:
+        made_of: list[object] = [image.public, image.added, image.repair]
+    else:
+        made_of = [image.suite, image.packages, image.hooks, debian.OPTIONS]
     digest = hashlib.sha256(json.dumps(made_of).replace(str(SCRIPTS), "").encode())
     if not pulled:
         for script in sorted(SCRIPTS.iterdir()):
@@ -205,8 +211,8 @@ def _pull(image: Image, folder: Path) -> None:
             podman.run("export", "--output", exported, container)
         finally:
             podman.run("rm", container)
-        unpack = ["tar", "--numeric-owner", "-xpf", exported, "-C", folder]
-        run([*system.as_root(f"unpack {image.name}"), *unpack])
+        tar = [*system.as_root(f"unpack {image.name}"), "tar", "--numeric-owner", "--preserve-permissions"]
+        run([*tar, "--extract", "--file", exported, "--directory", folder])
         exported.unlink()
 
 
@@ -219,7 +225,7 @@ def _pulled(image: Image) -> str:
         f"FROM {image.public}\n"
         "RUN apt-get update"
         f" && apt-get install --yes --no-install-recommends {' '.join(image.added)}"
-        " && rm -rf /var/lib/apt/lists/*\n"
+        f" && rm -rf /var/lib/apt/lists/* && set -- '' && {image.repair or 'true'}\n"
     )
     run(
         [podman.engine(), "build", "--tag", image.reference, "--network", "host", "-"],
@@ -234,8 +240,14 @@ def _pack(image: Image, tree: Path, target: Path) -> None:
     """Write a docker-archive of one layer: `tree`, with the image's own configuration."""
     layer = target.with_suffix(".layer")
     # The engine brings its own /dev. Sorted: the same tree gives the same layer.
-    tar = ["tar", "--sort=name", "--numeric-owner", "--exclude=./dev/*", "--create", "--file"]
-    run([*system.as_root(f"pack {image.name}"), *tar, layer, "--directory", tree, "."])
+    tar = [
+        *system.as_root(f"pack {image.name}"),
+        "tar",
+        "--sort=name",
+        "--numeric-owner",
+        "--exclude=./dev/*",
+    ]
+    run([*tar, "--create", "--file", layer, "--directory", tree, "."])
     with layer.open("rb") as packed:
         digest = hashlib.file_digest(packed, "sha256").hexdigest()
     config = {
