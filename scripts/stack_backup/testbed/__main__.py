@@ -15,14 +15,13 @@ LEFT_BY_MAKE = (".cache", ".venv", ".pytest_cache", ".mypy_cache", ".ruff_cache"
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m stack_backup.testbed", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    build = commands.add_parser("tools", help="build or link the tools into .cache/bin")
-    build.add_argument(
-        "--names", help="some of them only, separated by commas", type=lambda text: text.split(",")
-    )
-    root = commands.add_parser("images", help="make or pull the root file systems of the workload images")
-    root.add_argument(
-        "--names", help="some of them only, separated by commas", type=lambda text: text.split(",")
-    )
+    for command, help in (
+        ("tools", "build or link the tools into .cache/bin"),
+        ("images", "make or pull the root file systems of the workload images"),
+    ):
+        commands.add_parser(command, help=help).add_argument(
+            "--names", type=lambda text: text.split(","), help="some of them only, separated by commas"
+        )
     commands.add_parser("cluster", help="make a kind cluster, or find it", add_help=False)
     commands.add_parser("clean", help="remove what make wrote into this folder, and the test cluster")
     options, rest = parser.parse_known_args(arguments)
@@ -43,7 +42,11 @@ def main(arguments: list[str]) -> int:
 
 
 def clean() -> None:
-    """Remove everything in the project's folder that git ignores and make writes."""
+    """Remove this clone's clusters, and all in its folder that git ignores and make writes."""
+    from stack_backup.testbed import cluster
+
+    for kubeconfig in sorted((PROJECT / ".cache").glob("*.kubeconfig")):
+        cluster.delete(kubeconfig.stem)
     for name in LEFT_BY_MAKE:
         shutil.rmtree(PROJECT / name, ignore_errors=True)
     print(f"What took long to make is kept for the next time; to remove that too: rm -rf {CACHE}")

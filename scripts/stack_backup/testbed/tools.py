@@ -215,7 +215,7 @@ def check(tool: Tool, binary: Path) -> None:
     if expected not in re.split(r"[\s,]+", printed):
         raise Failure(
             f"{binary} is not {tool.name} {expected}, which {tool.folder / 'go.mod'} pins, so it was not put "
-            f"to use; it says {printed.strip()!r}. Remove {binary.parent} and run the same command again."
+            f"to use; it says {printed.strip()!r}. Remove {binary.resolve().parent} and run this again."
         )
 
 
