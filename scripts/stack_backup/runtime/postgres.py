@@ -103,8 +103,13 @@ class LocalServer:
             '"$unpack" -dc -- "$1" | LC_ALL=C sed -e "1,/^.connect /{/^CREATE ROLE $2;\\$/d}" | '
             "psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --output=/dev/null postgres"
         )
-        shown = Bind(dump.absolute(), f"/exchange/{dump.name}", read_only=True)
-        self._client(["bash", "-c", pipe, "load", shown.target, SUPERUSER], "", shown)
+        # A copy, because the server's user may not reach the folder that the dump lies in.
+        copy = Path(shutil.copyfile(dump, self._folder / "exchange" / dump.name))
+        os.chown(copy, self._uid, self._gid)
+        try:
+            self._client(["bash", "-c", pipe, "load", f"/exchange/{copy.name}", SUPERUSER], "")
+        finally:
+            copy.unlink()
 
     def add_user(self, name: str, password: str, database: str) -> None:
         """A login role and a database that it owns, as the stack's own installation makes them."""

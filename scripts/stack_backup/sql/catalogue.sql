@@ -74,7 +74,9 @@ SELECT 'definition', pg_describe_object('pg_class'::regclass, r.oid, a.attnum), 
     'type', format_type(a.atttypid, a.atttypmod), 'not null', a.attnotnull,
     'default', pg_get_expr(d.adbin, d.adrelid), 'identity', a.attidentity, 'generated', a.attgenerated,
     'collation', a.attcollation::regcollation, 'storage', a.attstorage, 'compression', a.attcompression,
-    'statistics', a.attstattarget, 'options', a.attoptions
+    'statistics', a.attstattarget,
+    -- Since 15.20 the server keeps a mark of its own among the options, which no dump carries.
+    'options', ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE o !~ '^pg_attver=' ORDER BY 1)
 )::text
 FROM relation r
 JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped

@@ -1,0 +1,108 @@
+"""The story of the hourly backup on the local runtime; that it can end badly; and the demo that tells it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from stack_backup import dataset, demo
+from stack_backup.runtime.local import LocalRuntime
+from stack_backup.scenario import NAMESPACE, HourlyBackup, ScenarioError, Step, tell
+from stack_backup.testbed.paths import PROJECT
+
+RESTORED = "Restore the dump into an empty server"
+
+
+def test_a_backup_is_restored_to_what_the_database_held_then(runtime: LocalRuntime, tmp_path: Path) -> None:
+    with runtime.stack(NAMESPACE) as stack:
+        story = HourlyBackup(stack, tmp_path, molecules=1000)
+        told = list(tell(story.steps()))
+    if told[-1].error:
+        raise told[-1].error
+    assert all(evidence.seen for evidence in told)
+    first, second = story.rounds
+    for number, one in enumerate(story.rounds, start=1):
+        assert one.job.verdict["verified"] == number
+        assert one.differences == 0
+        assert (one.rows_written_afterwards, one.rows_restored_of_those) == (110, 0)
+    assert (first.rows_compared or 0) > 10_000
+    assert (second.rows_compared or 0) > (first.rows_compared or 0), "what was written meanwhile is there now"
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("DELETE FROM viewer_note WHERE id = 1", "rows of public.viewer_note"),
+        ("ALTER TABLE viewer_note OWNER TO admin", "viewer_note"),
+    ],
+)
+def test_a_restore_that_lost_something_ends_the_story(
+    runtime: LocalRuntime, tmp_path: Path, damage: str, sentence: str
+) -> None:
+    with runtime.stack(NAMESPACE) as stack:
+        story = HourlyBackup(stack, tmp_path, molecules=50)
+        told = []
+        for evidence in tell(story.steps()):
+            told.append(evidence)
+            if evidence.title == RESTORED:
+                assert evidence.ok, evidence.seen
+                with psycopg.connect(story.restored.dsn(dataset.DATABASE)) as connection:
+                    connection.execute(damage.encode())
+    assert told[-1].title == "Compare every row"
+    assert isinstance(told[-1].error, ScenarioError)
+    assert sentence in told[-1].seen
+
+
+def test_the_first_step_that_fails_is_the_last() -> None:
+    begun: list[str] = []
+
+    def fail() -> str:
+        raise ScenarioError("the dump is empty")
+
+    def steps() -> Generator[Step, None, None]:
+        try:
+            yield Step("one", lambda: "seen")
+            yield Step("two", fail)
+            yield Step("three", lambda: "never")
+        finally:
+            begun.append("end")
+
+    told = list(tell(steps(), begun.append))
+    assert begun == ["one", "two", "end"]
+    assert [(one.title, one.seen, one.ok) for one in told] == [
+        ("one", "seen", True),
+        ("two", "the dump is empty", False),
+    ]
+
+
+def test_the_demo_prints_what_happened() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stack_backup.demo", "--molecules", "100"],
+        env={**os.environ, "COLUMNS": "100"},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\x1b" not in done.stdout, "no colours where there is no terminal"
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    for line in ("backups taken, restored and compared", "backup-", "Differences", "postgres, template1"):
+        assert line in done.stdout
+
+
+def test_the_demo_says_where_it_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["demo", "--molecules", "10"])
+    monkeypatch.setattr(dataset, "DATABASE", "missing")
+    assert demo.main() == 1
+    printed = capsys.readouterr().out
+    assert "Failed: Fill the database with real input." in printed
+    assert '"missing" does not exist' in printed
