@@ -18,7 +18,7 @@
 {{- fail (printf "volumes.databaseBackup.size is %s, but backup.keep %v dumps of backup.dumpSize %s, one being written and a reserve of 30 %% need %dMi: make the volume larger or keep fewer dumps." .volumes.databaseBackup.size .backup.keep .backup.dumpSize $need) }}
 {{- end }}
 {{- end }}
-{{- if and (eq .backup.schedule "51 * * * *") (gt (add (int64 .backup.deadlineSeconds) (int64 .backup.startingDeadlineSeconds)) 3600) }}
+{{- if and (regexMatch `^(@hourly|[0-9]+ \* \* \* \*)$` .backup.schedule) (gt (add (int64 .backup.deadlineSeconds) (int64 .backup.startingDeadlineSeconds)) 3600) }}
 {{- fail (printf "backup.deadlineSeconds %v and backup.startingDeadlineSeconds %v together exceed the hour between two runs: a late run would take the place of the next one." .backup.deadlineSeconds .backup.startingDeadlineSeconds) }}
 {{- end }}
 {{- end }}

@@ -12,7 +12,7 @@
 
 {{- define "stack-backup.selectorLabels" -}}
 app.kubernetes.io/name: stack-backup
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "stack-backup.labels" -}}

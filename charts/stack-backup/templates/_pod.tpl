@@ -57,7 +57,7 @@ jobTemplate:
         {{- end }}
       spec:
         restartPolicy: Never
-        serviceAccountName: {{ include "stack-backup.serviceAccount" .context }}
+        serviceAccountName: {{ include "stack-backup.serviceAccount" .context | quote }}
         automountServiceAccountToken: false
         enableServiceLinks: false
         terminationGracePeriodSeconds: {{ .grace }}
@@ -155,12 +155,12 @@ jobTemplate:
           {{- if .databaseSecret }}
           - name: database-secret
             secret:
-              secretName: {{ $values.database.secret.name }}
+              secretName: {{ $values.database.secret.name | quote }}
               # A missing Secret or key then ends the run red at once, instead of holding its pod until the deadline.
               optional: true
               defaultMode: 0444
               items:
-                - key: {{ $values.database.secret.superuserKey }}
+                - key: {{ $values.database.secret.superuserKey | quote }}
                   path: superuser-password
           {{- end }}
           {{- range .volumes }}
