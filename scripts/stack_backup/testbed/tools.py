@@ -51,17 +51,25 @@ class Tool:
     @property
     def version(self) -> str:
         """The pinned version without its leading v."""
+        return self.version_of(self.pinned)
+
+    def version_of(self, module: str) -> str:
+        """The version, without its leading v, at which this tool's go.mod pins a Go module."""
         go_mod = self.folder / "go.mod"
-        found = re.search(
-            rf"^\s*(?:require )?{re.escape(self.pinned)} v(\S+)", go_mod.read_text(), re.MULTILINE
-        )
+        found = re.search(rf"^\s*(?:require )?{re.escape(module)} v(\S+)", go_mod.read_text(), re.MULTILINE)
         if not found:
-            raise Failure(f"{go_mod} pins no version of {self.pinned}; nothing was built.")
+            raise Failure(f"{go_mod} pins no version of {module}; nothing was built.")
         return found[1]
 
     @property
     def linker_flags(self) -> str:
         filled = [variable.format(v=self.version) for variable in self.variables]
+        if self.module == "helm3":
+            # Else Helm 3 takes every cluster that it does not ask for v1.20, too old for any chart of today.
+            minor = self.version_of("k8s.io/client-go").split(".")[1]
+            for package in ("chartutil", "lint/rules"):
+                place = f"helm.sh/helm/v3/pkg/{package}.k8sVersion"
+                filled += [f"{place}Major=1", f"{place}Minor={minor}"]
         return " ".join(["-s", "-w", *(f"-X {variable}" for variable in filled)])
 
 
