@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -20,13 +20,18 @@ from stack_backup.render import CHART, RELEASE
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.kube import Kube, KubeError, Object, PortForward
 from stack_backup.runtime.local import AWKWARD, DATABASE, IMAGE, USER
-from stack_backup.runtime.manifests import PORT, database_objects, files_pod, server_pod
+from stack_backup.runtime.manifests import (
+    OURS,
+    PORT,
+    database_objects,
+    files_pod,
+    namespace_object,
+    server_pod,
+)
 from stack_backup.runtime.postgres import SUPERUSER
 from stack_backup.testbed.paths import BIN
 
 KEEP = os.environ.get("STACK_BACKUP_KEEP") == "1"
-OURS = {"app.kubernetes.io/managed-by": "stack-backup-testbed"}
-"""Label of the namespaces that this runtime made: no other one is ever removed."""
 START = 180.0
 """Seconds that a pod of the test bed may take to become ready; its image is on the node already."""
 
@@ -34,10 +39,8 @@ START = 180.0
 class Cluster(Protocol):
     """What the test bed (or an operator) brings: a cluster that is up."""
 
-    kubeconfig: Path
-
-    def load(self, archive: Path) -> None:
-        """Put a docker-archive's image on every node."""
+    @property
+    def kubeconfig(self) -> Path: ...
 
 
 class ClusterVolume:
@@ -50,7 +53,8 @@ class ClusterVolume:
     def _run(self, script: str, *arguments: str, **streams: Any) -> bytes:
         if self._pod is None:
             self._pod = f"files-{self._claim}-{secrets.token_hex(3)}"
-            _start_pod(self._kube, self._namespace, files_pod(self._pod, self._claim, self._image))
+            self._kube.create(files_pod(self._pod, self._claim, self._image), self._namespace)
+            _await_ready(self._kube, self._namespace, self._pod)
         script = f"set -Eeuo pipefail; umask 027; cd /files; {script}"
         command = ("bash", "-c", script, "bash", *arguments)
         return self._kube.execute(self._namespace, self._pod, *command, **streams)
@@ -87,11 +91,13 @@ class ClusterServer:
         self._kube, self._namespace, self._pod = kube, namespace, pod
         self.passwords = passwords
         self._forward = PortForward(kube, namespace, pod, PORT)
+        self.version = 0
+        """Major version; known once the server is ready."""
 
-    @cached_property
-    def version(self) -> int:
+    def await_ready(self) -> None:
+        _await_ready(self._kube, self._namespace, self._pod)
         script = 'psql --no-psqlrc --username="$1" --dbname=postgres -Atc "SHOW server_version_num"'
-        return int(self._run(script, SUPERUSER)) // 10000
+        self.version = int(self._run(script, SUPERUSER)) // 10000
 
     def dsn(self, database: str, user: str = SUPERUSER, password: str | None = None) -> str:
         return make_conninfo(
@@ -171,6 +177,13 @@ class ClusterStack:
         current = asyncio.run(self._client.get_current_revision(release, namespace=self.namespace))
         return int(current.revision)
 
+    def releases(self) -> list[str]:
+        """Names of the namespace's releases, whatever state they are in."""
+        found = asyncio.run(
+            self._client.list_releases(include_failed=True, include_pending=True, namespace=self.namespace)
+        )
+        return [release.name for release in found]
+
     @cached_property
     def _client(self) -> Any:
         return pyhelm3.Client(executable=str(self._helm), kubeconfig=self.kube.kubeconfig)
@@ -184,10 +197,15 @@ class ClusterStack:
         """
         return self.ended(job, self.begin(job), timeout)
 
-    def begin(self, job: str) -> str:
-        """Make a Job from the CronJob and return its name; `ended` waits for it."""
+    def begin(self, job: str, change: Callable[[Object], None] | None = None) -> str:
+        """Make a Job from the CronJob and return its name; `ended` waits for it.
+
+        `change` may alter the Job's specification: for a run that is to go wrong, or to look around.
+        """
         cronjob = self._cronjob(job)
         template = cronjob["spec"]["jobTemplate"]
+        if change is not None:
+            change(template["spec"])
         metadata = template.get("metadata", {})
         manual = {"cronjob.kubernetes.io/instantiate": "manual"}
         owner = {key: cronjob["metadata"][key] for key in ("name", "uid")}
@@ -242,9 +260,17 @@ class ClusterStack:
 
     def ended(self, job: str, name: str, timeout: float = 600) -> JobResult:
         """Wait for the end of a CronJob's Job and return it; see `run`."""
+
+        def over(jobs: list[Object]) -> Object | None:
+            if not jobs:
+                raise KubeError(
+                    "it is gone, and how it ended with it: somebody deleted it, or its history limit did"
+                )
+            return jobs[0] if finished(jobs[0]) else None
+
         ended = self.kube.wait(
             "Job",
-            lambda jobs: next((item for item in jobs if finished(item)), None),
+            over,
             what=f"the end of Job {name} in {self.namespace}",
             timeout=timeout,
             namespace=self.namespace,
@@ -283,10 +309,10 @@ class ClusterStack:
     def scratch_server(self, version: int | None = None) -> Iterator[ClusterServer]:
         """See `runtime.Stack.scratch_server`; only the image's own major version can be had."""
         name = f"scratch-{secrets.token_hex(3)}"
-        pod = server_pod(name, self._image)
         server = ClusterServer(self.kube, self.namespace, name, self.passwords)
         try:
-            _start_pod(self.kube, self.namespace, pod)
+            self.kube.create(server_pod(name, self._image), self.namespace)
+            server.await_ready()
             if version not in (None, server.version):
                 raise ValueError(f"{self._image} is PostgreSQL {server.version}, not {version}")
             yield server
@@ -298,9 +324,7 @@ class ClusterStack:
 
     def create(self) -> None:
         """Namespace, Secret, Service and a database server with the application's user and database."""
-        level = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
-        namespace = {"name": self.namespace, "labels": level | OURS}
-        self.kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": namespace})
+        self.kube.create(namespace_object(self.namespace))
         self.kube.wait(
             "ServiceAccount",
             bool,
@@ -312,7 +336,7 @@ class ClusterStack:
         keys = {"root_password": self.passwords[SUPERUSER], "user_password": self.passwords[USER]}
         for body in database_objects(self._image, keys):
             self.kube.create(body, self.namespace)
-        _await_ready(self.kube, self.namespace, "database-0")
+        self.database.await_ready()
         password = self.passwords[USER].replace("'", "''")
         self.database.execute(
             f"CREATE ROLE {USER} LOGIN PASSWORD '{password}'; CREATE DATABASE {DATABASE} OWNER {USER};"
@@ -348,6 +372,7 @@ class ClusterRuntime:
     def __init__(
         self, cluster: Cluster, *, image: str = IMAGE, chart: Path = CHART, helm: Path = BIN / "helm"
     ) -> None:
+        self.cluster = cluster
         self.kube = Kube(cluster.kubeconfig, BIN / "kubectl")
         self._image, self._chart, self._helm = image, chart, helm
 
@@ -399,11 +424,6 @@ def _verdict(message: str) -> Mapping[str, Any]:
 
 def _gone(objects: list[Object]) -> bool:
     return not objects
-
-
-def _start_pod(kube: Kube, namespace: str, pod: Object) -> None:
-    kube.create(pod, namespace)
-    _await_ready(kube, namespace, pod["metadata"]["name"])
 
 
 def _await_ready(kube: Kube, namespace: str, pod: str) -> None:

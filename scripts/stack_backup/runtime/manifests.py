@@ -11,6 +11,8 @@ Object = dict[str, Any]
 
 UID = 999  # of the user postgres in Debian's image
 PORT = 5432
+OURS = {"app.kubernetes.io/managed-by": "stack-backup-testbed"}
+"""Label of the namespaces that the runtime made: no other one is ever removed."""
 _SECRETS = "/secrets/database"
 _SERVER_VOLUMES = [
     {"name": "run", "emptyDir": {}},
@@ -26,6 +28,12 @@ if [[ ! -s $PGDATA/PG_VERSION ]]; then
 fi
 exec postgres -c listen_addresses='*' "$@"
 """
+
+
+def namespace_object(name: str) -> Object:
+    """A namespace that enforces the restricted Pod Security level, and warns of pods that it would refuse."""
+    level = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": level | OURS}}
 
 
 def files_pod(name: str, claim: str, image: str) -> Object:

@@ -1,0 +1,87 @@
+"""Fixtures of the cluster layer: one cluster for the session, one stack that most tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from stack_backup import scenario
+from stack_backup.render import merge_values
+from stack_backup.runtime.cluster import KEEP, ClusterRuntime, ClusterStack
+from stack_backup.runtime.kube import KubeError, Object
+from stack_backup.testbed import cluster, images, tools
+
+IMAGE = "stack-database:15"
+NAMESPACE = "stack-test-backup"
+VALUES = merge_values(scenario.VALUES, scenario.TEST_MACHINE)
+"""Production's own values; only image and volume are those of the test cluster."""
+
+_BEGAN = datetime.now(UTC)
+_STACKS: list[ClusterStack] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of this folder needs the cluster, and none may forget to say so."""
+    for item in items:
+        if "tests/cluster/" in item.nodeid:
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,  # noqa: ARG001
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the cluster knew at that moment, and marks its stacks as worth keeping."""
+    report = yield
+    if report.failed:
+        for stack in _STACKS:
+            stack.failed = True
+            # A wait that failed has gathered the evidence already.
+            if call.excinfo is not None and not call.excinfo.errisinstance(KubeError):
+                report.sections.append((f"namespace {stack.namespace}", stack.kube.evidence(stack.namespace)))
+    return report
+
+
+@pytest.fixture(scope="session")
+def runtime() -> Iterator[ClusterRuntime]:
+    """The test cluster, used again where it lives; one that this session had to make is removed again."""
+    tools.ensure("helm", "helm3", "kubectl")
+    found = cluster.ensure()
+    found.load(images.archive(IMAGE))
+    runtime = ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
+    yield runtime
+    born = runtime.kube.get("Namespace", "kube-system")
+    assert born is not None
+    if datetime.fromisoformat(born["metadata"]["creationTimestamp"]) > _BEGAN and not KEEP:
+        found.delete()
+
+
+@pytest.fixture(scope="session")
+def stack(runtime: ClusterRuntime) -> Iterator[ClusterStack]:
+    """A stack with production's release in it."""
+    with runtime.stack(NAMESPACE) as stack:
+        _STACKS.append(stack)
+        stack.install(VALUES)
+        yield stack
+        _STACKS.remove(stack)
+
+
+def release_objects(stack: ClusterStack) -> dict[str, Object]:
+    """Every live object that Helm says belongs to the release, by `Kind/name`."""
+    kinds = (
+        "ConfigMap",
+        "CronJob",
+        "NetworkPolicy",
+        "PersistentVolumeClaim",
+        "Secret",
+        "Service",
+        "ServiceAccount",
+    )
+    return {
+        f"{kind}/{item['metadata']['name']}": item | {"kind": kind}
+        for kind in kinds
+        for item in stack.kube.find(kind, stack.namespace, labels="app.kubernetes.io/managed-by=Helm")
+    }

@@ -1,0 +1,196 @@
+"""The release as Helm and the API server see it: contract, validation, upgrades, uninstall, ownership."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from pyhelm3.errors import Error as HelmError
+
+from stack_backup.render import RELEASE, render
+from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
+from stack_backup.runtime.kube import KubeError, Object
+from stack_backup.runtime.manifests import namespace_object
+from stack_backup.testbed.paths import BIN
+from tests.cluster.conftest import VALUES, release_objects
+from tests.render import contract
+from tests.render.stacks import STACKS
+
+
+def _identity(stack: ClusterStack) -> dict[str, tuple[str, str, int | None]]:
+    """What tells whether an object was written to: uid, resource version, generation."""
+    return {
+        name: (
+            item["metadata"]["uid"],
+            item["metadata"]["resourceVersion"],
+            item["metadata"].get("generation"),
+        )
+        for name, item in release_objects(stack).items()
+    }
+
+
+def _cronjob(stack: ClusterStack) -> Object:
+    found = stack.kube.get("CronJob", contract.HOURLY, stack.namespace)
+    assert found is not None
+    return found
+
+
+def test_the_live_cronjob_is_what_the_operators_rely_on(stack: ClusterStack) -> None:
+    spec = _cronjob(stack)["spec"]
+    assert (spec["schedule"], spec["timeZone"]) == (contract.SCHEDULE, contract.TIME_ZONE)
+    assert spec["concurrencyPolicy"] == "Forbid"
+    assert spec["suspend"] is False
+    job = spec["jobTemplate"]["spec"]
+    assert job["activeDeadlineSeconds"] > 0
+    assert [rule["action"] for rule in job["podFailurePolicy"]["rules"]] == ["Ignore", "FailJob"]
+    (container,) = job["template"]["spec"]["containers"]
+    environment = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert (environment["PGHOST"], environment["PGPORT"]) == (contract.SERVICE, str(contract.PORT))
+    assert (environment["DATABASE_SUPERUSER"], environment["DATABASE_NAME"]) == (
+        contract.SUPERUSER,
+        contract.DATABASE,
+    )
+
+
+def test_the_live_programs_hold_the_contract_s_command(stack: ClusterStack) -> None:
+    names = {
+        volume["configMap"]["name"]
+        for volume in _cronjob(stack)["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]
+        if "configMap" in volume
+    }
+    programs = "".join(
+        program
+        for name in names
+        for program in (stack.kube.get("ConfigMap", name, stack.namespace) or {})["data"].values()
+    )
+    command, *options = contract.COMMAND
+    for part in (command, options[0].partition("=")[0], options[1]):
+        assert part in programs
+
+
+def test_the_release_is_all_that_was_rendered(stack: ClusterStack) -> None:
+    rendered = render(VALUES, namespace=stack.namespace).names()
+    assert sorted(release_objects(stack)) == sorted(rendered)
+
+
+@pytest.fixture(scope="module")
+def empty(runtime: ClusterRuntime) -> Iterator[str]:
+    """A namespace where nothing exists yet that a dry run could meet."""
+    name = "stack-test-empty"
+    if not runtime.kube.get("Namespace", name):
+        runtime.kube.create(namespace_object(name))
+    yield name
+    runtime.kube.delete("Namespace", name)
+
+
+def _dry_run(runtime: ClusterRuntime, namespace: str, objects: list[Object]) -> list[str]:
+    """Names of what the API server would have made; unknown fields and warnings are errors."""
+    body = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}).encode()
+    options = ("--dry-run=server", "--validate=strict", "--warnings-as-errors", "--output=name")
+    return (
+        runtime.kube.run("create", *options, "--filename=-", namespace=namespace, stdin=body).decode().split()
+    )
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_the_api_server_takes_every_object_of_every_stack(
+    runtime: ClusterRuntime, empty: str, name: str
+) -> None:
+    """What no schema tells: enums, cron strings, time zones, names, rules across fields, Pod Security."""
+    objects = list(render(STACKS[name][0], namespace=empty))
+    assert len(_dry_run(runtime, empty, objects)) == len(objects) > 0
+
+
+def _bad_zone(cronjob: Object) -> None:
+    cronjob["spec"]["timeZone"] = "Etc/Nowhere"
+
+
+def _unknown_field(cronjob: Object) -> None:
+    cronjob["spec"]["retries"] = 1
+
+
+def _root(cronjob: Object) -> None:
+    cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] = False
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [(_bad_zone, "Etc/Nowhere"), (_unknown_field, "unknown field"), (_root, "would violate PodSecurity")],
+)
+def test_a_dry_run_finds_what_is_wrong(
+    runtime: ClusterRuntime, empty: str, spoil: Callable[[Object], None], says: str
+) -> None:
+    cronjob = render(VALUES, namespace=empty).get("CronJob", contract.HOURLY)
+    spoil(cronjob)
+    with pytest.raises(KubeError, match=says):
+        _dry_run(runtime, empty, [cronjob])
+
+
+@pytest.fixture(params=["helm", "helm3"])
+def upgraded(
+    request: pytest.FixtureRequest, runtime: ClusterRuntime, stack: ClusterStack
+) -> Iterator[ClusterStack]:
+    """A stack that this Helm has installed and only this Helm upgrades, with a dump on its volume."""
+    if request.param == "helm":
+        yield stack
+        return
+    with ClusterRuntime(runtime.cluster, helm=BIN / request.param).stack("stack-test-helm3") as other:
+        other.install(VALUES)
+        yield other
+
+
+def test_upgrading_three_times_changes_nothing(upgraded: ClusterStack) -> None:
+    assert upgraded.run(contract.HOURLY).succeeded
+    objects, files = _settled(upgraded), upgraded.volume(contract.CLAIM).list(contract.FOLDER)
+    revision = upgraded.revision()
+    for number in range(1, 4):
+        upgraded.install(VALUES)
+        assert upgraded.revision() == revision + number
+        assert _identity(upgraded) == objects
+    assert upgraded.volume(contract.CLAIM).list(contract.FOLDER) == files != []
+
+
+def _settled(stack: ClusterStack) -> dict[str, tuple[str, str, int | None]]:
+    """The objects' identities once the controller has written the last run's success to the CronJob."""
+
+    def written(cronjobs: list[Object]) -> bool:
+        (status,) = (cronjob["status"] for cronjob in cronjobs)
+        return "lastSuccessfulTime" in status and not status.get("active")
+
+    stack.kube.wait(
+        "CronJob",
+        written,
+        what="the CronJob's status",
+        timeout=60,
+        namespace=stack.namespace,
+        name=contract.HOURLY,
+    )
+    return _identity(stack)
+
+
+def test_a_second_release_in_the_namespace_is_refused(stack: ClusterStack) -> None:
+    before = _identity(stack)
+    with pytest.raises(HelmError, match="invalid ownership metadata"):
+        stack.install(VALUES, release="another")
+    assert _identity(stack) == before
+    assert RELEASE in stack.releases()
+    assert "another" not in stack.releases()
+
+
+def test_uninstall_keeps_the_claim_and_its_files_and_a_new_release_adopts_them(stack: ClusterStack) -> None:
+    assert stack.run(contract.HOURLY).succeeded
+    claim = stack.kube.get("PersistentVolumeClaim", contract.CLAIM, stack.namespace)
+    files = stack.volume(contract.CLAIM).list(contract.FOLDER)
+    assert claim is not None
+    assert files
+    stack.uninstall()
+    assert list(release_objects(stack)) == [f"PersistentVolumeClaim/{contract.CLAIM}"]
+    assert stack.volume(contract.CLAIM).list(contract.FOLDER) == files
+    stack.install(VALUES)
+    adopted = stack.kube.get("PersistentVolumeClaim", contract.CLAIM, stack.namespace)
+    assert adopted is not None
+    assert adopted["metadata"]["uid"] == claim["metadata"]["uid"]
+    end = stack.run(contract.HOURLY)
+    assert end.succeeded, end.log
+    assert end.verdict["verified"] == len([name for name in files if name != ".manifest"]) + 1
