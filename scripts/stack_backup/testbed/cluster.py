@@ -58,11 +58,11 @@ class Cluster:
         return process.run([BIN / "kubectl", "--kubeconfig", self.kubeconfig, *arguments])
 
 
-def ensure(name: str = NAME, export: Path | None = None, node_image: str | None = None) -> Cluster:
+def ensure(name: str = NAME, export: Path | None = None, stock: str | None = None) -> Cluster:
     """The cluster of this name, ready to use, made if it does not live.
 
-    `export` is a folder of this machine that the nodes see as `EXPORT`. `node_image` names another node image
-    than kind's own (used where a registry answers) or ours. Raises Failure.
+    `export` is a folder of this machine that the nodes see as `EXPORT`. `stock` is the node image to pull
+    where a registry answers (None: the one that kind itself names). Raises Failure.
     """
     tools.ensure("kind", "kubectl")
     cluster = Cluster(name, PROJECT / ".cache" / f"{name}.kubeconfig")
@@ -74,7 +74,7 @@ def ensure(name: str = NAME, export: Path | None = None, node_image: str | None 
         if found:
             print(f"cluster {name}: its node does not answer any more; clearing it", flush=True)
         podman.remove(name)
-        image = node_image or (None if images.registry_answers() else node.image())
+        image = stock if images.registry_answers() else node.image()
         with progress.step("cluster", f"cluster {name}: starting", 40):
             _create(cluster, image, export)
     return cluster

@@ -41,17 +41,19 @@ class Node:
         return succeeds("exec", self.name, "true")
 
 
-def installed() -> bool:
-    return shutil.which("docker") is not None or shutil.which("podman") is not None
+def installed() -> str | None:
+    """The engine that this machine has, if any: `docker` where its daemon answers, else `podman`."""
+    if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
+        return "docker"
+    return "podman" if shutil.which("podman") else None
 
 
 @cache
 def engine() -> str:
     """`docker` or `podman`; podman is installed where neither is."""
-    if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
-        return "docker"
-    if not shutil.which("podman"):
-        system.ensure_packages("podman", "runc", "containernetworking-plugins")
+    if (found := installed()) is not None:
+        return found
+    system.ensure_packages("podman", "runc", "containernetworking-plugins")
     return "podman"
 
 
