@@ -19,6 +19,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from stack_backup.runtime import Server
+from stack_backup.testbed import system
 
 DATABASE = "frag"
 OWNER = "fragalysis"
@@ -51,6 +52,12 @@ class Summary:
     rows: int
     large_objects: int
     seconds: float
+
+
+def provide() -> None:
+    """Install the molecules on this machine where they are missing. Raises Failure with a sentence."""
+    if not _RDKIT.exists():
+        system.ensure_packages("rdkit-data")
 
 
 def fill(server: Server, *, molecules: int = 5000, seed: int = 1) -> Summary:
@@ -211,12 +218,8 @@ def _write_poses(connection: psycopg.Connection) -> None:
 
 
 def _file(name: str) -> Path:
-    path = _RDKIT / name
-    if not path.exists():
-        from stack_backup.testbed import system
-
-        system.ensure_packages("rdkit-data")
-    return path
+    provide()
+    return _RDKIT / name
 
 
 def _summary(connection: psycopg.Connection, started: float) -> Summary:

@@ -17,9 +17,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from stack_backup import dataset
 from stack_backup.runtime import Runtime
+from stack_backup.runtime.cluster import ClusterRuntime
+from stack_backup.runtime.kube import KubeError
+from stack_backup.runtime.local import LocalRuntime
+from stack_backup.runtime.postgres import ServerError
+from stack_backup.runtime.sandbox import SandboxError
 from stack_backup.scenario import NAMESPACE, Evidence, HourlyBackup, Round, megabytes, tell
-from stack_backup.testbed import Failure
+from stack_backup.testbed import Failure, cluster, images, tools
 from stack_backup.testbed.paths import PROJECT
 
 KEPT = PROJECT / "build" / "demo"
@@ -30,13 +36,14 @@ def main() -> int:
     console = Console(highlight=False)
     started = monotonic()
     try:
+        dataset.provide()
         runtime = _cluster() if options.cluster else _local()
         with _folder(options.keep) as folder, runtime.stack(NAMESPACE) as stack:
             ready = f"Ready after {monotonic() - started:.1f} s"
             console.print(f"{ready}: the {runtime.name} runtime, namespace {NAMESPACE}")
             story = HourlyBackup(stack, folder, molecules=options.molecules, scheduled=options.cluster)
             evidence = list(_live(console, story))
-    except Failure as failure:
+    except (Failure, SandboxError, ServerError, KubeError) as failure:
         console.print(f"[bold red]The demo could not be set up.[/] {escape(str(failure))}")
         return 1
     if story.rounds:
@@ -65,17 +72,11 @@ def _options() -> argparse.Namespace:
 
 
 def _local() -> Runtime:
-    from stack_backup.runtime.local import LocalRuntime
-    from stack_backup.testbed import tools
-
     tools.ensure("helm")
     return LocalRuntime()
 
 
 def _cluster() -> Runtime:
-    from stack_backup.runtime.cluster import ClusterRuntime
-    from stack_backup.testbed import cluster, images, tools
-
     tools.ensure("helm")
     up = cluster.ensure()
     image = "stack-database:15"

@@ -23,8 +23,8 @@ from stack_backup.render import CHART, Objects, render
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.pod import Faults, Image, NotStarted, Pod, Surroundings
 from stack_backup.runtime.postgres import SUPERUSER, LocalServer
-from stack_backup.runtime.sandbox import Namespaces
-from stack_backup.testbed import images
+from stack_backup.runtime.sandbox import TOOLS, Namespaces
+from stack_backup.testbed import images, system
 
 IMAGE = "stack-database:15"
 USER, DATABASE = "fragalysis", "frag"
@@ -64,6 +64,7 @@ class LocalVolume:
         for folder in reversed(missing):
             folder.mkdir()
             _like(folder.parent, folder)
+            folder.chmod(folder.parent.stat().st_mode & 0o7777)
         target.write_bytes(data)
         _like(target.parent, target)
 
@@ -297,6 +298,8 @@ class LocalRuntime:
     name = "local"
 
     def __init__(self, *, image: Callable[[str], Image] = unpacked, chart: Path = CHART) -> None:
+        # A command that is there needs no package: so a machine without apt-get will do too.
+        system.ensure_packages(*{package for name, package in TOOLS.items() if shutil.which(name) is None})
         self._image = image
         self._chart = chart
 
