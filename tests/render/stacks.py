@@ -77,6 +77,13 @@ def template(values: Mapping[str, Any], namespace: str, executable: str = "helm"
     return done.stdout
 
 
+def notes(values: Mapping[str, Any], namespace: str) -> str:
+    """What the operator reads after `helm install`."""
+    done = helm("install", RELEASE, CHART, "--namespace", namespace, "--dry-run=client", values=values)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("\nNOTES:\n")[2]
+
+
 def lint(values: Mapping[str, Any], executable: str = "helm", chart: Path = CHART) -> tuple[bool, str]:
     """Whether `helm lint --strict` is content, and what it says."""
     done = helm("lint", "--strict", chart, values=values, executable=executable)

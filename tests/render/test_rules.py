@@ -1,0 +1,252 @@
+"""Every rule holds for every stack, and every rule can fail."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stack_backup.render import Objects
+from tests.render.rules import CRONJOB_RULES, OBJECT_RULES, POD_RULES, Rule, Thing, containers, is_cron
+
+Sabotage = Callable[[Thing], object]
+
+
+def _breaches(rule: Rule, owned: list[tuple[str, Thing]]) -> list[str]:
+    return [f"{owner}: {breach}" for owner, thing in owned for breach in rule(thing)]
+
+
+@pytest.mark.parametrize("rule", POD_RULES, ids=lambda rule: rule.__name__)
+def test_every_pod(rule: Rule, objects: Objects) -> None:
+    pods = list(objects.pods())
+    assert pods or not objects.of_kind("CronJob")
+    assert _breaches(rule, pods) == []
+
+
+@pytest.mark.parametrize("rule", CRONJOB_RULES, ids=lambda rule: rule.__name__)
+def test_every_cronjob(rule: Rule, objects: Objects) -> None:
+    assert _breaches(rule, [(item["metadata"]["name"], item) for item in objects.of_kind("CronJob")]) == []
+
+
+@pytest.mark.parametrize("rule", OBJECT_RULES, ids=lambda rule: rule.__name__)
+def test_every_object(rule: Rule, objects: Objects) -> None:
+    assert _breaches(rule, list(zip(objects.names(), objects, strict=True))) == []
+
+
+# How to break each rule once: a change to production's pod, CronJob or object.
+def _container(pod: Thing) -> Thing:
+    return containers(pod)[0]
+
+
+def _set(*path: Any) -> Sabotage:
+    """Set what lies under the keys and indices of `path` to its last element."""
+    *keys, last, value = path
+
+    def change(thing: Thing) -> None:
+        place: Any = thing
+        for key in keys:
+            place = place.setdefault(key, {}) if isinstance(place, dict) else place[key]
+        place[last] = value
+
+    return change
+
+
+def _drop(*path: Any) -> Sabotage:
+    *keys, last = path
+
+    def change(thing: Thing) -> None:
+        place: Any = thing
+        for key in keys:
+            place = place[key]
+        del place[last]
+
+    return change
+
+
+def _append(*path: Any) -> Sabotage:
+    *keys, value = path
+
+    def change(thing: Thing) -> None:
+        place: Any = thing
+        for key in keys[:-1]:
+            place = place[key]
+        place.setdefault(keys[-1], []).append(value)
+
+    return change
+
+
+BROKEN_PODS: list[tuple[str, Sabotage]] = [
+    ("runs_as_a_numbered_user", _drop("securityContext", "runAsNonRoot")),
+    ("runs_as_a_numbered_user", _drop("securityContext", "runAsUser")),
+    ("runs_as_a_numbered_user", _set("securityContext", "runAsGroup", 0)),
+    ("runs_as_a_numbered_user", _set("containers", 0, "securityContext", "runAsUser", 0)),
+    ("has_the_default_seccomp_profile", _drop("securityContext", "seccompProfile")),
+    (
+        "has_the_default_seccomp_profile",
+        _set("containers", 0, "securityContext", "seccompProfile", {"type": "Unconfined"}),
+    ),
+    ("shares_nothing_with_the_host", _set("hostNetwork", True)),
+    ("shares_nothing_with_the_host", _set("hostPID", True)),
+    ("shares_nothing_with_the_host", _set("hostIPC", True)),
+    ("shares_nothing_with_the_host", _set("containers", 0, "ports", [{"containerPort": 80, "hostPort": 80}])),
+    ("shares_nothing_with_the_host", _set("containers", 0, "securityContext", "procMount", "Unmasked")),
+    ("shares_nothing_with_the_host", _set("securityContext", "sysctls", [])),
+    ("gains_no_privileges", _drop("containers", 0, "securityContext", "allowPrivilegeEscalation")),
+    ("gains_no_privileges", _set("containers", 0, "securityContext", "privileged", True)),
+    ("gains_no_privileges", _set("containers", 0, "securityContext", "capabilities", "add", ["CHOWN"])),
+    ("has_a_read_only_root", _drop("containers", 0, "securityContext", "readOnlyRootFilesystem")),
+    (
+        "mounts_only_allowed_volumes",
+        _append("volumes", {"name": "replica", "nfs": {"server": "a", "path": "/"}}),
+    ),
+    ("mounts_only_allowed_volumes", _append("volumes", {"name": "host", "hostPath": {"path": "/"}})),
+    ("has_no_service_account_token", _drop("automountServiceAccountToken")),
+    ("has_no_service_account_token", _drop("serviceAccountName")),
+    ("has_no_service_account_token", _drop("enableServiceLinks")),
+    (
+        "has_no_service_account_token",
+        _append(
+            "volumes", {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}
+        ),
+    ),
+    (
+        "reads_secrets_as_files",
+        _append(
+            "containers",
+            0,
+            "env",
+            {"name": "PGPASSWORD", "valueFrom": {"secretKeyRef": {"name": "database"}}},
+        ),
+    ),
+    ("reads_secrets_as_files", _append("containers", 0, "envFrom", {"secretRef": {"name": "database"}})),
+    ("reads_secrets_as_files", _append("volumes", {"name": "all", "secret": {"secretName": "database"}})),
+    (
+        "mounts_what_it_reads_read_only",
+        lambda pod: [mount.pop("readOnly", None) for mount in _container(pod)["volumeMounts"]],
+    ),
+    ("mounts_every_volume_once", _append("volumes", {"name": "unused", "emptyDir": {}})),
+    (
+        "mounts_every_volume_once",
+        _append("containers", 0, "volumeMounts", {"name": "absent", "mountPath": "/absent"}),
+    ),
+    (
+        "mounts_every_volume_once",
+        lambda pod: _container(pod)["volumeMounts"].append(copy.deepcopy(_container(pod)["volumeMounts"][0])),
+    ),
+    ("has_requests_and_limits", _drop("containers", 0, "resources", "limits", "memory")),
+    ("has_requests_and_limits", _drop("containers", 0, "resources", "requests", "cpu")),
+    ("has_requests_and_limits", _set("containers", 0, "resources", "requests", "memory", "1Ti")),
+    (
+        "bounds_its_scratch_space",
+        lambda pod: [
+            volume["emptyDir"].pop("sizeLimit") for volume in pod["volumes"] if "emptyDir" in volume
+        ],
+    ),
+    (
+        "bounds_its_scratch_space",
+        _append("volumes", {"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "1Ti"}}),
+    ),
+    ("pins_its_images", _set("containers", 0, "image", "postgres")),
+    ("pins_its_images", _set("containers", 0, "image", "registry:5000/postgres:latest")),
+    ("pins_its_images", _set("containers", 0, "image", "postgres:15@sha256:abc")),
+    ("pins_its_images", _drop("containers", 0, "imagePullPolicy")),
+    ("is_not_restarted_in_place", _set("restartPolicy", "OnFailure")),
+    ("is_not_restarted_in_place", _drop("terminationGracePeriodSeconds")),
+    ("states_each_variable_once", lambda pod: _container(pod)["env"].append(dict(_container(pod)["env"][0]))),
+    ("states_each_variable_once", _append("containers", 0, "env", {"name": "EXTRA", "value": 5})),
+]
+
+BROKEN_CRONJOBS: list[tuple[str, Sabotage]] = [
+    ("has_a_name_that_its_jobs_can_carry", _set("metadata", "name", 53 * "a")),
+    ("starts_when_it_says", _set("spec", "schedule", "60 * * * *")),
+    ("starts_when_it_says", _drop("spec", "timeZone")),
+    ("starts_when_it_says", _set("spec", "timeZone", "Europe/Didcot")),
+    ("starts_when_it_says", _drop("spec", "suspend")),
+    ("starts_when_it_says", _set("spec", "startingDeadlineSeconds", 5)),
+    ("never_overlaps_itself", _set("spec", "concurrencyPolicy", "Replace")),
+    ("never_overlaps_itself", _drop("spec", "jobTemplate", "spec", "podReplacementPolicy")),
+    ("ends", _drop("spec", "jobTemplate", "spec", "activeDeadlineSeconds")),
+    ("ends", _drop("spec", "jobTemplate", "spec", "backoffLimit")),
+    ("ends", _set("spec", "jobTemplate", "spec", "activeDeadlineSeconds", 60)),
+    ("keeps_its_evidence", _set("spec", "failedJobsHistoryLimit", 0)),
+    ("keeps_its_evidence", _set("spec", "jobTemplate", "spec", "ttlSecondsAfterFinished", 60)),
+    (
+        "gives_up_only_where_a_retry_cannot_help",
+        lambda item: item["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"].reverse(),
+    ),
+    ("gives_up_only_where_a_retry_cannot_help", _drop("spec", "jobTemplate", "spec", "podFailurePolicy")),
+    (
+        "gives_up_only_where_a_retry_cannot_help",
+        _set(
+            "spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 1, "onExitCodes", "values", [64, 65]
+        ),
+    ),
+    (
+        "gives_up_only_where_a_retry_cannot_help",
+        _set(
+            "spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 1, "onExitCodes", "containerName", "x"
+        ),
+    ),
+]
+
+BROKEN_OBJECTS: list[tuple[str, str, Sabotage]] = [
+    ("has_valid_names_and_labels", "ConfigMap", _set("metadata", "name", "Stack_Backup")),
+    (
+        "has_valid_names_and_labels",
+        "CronJob",
+        _set("spec", "jobTemplate", "metadata", "labels", "x", 64 * "a"),
+    ),
+    ("says_what_it_belongs_to", "ServiceAccount", _drop("metadata", "labels", "app.kubernetes.io/instance")),
+    ("says_what_it_belongs_to", "ServiceAccount", _drop("metadata", "labels", "helm.sh/chart")),
+    ("survives_uninstall_if_it_holds_data", "PersistentVolumeClaim", _drop("metadata", "annotations")),
+    ("survives_uninstall_if_it_holds_data", "PersistentVolumeClaim", _set("kind", "PersistentVolume")),
+    ("runs_only_when_asked", "CronJob", _set("kind", "Job")),
+    ("runs_only_when_asked", "ConfigMap", _set("metadata", "annotations", "helm.sh/hook", "pre-install")),
+    ("gives_no_token", "ServiceAccount", _drop("automountServiceAccountToken")),
+]
+
+
+@pytest.mark.parametrize(("name", "sabotage"), BROKEN_PODS)
+def test_a_rule_of_pods_can_fail(name: str, sabotage: Sabotage, production: Objects) -> None:
+    _, pod = next(production.pods())
+    _expect_breach(POD_RULES, name, pod, sabotage)
+
+
+@pytest.mark.parametrize(("name", "sabotage"), BROKEN_CRONJOBS)
+def test_a_rule_of_cronjobs_can_fail(name: str, sabotage: Sabotage, production: Objects) -> None:
+    _expect_breach(CRONJOB_RULES, name, production.of_kind("CronJob")[0], sabotage)
+
+
+@pytest.mark.parametrize(("name", "kind", "sabotage"), BROKEN_OBJECTS)
+def test_a_rule_of_objects_can_fail(name: str, kind: str, sabotage: Sabotage, production: Objects) -> None:
+    _expect_breach(OBJECT_RULES, name, production.of_kind(kind)[0], sabotage)
+
+
+def _expect_breach(rules: list[Rule], name: str, thing: Thing, sabotage: Sabotage) -> None:
+    (rule,) = [rule for rule in rules if rule.__name__ == name]
+    assert list(rule(thing)) == []
+    sabotage(thing)
+    assert list(rule(thing)) != []
+
+
+def test_every_rule_is_broken_once() -> None:
+    broken = {entry[0] for entry in [*BROKEN_PODS, *BROKEN_CRONJOBS, *BROKEN_OBJECTS]}
+    assert broken == {rule.__name__ for rule in [*POD_RULES, *CRONJOB_RULES, *OBJECT_RULES]}
+
+
+@pytest.mark.parametrize(
+    "text", ["51 * * * *", "*/5 0-6,22 1 jan MON-FRI", "@hourly", "0 0 31 12 6", "0-30/10 * * * *"]
+)
+def test_a_cron_expression(text: str) -> None:
+    assert is_cron(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "51 * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 7", "*/0 * * * *",
+     "30-10 * * * *", "@reboot", "0 51 * * * *", "TZ=UTC 51 * * * *", "a * * * *", "1, * * * *"],
+)  # fmt: skip
+def test_no_cron_expression(text: str) -> None:
+    assert not is_cron(text)
