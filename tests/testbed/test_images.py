@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup.testbed import Failure, debian, images, podman, process, progress, system
+from stack_backup.testbed import Failure, images, podman, process, progress, system
 
 DATABASE = images.IMAGES["stack-database:15"]
 PUBLIC = images.IMAGES["postgres:15"]
@@ -32,8 +32,8 @@ def ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache."""
-    for module in (images, process, debian):
+    """An empty cache, but for the package files."""
+    for module in (images, process):
         monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(progress, "DURATIONS", tmp_path / "durations.json")
     return tmp_path / "cache"
@@ -157,9 +157,9 @@ def test_what_the_user_decides_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_failed_image_leaves_nothing_under_its_name(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STACK_BACKUP_REGISTRY", "never")
-    broken = replace(PUBLIC, packages=("no-such-package-anywhere",))
+    broken = replace(PUBLIC, hooks=("--setup-hook=echo this hook fails; exit 7",))
     monkeypatch.setitem(images.IMAGES, broken.name, broken)
-    with pytest.raises(Failure, match="no-such-package-anywhere"):
+    with pytest.raises(Failure, match="this hook fails"):
         images.rootfs(broken.name)
     assert list((cache / "rootfs").iterdir()) == []
     assert "stack-backup" not in Path("/proc/mounts").read_text()
@@ -179,9 +179,11 @@ def test_the_database_image_has_the_public_images_tools_and_no_more() -> None:
     def has(name: str) -> bool:
         return any((folder / name).is_file() for folder in folders)
 
-    wanted = "bash mawk perl gzip zstd xz openssl sha256sum timeout mktemp stat sync flock setpriv pg_dumpall postgres"
-    assert [name for name in wanted.split() if not has(name)] == []
-    assert [name for name in "pigz rsync jq curl wget lz4 python3 ps".split() if has(name)] == []
+    shell = ("bash", "mawk", "perl", "sha256sum", "timeout", "mktemp", "stat", "sync", "flock", "setpriv")
+    wanted = (*shell, "gzip", "zstd", "xz", "openssl", "pg_dumpall", "psql", "postgres")
+    assert [name for name in wanted if not has(name)] == []
+    absent = ("pigz", "rsync", "jq", "curl", "wget", "lz4", "python3", "ps")
+    assert [name for name in absent if has(name)] == []
     assert "postgres:x:999:999:" in (root / "etc" / "passwd").read_text()
     assert "postgres:x:999:" in (root / "etc" / "group").read_text()
     assert (root / "usr/share/postgresql/15/extension/rdkit.control").exists()

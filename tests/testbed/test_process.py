@@ -47,8 +47,9 @@ def test_a_command_that_takes_too_long_is_ended() -> None:
 
 def test_an_interrupt_ends_the_command_too(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
-    command = ["bash", "-c", f"echo $$ >{mark}; exec sleep 1000"]
-    script = f"from stack_backup.testbed.process import run; run({command})"
+    # It reads first: by then `run` has got hold of it.
+    command = ["bash", "-c", f"read; echo $$ >{mark}; exec sleep 1000"]
+    script = f"from stack_backup.testbed.process import run; run({command}, input='go\\n')"
     running = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     while not (mark.exists() and mark.read_text().endswith("\n")):
         assert running.poll() is None

@@ -48,6 +48,11 @@ class Image:
     """A shell command for what is wrong in those packages; `$1` is the root of the file system."""
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """All of mmdebstrap's options that are this image's own."""
+        return (*self.hooks, f"--customize-hook={self.repair}") if self.repair else self.hooks
+
+    @property
     def reference(self) -> str:
         """The image's full name in an engine and in a pod."""
         return f"localhost/{self.name}" if self.added else self.public
@@ -86,7 +91,6 @@ def _postgres(major: int, suite: str, name: str, added: Sequence[str] = (), repa
             '--customize-hook=install -d -o 999 -g 999 -m 3777 "$1/var/run/postgresql"',
             f'--customize-hook=install -m 0755 "{SCRIPTS / "postgres-entrypoint.sh"}" '
             '"$1/usr/local/bin/docker-entrypoint.sh"',
-            *([f"--customize-hook={repair}"] if repair else ()),
         ),
         environment={
             "PATH": f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{binaries}",
@@ -179,7 +183,7 @@ def _place(image: Image, *, pulled: bool) -> Path:
     if pulled:
         made_of: list[object] = [image.public, image.added, image.repair]
     else:
-        made_of = [image.suite, image.packages, image.hooks, debian.OPTIONS]
+        made_of = [image.suite, image.packages, image.options, debian.OPTIONS]
     digest = hashlib.sha256(json.dumps(made_of).replace(str(SCRIPTS), "").encode())
     if not pulled:
         for script in sorted(SCRIPTS.iterdir()):
@@ -199,7 +203,7 @@ def _existing(image: Image) -> Path | None:
 
 def _make(image: Image, folder: Path) -> None:
     debian.bootstrap(
-        image.name, image.suite, image.packages, folder, seconds=image.seconds, hooks=image.hooks
+        image.name, image.suite, image.packages, folder, seconds=image.seconds, hooks=image.options
     )
 
 

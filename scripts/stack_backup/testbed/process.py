@@ -14,6 +14,7 @@ from stack_backup.testbed import Failure
 from stack_backup.testbed.paths import CACHE
 
 LAST_LINES = 15
+SHOWN_WORDS = 8
 
 
 class CommandFailed(Failure):
@@ -43,7 +44,7 @@ def run(
     to this process's own environment; `timeout` is in seconds. Raises CommandFailed, with the last lines.
     """
     words = [str(word) for word in command]
-    shown = shlex.join(words) if len(words) < 12 else f"{shlex.join(words[:12])} ..."
+    shown = shlex.join(words) if len(words) <= SHOWN_WORDS else f"{shlex.join(words[:SHOWN_WORDS])} ..."
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
     with (log or Path(os.devnull)).open("wb") as sink:
