@@ -83,7 +83,7 @@ def ensure(name: str = NAME, export: Path | None = None, stock: str | None = Non
 def delete(name: str = NAME) -> None:
     """Remove the cluster, dead or alive, and its kubeconfig. One that is not ours is a Failure."""
     with process.lock(f"cluster-{name}"):
-        if podman.installed() and _own_nodes(name):
+        if podman.installed() is not None and _own_nodes(name):
             podman.remove(name)
         (PROJECT / ".cache" / f"{name}.kubeconfig").unlink(missing_ok=True)
         shutil.rmtree(_folder(name))

@@ -53,7 +53,7 @@ def engine() -> str:
     """`docker` or `podman`; podman is installed where neither is."""
     if (found := installed()) is not None:
         return found
-    system.ensure_packages("podman", "runc", "containernetworking-plugins")
+    system.ensure_packages("podman", "runc", "containernetworking-plugins", "iptables")
     return "podman"
 
 
