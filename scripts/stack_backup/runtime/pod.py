@@ -79,7 +79,7 @@ class Faults:
 
     `shims`: bash scripts by the name of the command whose place they take (first in PATH; a shim finds its
     real command at /usr/bin, and may use the folder /faults). `without`: commands missing from the image's
-    /usr/bin. `environment`: other values for variables that the container declares.
+    /usr/bin. `environment`: variables that are added, or have another value.
     """
 
     shims: Mapping[str, str] = field(default_factory=dict)
@@ -290,10 +290,7 @@ class Pod:
             value = self._value(variable)
             if value is not None:
                 environment[variable["name"]] = expand(value, environment)
-        for name, value in self._faults.environment.items():
-            if name not in environment:
-                raise SandboxError(f"Container {container['name']} declares no variable {name} to change.")
-            environment[name] = value
+        environment |= self._faults.environment
         if self._faulty:
             environment["PATH"] = f"/faults/bin:{environment['PATH']}"
         return environment

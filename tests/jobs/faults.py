@@ -1,0 +1,45 @@
+"""Shims: bash scripts that take the place of a command in a job's pod, to stop it there or to let it fail."""
+
+from __future__ import annotations
+
+REAL = "export PATH=${PATH#/faults/bin:}"
+"""Makes a shim's later commands the image's own."""
+
+PAUSE = "touch /faults/reached; until [[ -e /faults/go ]]; do sleep 0.02; done"
+"""Says that the point is reached, and waits to be let go on."""
+
+
+def real(command: str) -> str:
+    """The end of a shim: the command that it stands for, as it was called."""
+    return f'{REAL}; exec {command} "$@"'
+
+
+def hold(command: str, when: str = "true") -> dict[str, str]:
+    """Stops the command before its first call for which `when` is true (bash, `$*` is the call)."""
+    return {command: f"if [[ ! -e /faults/reached ]] && {when}; then {PAUSE}; fi; {real(command)}"}
+
+
+def hold_amid(command: str, size: int, when: str = "true") -> dict[str, str]:
+    """Lets a filter have `size` bytes, then stops it as `hold` does."""
+    feed = f"{{ head -c {size}; {PAUSE}; cat; }}"
+    return {
+        command: f"if [[ ! -e /faults/reached ]] && {when}; then {REAL}; "
+        f'set -o pipefail; {feed} | {command} "$@"; exit; fi; {real(command)}'
+    }
+
+
+def fail(command: str, code: int, message: str, when: str = "true") -> dict[str, str]:
+    """Lets the calls for which `when` is true fail with a message, without doing anything."""
+    return {command: f'if {when}; then printf "%s\\n" "{message}" >&2; exit {code}; fi; {real(command)}'}
+
+
+def dump_by(script: str) -> dict[str, str]:
+    """Lets pg_dumpall be `script` (its arguments are in `$@`), but for the question after its version."""
+    return {
+        "pg_dumpall": f"if [[ $* != *--version* ]]; then {REAL}; {script}; exit; fi; {real('pg_dumpall')}"
+    }
+
+
+def amid_pipe(command: str, script: str) -> dict[str, str]:
+    """Lets a stage of a pipe be `script`; where the command does not read a pipe it is itself."""
+    return {command: f"if [[ -p /dev/stdin ]]; then {REAL}; {script}; exit; fi; {real(command)}"}

@@ -1,0 +1,261 @@
+"""The hourly backup when all goes well: what it publishes, and that it comes back from it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from stack_backup import compare, dataset
+from stack_backup.runtime.local import LocalRuntime, LocalStack
+from tests.jobs import faults
+from tests.jobs.hourly import CLAIM, FINAL, FOLDER, JOB, NAMESPACE, VALUES, Hourly
+
+
+def counted(stack: LocalStack) -> dict[str, int]:
+    """Rows of every table of `frag` that is dumped, by its name as COPY writes it, counted by the server."""
+    with psycopg.connect(stack.database.dsn("frag")) as connection:
+        tables = connection.execute(
+            "SELECT quote_ident(nspname) || '.' || quote_ident(relname), c.oid::regclass::text"
+            " FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+            " WHERE relkind = 'r' AND c.oid >= 16384 AND nspname !~ '^pg_'"
+        ).fetchall()
+        counts = {}
+        for name, regclass in tables:
+            row = connection.execute(f"SELECT count(*) FROM ONLY {regclass}".encode()).fetchone()
+            assert row is not None
+            counts[name] = row[0]
+    return counts
+
+
+def test_a_dump_has_the_contracts_name_and_nobody_else_can_read_it(hourly: Hourly) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    with hourly.unharmed(published=1):
+        name = hourly.backup()
+    match = FINAL.fullmatch(name)
+    assert match
+    assert match[2] == "gz"
+    assert before <= datetime.fromisoformat(match[1]) <= datetime.now(UTC)
+    root = hourly.volume.path / FOLDER
+    for path in (root / name, root / ".manifest" / f"{name}.tsv"):
+        status = path.stat()
+        assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o640, 999, 999), path
+    assert hourly.volume.list() == [FOLDER]
+    # Today's recovery tool takes all that matches this for a dump.
+    assert [path.name for path in hourly.volume.path.glob("*/backup*")] == [name]
+
+
+def test_the_manifest_says_what_the_dump_holds(hourly: Hourly) -> None:
+    name = hourly.backup()
+    dump, manifest = hourly.read(name), hourly.manifest(name)
+    text = gzip.decompress(dump)
+    one = {key: values[0][0] for key, values in manifest.items() if len(values) == 1}
+    assert one["format"] == "1"
+    assert one["name"] == name
+    assert one["sha256"] == hashlib.sha256(dump).hexdigest()
+    assert one["bytes"] == str(len(dump))
+    assert one["sql_bytes"] == str(len(text))
+    assert one["started"] in name
+    assert one["started"] <= one["finished"] <= f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    assert (one["job"], one["namespace"], one["compressor"]) == (JOB, NAMESPACE, "gzip")
+    with psycopg.connect(hourly.stack.database.dsn("postgres")) as connection:
+        row = connection.execute(
+            "SELECT current_setting('server_version'), system_identifier::text FROM pg_control_system()"
+        ).fetchone()
+    assert row == (one["server_version"], one["system_identifier"])
+    assert one["client_version"] == one["server_version"], "the image is the server's own"
+    assert sorted(manifest["database"]) == [["frag"], ["postgres"], ["template1"]]
+    assert ["frag", "plpgsql", "1.0"] in manifest["extension"]
+    rows = {
+        table.replace("\\\\", "\\"): int(count)
+        for database, table, count in manifest["table"]
+        if database == "frag"
+    }
+    assert rows == counted(hourly.stack)
+    assert "suspicious" not in manifest
+
+
+def test_the_verdict_is_one_line_in_the_log_and_in_the_termination_message(hourly: Hourly) -> None:
+    result = hourly.run()
+    [name] = hourly.dumps()
+    verdict = dict(result.verdict)
+    assert json.loads(result.log.splitlines()[-1]) == verdict
+    manifest = hourly.manifest(name)
+    message = verdict.pop("message")
+    assert name in message
+    seconds = verdict.pop("seconds")
+    assert 0 <= seconds <= result.seconds + 1
+    assert verdict == {
+        "job": JOB,
+        "exit": 0,
+        "outcome": "published",
+        "dump": name,
+        "bytes": len(hourly.read(name)),
+        "databases": 3,
+        "tables": len(manifest["table"]),
+        "rows": sum(int(count) for *_, count in manifest["table"]),
+        "verified": 1,
+        "removed": 0,
+    }
+
+
+def test_the_log_holds_no_secret(hourly: Hourly) -> None:
+    log = hourly.run().log
+    for secret in hourly.stack.secrets["database"].values():
+        assert secret.decode().strip() not in log
+        assert secret.decode()[:16] not in log
+
+
+def restored(hourly: Hourly, name: str, folder: Path) -> list[compare.Difference]:
+    """What differs between the stack's server and one that the dump was loaded into."""
+    dump = hourly.volume.fetch(f"{FOLDER}/{name}", folder)
+    source = compare.snapshot(hourly.stack.database)
+    with hourly.stack.scratch_server() as scratch:
+        scratch.load(dump)
+        return compare.differences(source, compare.snapshot(scratch))
+
+
+@pytest.mark.parametrize("compressor", ["gzip", "zstd"])
+def test_a_dump_gives_back_every_row_and_object(hourly: Hourly, tmp_path: Path, compressor: str) -> None:
+    hourly.install({"backup": {"compressor": compressor}})
+    name = hourly.backup()
+    assert name.endswith({"gzip": ".sql.gz", "zstd": ".sql.zst"}[compressor])
+    assert hourly.manifest(name)["compressor"] == [[compressor]]
+    assert restored(hourly, name, tmp_path) == []
+
+
+def test_the_comparison_sees_what_a_dump_lacks(hourly: Hourly, tmp_path: Path) -> None:
+    name = hourly.backup()
+    server = hourly.stack.database
+    server.execute("CREATE TABLE later (n int); INSERT INTO auth_group (name) VALUES ('later');", "frag")
+    try:
+        found = {(item.database, item.what) for item in restored(hourly, name, tmp_path)}
+    finally:
+        server.execute("DROP TABLE later; DELETE FROM auth_group WHERE name = 'later';", "frag")
+    assert {("frag", "table public.later"), ("frag", "rows of public.auth_group")} <= found
+
+
+@pytest.mark.parametrize(
+    "shims",
+    [{}, faults.fail("zstd", 1, "zstd: gzip format is not supported", "[[ $* == *format=gzip* ]]")],
+    ids=["without zstd", "zstd without zlib"],
+)
+def test_gzip_does_it_where_zstd_cannot(hourly: Hourly, shims: dict[str, str]) -> None:
+    missing = () if shims else ("zstd", "unzstd", "zstdcat", "zstdmt")
+    name = hourly.backup(shims=shims, without=missing)
+    assert gzip.decompress(hourly.read(name)).endswith(
+        b"-- PostgreSQL database cluster dump complete\n--\n\n"
+    )
+
+
+def test_the_file_is_plain_gzip_for_any_reader(hourly: Hourly, tmp_path: Path) -> None:
+    dump = hourly.volume.fetch(f"{FOLDER}/{hourly.backup()}", tmp_path)
+    done = subprocess.run(["gzip", "--test", "--verbose", dump], capture_output=True, text=True, check=True)
+    assert done.stderr.rstrip().endswith("OK")
+
+
+def test_a_newline_at_the_end_of_the_secret_is_no_part_of_the_password(hourly: Hourly) -> None:
+    hourly.stack.secrets["database"]["root_password"] += b"\n"
+    hourly.backup()
+
+
+def test_databases_with_awkward_names_are_dumped_and_listed(hourly: Hourly) -> None:
+    names = ["Front End", 'it\'s \\ "quoted"', "tab\there", "-rf"]
+    with psycopg.connect(hourly.stack.database.dsn("postgres"), autocommit=True) as connection:
+        for name in names:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            listed = [name for [name] in hourly.manifest(hourly.backup())["database"]]
+        finally:
+            for name in names:
+                connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+    escaped = [name.replace("\\", "\\\\").replace("\t", "\\t") for name in names]
+    assert sorted(listed) == sorted([*escaped, "frag", "postgres", "template1"])
+
+
+def test_two_runs_at_once_both_publish(hourly: Hourly) -> None:
+    with hourly.unharmed(published=2), hourly.start(shims=faults.hold("ln", PUBLISHING)) as first:
+        first.reached("reached")
+        second = hourly.run()
+        assert second.succeeded, second.log
+        first.release("go")
+        assert first.wait().succeeded, first.wait().log
+    assert len({hourly.manifest(name)["started"][0][0] for name in hourly.dumps()}) == 2
+
+
+PUBLISHING = "[[ ${!#} == */hourly/backup-*-dumpall.sql.gz ]]"
+"""A call of ln whose target is the final name of a dump."""
+
+
+@pytest.mark.parametrize(
+    "point", [PUBLISHING, "[[ ${!#} == */.manifest/backup-* ]]"], ids=["dump", "manifest"]
+)
+def test_of_two_runs_in_the_same_second_one_publishes(hourly: Hourly, point: str) -> None:
+    stamp = f"{datetime.now(UTC) - timedelta(minutes=1):%Y-%m-%dT%H:%M:%SZ}"
+    clock = {"date": f"[[ $* != +%Y-%m-%dT%H:%M:%SZ ]] || {{ echo {stamp}; exit; }}; {faults.real('date')}"}
+    with hourly.start(shims={**faults.hold("ln", point), **clock}) as first:
+        first.reached("reached")
+        second = hourly.run(shims=clock)
+        first.release("go")
+        results = [first.wait(), second]
+    assert sorted(result.exit_code or 0 for result in results) == [0, 75], [result.log for result in results]
+    [loser] = [result for result in results if not result.succeeded]
+    assert "taken" in loser.verdict["message"]
+    [name] = hourly.dumps()
+    assert hourly.verified() == [name]
+    assert hourly.others() == []
+
+
+def test_an_answer_lost_by_the_file_server_is_no_failure(hourly: Hourly) -> None:
+    lost = (
+        f'if [[ ${{!#}} == */backup-* ]]; then {faults.REAL}; ln "$@"; echo "ln: no answer" >&2; exit 1; fi'
+    )
+    with hourly.unharmed(published=1):
+        result = hourly.run(shims={"ln": f"{lost}; {faults.real('ln')}"})
+    assert result.succeeded, result.log
+
+
+@pytest.fixture(scope="module")
+def newer(runtime: LocalRuntime) -> Iterator[LocalStack]:
+    """A stack whose server is of the next major version but one."""
+    with runtime.stack("staging-stack", "postgres:17") as stack:
+        dataset.fill(stack.database, molecules=0)
+        yield stack
+
+
+def test_postgresql_17_comes_back_whole(newer: LocalStack, tmp_path: Path) -> None:
+    newer.install({"database": {"image": {"repository": "postgres", "tag": "17"}}})
+    hourly = Hourly(newer, None)
+    name = hourly.backup()
+    assert hourly.manifest(name)["server_version"][0][0].startswith("17.")
+    assert restored(hourly, name, tmp_path) == []
+
+
+def test_a_client_older_than_the_server_is_refused(newer: LocalStack) -> None:
+    newer.install(VALUES)
+    hourly = Hourly(newer, None)
+    with hourly.unharmed():
+        result = hourly.run()
+    assert result.exit_code == 78, result.log
+    assert "older than the server" in result.verdict["message"]
+
+
+def test_real_molecules_come_back_whole(runtime: LocalRuntime, tmp_path: Path) -> None:
+    """The demo's own data: RDKit molecules, fingerprints and their indexes among the application's tables."""
+    with runtime.stack(NAMESPACE) as stack:
+        filled = dataset.fill(stack.database, molecules=500)
+        assert filled.molecules == 500
+        stack.install(VALUES)
+        hourly = Hourly(stack, None)
+        name = hourly.backup()
+        assert ["frag", "rdkit"] in [extension[:2] for extension in hourly.manifest(name)["extension"]]
+        assert restored(hourly, name, tmp_path) == []
+        assert stack.volume(CLAIM).list(FOLDER) == [".manifest", name]

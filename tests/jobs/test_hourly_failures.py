@@ -1,0 +1,359 @@
+"""Whatever goes wrong: red with its exit code and a sentence, nothing partial, no earlier dump lost."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from stack_backup.runtime import JobResult
+from stack_backup.runtime.local import USER
+from tests.jobs import faults
+from tests.jobs.hourly import FOLDER, Hourly, assert_failed
+
+WRITING = "[[ ${!#} == */.tmp.backup-* && $* != *.manifest* ]]"
+"""A call whose last argument is the unfinished dump."""
+PUBLISHING = "[[ ${!#} == */hourly/backup-*-dumpall.sql.gz ]]"
+READING_BACK = "[[ -f /dev/stdin ]]"
+"""A call that reads a file, and not the pipe."""
+
+AMID_THE_DUMP = faults.hold_amid("tee", 100_000, WRITING)
+"""Stops when a tenth of the dump is written."""
+
+UNTOUCHED = "every earlier dump is as it was"
+
+
+def refused(hourly: Hourly, code: int, *words: str, **changes: Any) -> JobResult:
+    """A run that must fail and leave all as it was."""
+    with hourly.unharmed():
+        result = hourly.run(**changes)
+    assert_failed(result, code, UNTOUCHED, *words)
+    return result
+
+
+pytestmark = pytest.mark.usefixtures("history")
+
+
+# ---- the Secret ----
+
+
+def test_wrong_password(hourly: Hourly) -> None:
+    hourly.stack.secrets["database"]["root_password"] = b"wrong"
+    refused(hourly, 77, "password authentication failed", "Secret")
+
+
+def test_missing_key(hourly: Hourly) -> None:
+    del hourly.stack.secrets["database"]["root_password"]
+    refused(hourly, 78, "no password", "key")
+
+
+def test_missing_secret(hourly: Hourly) -> None:
+    del hourly.stack.secrets["database"]
+    refused(hourly, 78, "no password", "Secret")
+
+
+@pytest.mark.parametrize("password", [b"", b"\n", b"two\nlines"])
+def test_password_that_is_none(hourly: Hourly, password: bytes) -> None:
+    hourly.stack.secrets["database"]["root_password"] = password
+    refused(hourly, 78, "password", "Secret")
+
+
+def test_role_that_may_not(hourly: Hourly) -> None:
+    hourly.install({"database": {"superuser": USER}})
+    hourly.stack.secrets["database"]["root_password"] = hourly.stack.secrets["database"]["user_password"]
+    refused(hourly, 77, "permission denied")
+
+
+# ---- the server ----
+
+
+def test_server_that_is_down(hourly: Hourly) -> None:
+    with hourly.stack.database.stopped():
+        refused(hourly, 69, "database:5432", "refused")
+
+
+def test_host_that_does_not_exist(hourly: Hourly) -> None:
+    hourly.install({"database": {"host": "nowhere"}})
+    refused(hourly, 69, "nowhere:5432", "could not translate host name")
+
+
+def test_server_that_crashes_amid_a_dump(hourly: Hourly) -> None:
+    with hourly.unharmed(), hourly.start(shims=AMID_THE_DUMP) as job:
+        job.reached("reached")
+        hourly.stack.database.stop(immediate=True)
+        hourly.stack.database.start()
+        job.release("go")
+        result = job.wait()
+    assert_failed(result, 69, "pg_dumpall did not finish", UNTOUCHED)
+
+
+def test_server_that_shuts_down_amid_a_dump(hourly: Hourly) -> None:
+    with hourly.unharmed(), hourly.start(shims=AMID_THE_DUMP) as job:
+        job.reached("reached")
+        with hourly.stack.database.stopped():
+            job.release("go")
+            result = job.wait()
+    assert_failed(result, 69, "pg_dumpall did not finish", UNTOUCHED)
+
+
+@contextlib.contextmanager
+def altered(hourly: Hourly, there: str, back: str) -> Iterator[None]:
+    """The databases of the server otherwise for the length of a block."""
+    with psycopg.connect(hourly.stack.database.dsn("postgres"), autocommit=True) as connection:
+        connection.execute(there.encode())
+        try:
+            yield
+        finally:
+            connection.execute(back.encode())
+
+
+def test_database_that_takes_no_connections(hourly: Hourly) -> None:
+    command = "ALTER DATABASE frag ALLOW_CONNECTIONS "
+    with altered(hourly, command + "false", command + "true"):
+        refused(hourly, 66, '"frag"', "not currently accepting connections")
+
+
+def test_any_database_that_takes_no_connections(hourly: Hourly) -> None:
+    create, drop = 'CREATE DATABASE "Front End" ALLOW_CONNECTIONS false', 'DROP DATABASE "Front End"'
+    with altered(hourly, create, drop):
+        refused(hourly, 66, '"Front End"')
+
+
+def test_application_database_that_is_missing(hourly: Hourly) -> None:
+    with altered(hourly, "ALTER DATABASE frag RENAME TO frog", "ALTER DATABASE frog RENAME TO frag"):
+        refused(hourly, 66, '"frag"')
+
+
+def test_connection_limit_does_not_keep_the_superuser_out(hourly: Hourly) -> None:
+    with altered(hourly, "ALTER DATABASE frag CONNECTION LIMIT 0", "ALTER DATABASE frag CONNECTION LIMIT -1"):
+        hourly.backup()
+
+
+def test_database_dropped_amid_a_dump(hourly: Hourly) -> None:
+    with psycopg.connect(hourly.stack.database.dsn("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE passing")
+        with hourly.unharmed(), hourly.start(shims=AMID_THE_DUMP) as job:
+            job.reached("reached")
+            connection.execute("DROP DATABASE passing")
+            job.release("go")
+            result = job.wait()
+    assert_failed(result, 75, "passing", UNTOUCHED)
+
+
+def test_lock_that_is_never_given_up_ends_at_the_inner_deadline(hourly: Hourly) -> None:
+    locked = psycopg.connect(hourly.stack.database.dsn("frag"))
+    locked.execute("LOCK TABLE auth_user IN ACCESS EXCLUSIVE MODE")
+    # The program's clock runs from 2579 s on, and what it sleeps is short: its time is over in two seconds.
+    late = {"SECONDS": "2577"}
+    try:
+        result = refused(
+            hourly, 124, "2580", "lock", environment=late, shims={"sleep": f"{faults.REAL}; sleep 0.1"}
+        )
+        assert result.reason == "", "it ends itself, before Kubernetes takes pod and log away"
+    finally:
+        locked.close()
+    with psycopg.connect(hourly.stack.database.dsn("postgres")) as connection:
+        query = sql.SQL("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump'")
+        assert connection.execute(query).fetchone() == (0,), "no dump goes on in the server"
+
+
+# ---- the stream ----
+
+TRAILER = "'--' '-- PostgreSQL database cluster dump complete' '--' ''"
+
+
+def test_stream_that_ends_early_though_pg_dumpall_is_content(hourly: Hourly) -> None:
+    short = faults.dump_by('pg_dumpall "$@" | head -c 2000000; true')
+    refused(hourly, 65, "ended before its last line", shims=short)
+
+
+def test_stream_that_ends_within_a_row_that_reads_like_the_end(hourly: Hourly) -> None:
+    """The rows of an application may hold the very lines that end a dump; as rows they do not end it."""
+    cut = f"""pg_dumpall "$@" | sed '/^COPY public.viewer_text /q'; printf '%s\\n' {TRAILER}"""
+    refused(hourly, 65, "ended before its last line", shims=faults.dump_by(cut))
+
+
+def test_stream_that_ends_within_a_text_that_reads_like_the_end(hourly: Hourly) -> None:
+    """So may comments and the bodies of functions."""
+    comment = "sed -e '/^COMMENT ON /{s/ IS .*/ IS/;q}'"
+    cut = f"""pg_dumpall "$@" | {comment}; printf '%s\\n' "'" {TRAILER}"""
+    refused(hourly, 65, "ended before its last line", shims=faults.dump_by(cut))
+
+
+def test_only_the_roles_are_no_dump(hourly: Hourly) -> None:
+    refused(hourly, 65, "lacks the database", shims=faults.dump_by('pg_dumpall "$@" --globals-only'))
+
+
+def test_dump_that_lacks_a_database(hourly: Hourly) -> None:
+    lacking = faults.dump_by('pg_dumpall "$@" --exclude-database=frag')
+    refused(hourly, 65, "lacks the database frag", shims=lacking)
+
+
+def test_pg_dumpall_that_fails_at_the_end(hourly: Hourly) -> None:
+    refused(hourly, 65, "pg_dumpall ended with 1", shims=faults.dump_by('pg_dumpall "$@"; exit 1'))
+
+
+@pytest.mark.parametrize(
+    "script", ["head -c 1000 >/dev/null; exit 3", "cat >/dev/null; exit 3"], ids=["early", "late"]
+)
+@pytest.mark.parametrize("command", ["zstd", "tee", "openssl", "awk"])
+def test_stage_of_the_pipe_that_fails(hourly: Hourly, command: str, script: str) -> None:
+    with hourly.unharmed():
+        result = hourly.run(shims=faults.amid_pipe(command, script))
+    assert result.exit_code in (65, 74, 75), result.log
+    assert UNTOUCHED in result.verdict["message"]
+
+
+def test_process_killed_for_want_of_memory(hourly: Hourly) -> None:
+    refused(hourly, 137, "memory", shims=faults.amid_pipe("zstd", "kill -KILL $$"))
+
+
+# ---- the volume ----
+
+
+def test_volume_without_room_for_another_dump(hourly: Hourly) -> None:
+    size = sum(len(hourly.read(name)) for name in hourly.dumps())
+    with hourly.volume.limited(size + 600_000):
+        refused(hourly, 73, "left", "larger")
+
+
+def test_volume_that_fills_up_amid_the_dump(hourly: Hourly) -> None:
+    # The newest dump is small, so the room seems to be enough.
+    hourly.plant(timedelta(minutes=30), dump=b"small")
+    size = sum(len(hourly.read(name)) for name in hourly.dumps())
+    with hourly.volume.limited(size + 600_000):
+        refused(hourly, 73, "No space left")
+
+
+def test_volume_that_is_full_before_the_first_dump(hourly: Hourly) -> None:
+    hourly.volume.clear()
+    with hourly.volume.limited(300_000):
+        result = hourly.run()
+        assert_failed(result, 73, "No space left")
+        assert hourly.dumps() == hourly.others() == []
+
+
+def test_volume_that_is_read_only(hourly: Hourly) -> None:
+    with hourly.volume.read_only():
+        refused(hourly, 77, "Read-only file system")
+
+
+def test_folder_that_belongs_to_someone_else(hourly: Hourly) -> None:
+    folder = hourly.volume.path / FOLDER
+    folder.chmod(0o555)
+    try:
+        refused(hourly, 77, "Permission denied", "999:999")
+    finally:
+        folder.chmod(0o2775)
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [("Input/output error", 74), ("No space left on device", 73), ("Disk quota exceeded", 73)],
+)
+@pytest.mark.parametrize("what", ["dump", "manifest"])
+def test_file_system_that_cannot_keep_what_it_took(
+    hourly: Hourly, message: str, code: int, what: str
+) -> None:
+    when = WRITING if what == "dump" else "[[ ${!#} == */.manifest/.tmp.backup-* ]]"
+    failing = faults.fail("sync", 1, f"sync: error syncing '/backup/hourly/x': {message}", when)
+    refused(hourly, code, message, shims=failing)
+
+
+def test_disk_that_gives_back_something_else(hourly: Hourly) -> None:
+    wrong = f'if {READING_BACK}; then {faults.REAL}; head -c -1 | openssl "$@"; exit; fi; '
+    refused(hourly, 74, "reads back differently", shims={"openssl": wrong + faults.real("openssl")})
+
+
+# ---- values that never came through the chart ----
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KEEP", "0"),
+        ("KEEP", "many"),
+        ("COMPRESSOR", "lz4"),
+        ("MINIMUM_SHARE", "-1"),
+        ("PGHOST", ""),
+        ("DATABASE_NAME", ""),
+    ],
+)
+def test_variable_that_makes_no_sense(hourly: Hourly, name: str, value: str) -> None:
+    refused(hourly, 64, name, environment={name: value})
+
+
+# ---- ends from outside ----
+
+POINTS: dict[str, dict[str, str]] = {
+    "before the folder": faults.hold("mkdir"),
+    "the write probe": faults.hold("ln", "[[ $* == *probe* ]]"),
+    "the first query": faults.hold("psql"),
+    "the dump's begin": faults.hold("pg_dumpall", "[[ $* != *--version* ]]"),
+    "amid the dump": AMID_THE_DUMP,
+    "the fsync": faults.hold("sync", WRITING),
+    "the read-back": faults.hold("openssl", READING_BACK),
+    "the manifest": faults.hold("cp"),
+    "publishing the manifest": faults.hold("ln", "[[ ${!#} == */.manifest/backup-* ]]"),
+    "publishing the dump": faults.hold("ln", PUBLISHING),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_told_to_stop(hourly: Hourly, point: str) -> None:
+    with hourly.unharmed(), hourly.start(shims=POINTS[point]) as job:
+        job.reached("reached")
+        job.signal(signal.SIGTERM)
+        result = job.wait()
+    assert_failed(result, 143, "told to stop", UNTOUCHED)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed(hourly: Hourly, point: str) -> None:
+    before = hourly.files()
+    with hourly.start(shims=POINTS[point]) as job:
+        job.reached("reached")
+        job.signal(signal.SIGKILL)
+        assert job.wait().exit_code == 137
+    after = hourly.files()
+    assert {name: after.get(name) for name in before} == before
+    assert len(hourly.dumps()) == 3, "nothing that a reader may pick"
+    # What is left disturbs no later run, and the first one after the deadline takes it away.
+    hourly.make_old(timedelta(seconds=3100))
+    hourly.backup()
+    assert len(hourly.dumps()) == len(hourly.verified()) == 4
+    assert [name for name in hourly.others() if ".tmp." in name] == []
+
+
+PUBLISHED_POINTS = {
+    "the folder's fsync": faults.hold("sync", "[[ ${!#} == /backup/hourly ]]"),
+    "the retention": faults.hold("rm", "[[ $* == */backup-* && $* != *.tmp.* ]]"),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("point", PUBLISHED_POINTS)
+def test_ended_after_publishing(hourly: Hourly, point: str, number: signal.Signals) -> None:
+    hourly.plant_verified(27)
+    before = hourly.dumps()
+    with hourly.start(shims=PUBLISHED_POINTS[point]) as job:
+        job.reached("reached")
+        job.signal(number)
+        job.release("go")
+        result = job.wait()
+    assert result.exit_code == 128 + number
+    [new] = set(hourly.dumps()) - set(before)
+    assert new in hourly.verified()
+    assert len(hourly.verified()) >= 24
+    assert hourly.dumps()[-24:] == hourly.verified()[-24:], "no gap: what is removed is the oldest"
+    if number == signal.SIGTERM:
+        assert f"{new} is published" in result.verdict["message"]
+    again = hourly.run()
+    assert again.succeeded, again.log
+    assert len(hourly.verified()) == 24
