@@ -1,4 +1,4 @@
-"""Production's render is what its operators rely on."""
+"""Production's render, and that of the chart's defaults, is what the operators rely on."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import CHART, Objects
+from stack_backup.render import CHART, Objects, render
 from tests.render import contract
 from tests.render.rules import quantity
+from tests.render.stacks import STACKS
+
+
+@pytest.fixture(params=["production", "defaults"])
+def installed(request: pytest.FixtureRequest) -> Objects:
+    values, _ = STACKS[request.param]
+    return render(values, namespace=contract.NAMESPACE)
 
 
 @pytest.fixture
-def cronjob(production: Objects) -> dict[str, Any]:
-    return production.get("CronJob", contract.HOURLY)
+def cronjob(installed: Objects) -> dict[str, Any]:
+    return installed.get("CronJob", contract.HOURLY)
 
 
 @pytest.fixture
@@ -52,8 +59,8 @@ def test_the_next_hour_is_the_retry(cronjob: dict[str, Any]) -> None:
     assert cronjob["spec"]["jobTemplate"]["spec"]["backoffLimit"] == 1
 
 
-def test_no_object_leaves_the_namespace_of_the_release(production: Objects) -> None:
-    assert {item["metadata"].get("namespace", contract.NAMESPACE) for item in production} == {
+def test_no_object_leaves_the_namespace_of_the_release(installed: Objects) -> None:
+    assert {item["metadata"].get("namespace", contract.NAMESPACE) for item in installed} == {
         contract.NAMESPACE
     }
 
@@ -69,9 +76,9 @@ def test_dumps_lie_in_the_hourly_folder_of_the_volume(
     assert environment["BACKUP_FOLDER"] == contract.FOLDER
 
 
-def test_the_last_24_are_kept_and_fit_on_the_volume(production: Objects, environment: dict[str, str]) -> None:
+def test_the_last_24_are_kept_and_fit_on_the_volume(installed: Objects, environment: dict[str, str]) -> None:
     assert environment["KEEP"] == str(contract.KEEP)
-    claim = production.get("PersistentVolumeClaim", contract.CLAIM)
+    claim = installed.get("PersistentVolumeClaim", contract.CLAIM)
     size = quantity(claim["spec"]["resources"]["requests"]["storage"])
     # The newest is written before the oldest goes, and no run starts with less than 1.3 dumps free.
     assert size >= (contract.KEEP + 1.3) * contract.DUMP_GIB * 2**30
@@ -115,14 +122,14 @@ def test_the_pattern_of_file_names_is_that_of_the_example() -> None:
     assert not contract.FILE_NAME.fullmatch(contract.FILE_NAME_EXAMPLE + ".partial")
 
 
-def test_the_job_runs_its_own_program_from_the_chart(production: Objects, pod: dict[str, Any]) -> None:
+def test_the_job_runs_its_own_program_from_the_chart(installed: Objects, pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
     shell, program = container["command"]
     assert shell == "/bin/bash"
     folder, _, name = program.rpartition("/")
     volume, _ = _volume_at(pod, folder)
     assert name == f"{contract.HOURLY}.sh"
-    assert name in production.get("ConfigMap", volume["configMap"]["name"])["data"]
+    assert name in installed.get("ConfigMap", volume["configMap"]["name"])["data"]
 
 
 def test_the_job_is_given_what_its_program_asks_for_and_nothing_else(environment: dict[str, str]) -> None:
