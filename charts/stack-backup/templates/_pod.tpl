@@ -79,10 +79,10 @@ jobTemplate:
         {{- end }}
         securityContext:
           runAsNonRoot: true
-          runAsUser: {{ $values.pod.runAsUser }}
-          runAsGroup: {{ $values.pod.runAsGroup }}
+          runAsUser: {{ $values.pod.runAsUser | int64 }}
+          runAsGroup: {{ $values.pod.runAsGroup | int64 }}
           {{- if kindIs "invalid" $values.pod.fsGroup | not }}
-          fsGroup: {{ $values.pod.fsGroup }}
+          fsGroup: {{ $values.pod.fsGroup | int64 }}
           fsGroupChangePolicy: OnRootMismatch
           {{- end }}
           {{- with $values.pod.supplementalGroups }}
