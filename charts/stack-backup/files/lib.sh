@@ -13,7 +13,7 @@ DUMP_NAME='^backup-[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z-dumpal
 
 # ---- log, verdict, end --------------------------------------------------------------------------------------------
 
-say() { printf '%s %s\n' "$(date +%Y-%m-%dT%H:%M:%SZ)" "$*" >&2; }
+say() { printf '%s %s\n' "$(date +%Y-%m-%dT%H:%M:%SZ)" "$*" >&"$LOG"; }
 
 # figure KEY NUMBER-OR-TEXT: one more member of the verdict.
 figure() {
@@ -35,8 +35,8 @@ json() {
 
 # begin: to be called first. Takes what every job has from the environment: JOB, DEADLINE_SECONDS.
 begin() {
-  exec 2>&1
-  FIGURES='' FAILED_AT='' CHILD='' WATCH='' WORK='' UNTOUCHED='' TEMPORARY=()
+  exec 2>&1 {LOG}>&1 # a trap may run while the output of a command goes elsewhere
+  FIGURES='' FAILED_AT='' CHILD='' WATCH='' WORK='' UNTOUCHED='' PUBLISHING=() TEMPORARY=()
   trap 'FAILED_AT="${BASH_SOURCE[0]##*/} line $LINENO: $BASH_COMMAND"' ERR
   trap 'end $?' EXIT
   trap 'fail 143 "The job was told to stop."' TERM INT HUP
@@ -69,6 +69,8 @@ number() {
 
 # fail CODE WHAT-HAPPENED [WHAT-TO-DO]: ends the program. UNTOUCHED says what the failure left as it was.
 fail() {
+  trap '' TERM INT HUP USR1
+  settle
   verdict "$1" failed "$2${UNTOUCHED:+ $UNTOUCHED}${3:+ $3}"
   exit "$1"
 }
@@ -88,14 +90,13 @@ verdict() {
   if [[ -n ${TERMINATION_LOG-} ]]; then
     printf '%s\n' "$line" >"$TERMINATION_LOG" || say "The termination message could not be written to $TERMINATION_LOG."
   fi
-  printf '%s\n' "$line"
+  printf '%s\n' "$line" >&"$LOG"
   trap - EXIT
 }
 
 # Reached only when a command failed that no line of the program expected to fail.
 end() {
-  verdict 75 failed "The program stopped unexpectedly at ${FAILED_AT:-its end with $1}. $UNTOUCHED"
-  exit 75
+  fail 75 "The program stopped unexpectedly at ${FAILED_AT:-its end with $1}."
 }
 
 # Ends what still runs and takes away what is unfinished.
@@ -277,15 +278,37 @@ verified() {
 # suspicious PATH: does its manifest say so?
 suspicious() { [[ $(manifest_value "$(manifest_of "$1")" suspicious) == yes ]]; }
 
-# publish TEMPORARY PATH: gives a finished file its final name, for good. A link never takes a name that is in use.
+# publish DUMP MANIFEST PATH: gives a finished dump its final name, for good. The link to PATH is the commit point: a
+# manifest alone is nothing to a reader.
 publish() {
-  on_volume sync -- "$1"
-  if ! attend ln -T -- "$1" "$2" 2>"$WORK/volume-error" && ! [[ $2 -ef $1 ]]; then # a file server may do it and lose the answer
+  on_volume sync -- "$1" "$2"
+  PUBLISHING=("$@")
+  link "$2" "$(manifest_of "$3")"
+  link "$1" "$3"
+  settle
+}
+
+# link FILE NAME: never takes a name that is in use. A file server may do it and lose the answer.
+link() {
+  if ! attend ln -T -- "$1" "$2" 2>"$WORK/volume-error" && ! [[ $2 -ef $1 ]]; then
     [[ ! -e $2 ]] || fail 75 "The name ${2##*/} is taken already." 'Two runs began in the same second: the next one will find its own name.'
     classify_volume_error "$(<"$WORK/volume-error")"
     fail "$CODE" "The volume refused: $(cause "$WORK/volume-error")." "$ADVICE"
   fi
   on_volume sync -- "${2%/*}"
+}
+
+# settle: whatever ends the program in the middle of publishing, the files tell how far it came.
+settle() {
+  local dump manifest name
+  ((${#PUBLISHING[@]})) || return 0
+  dump=${PUBLISHING[0]} manifest=${PUBLISHING[1]} name=${PUBLISHING[2]}
+  PUBLISHING=()
+  if [[ $name -ef $dump ]]; then
+    UNTOUCHED="The new dump ${name##*/} is published and whole."
+  elif [[ $(manifest_of "$name") -ef $manifest ]]; then
+    rm -f -- "$(manifest_of "$name")"
+  fi
 }
 
 # prune FOLDER KEEP: removes what is older than the KEEP-th newest verified dump that is not suspicious. Sets REMOVED
@@ -332,6 +355,6 @@ choose_compressor() {
 # digest: the sha256 of what it reads, in hexadecimal. openssl uses the processor's own instructions.
 digest() {
   local line
-  if type -P openssl >"$WORK/probe"; then line=$(openssl dgst -sha256 -r); else line=$(sha256sum); fi
+  if type -P openssl >"$WORK/probe"; then line=$(openssl dgst -sha256 -r) || return; else line=$(sha256sum) || return; fi
   printf '%s\n' "${line%% *}"
 }

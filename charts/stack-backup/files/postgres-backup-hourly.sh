@@ -36,13 +36,7 @@ main() {
   check_databases
   check_copy "$temporary"
   write_manifest "$manifest" "$temporary"
-
-  # The dump's own name is the commit point: a manifest alone is nothing to a reader.
-  publish "$manifest" "$(manifest_of "$dump")"
-  TEMPORARY+=("$(manifest_of "$dump")")
-  publish "$temporary" "$dump"
-  TEMPORARY=("$temporary" "$manifest")
-  UNTOUCHED="The new dump $NAME is published and whole."
+  publish "$temporary" "$manifest" "$dump"
   retain
 }
 
@@ -97,48 +91,40 @@ check_space() {
     'Make the volume larger or keep fewer dumps; no dump is ever deleted to make room.'
 }
 
-# take_dump FILE: the stream is counted before it is compressed and hashed after that, all in one pass.
+# take_dump FILE: one pass counts what the dump holds, compresses it, writes it, and hashes what was written.
 take_dump() {
   printf '%s' "$1" >"$WORK/progress"
-  attend pipeline "$1" || : # every stage's status is in a file of its own
+  attend pipeline "$1" || : # every stage has its own status
   rm -f -- "$WORK/progress"
-  local dump=1 counted=1 split=1 compressed=1 written=1 hashed=1
-  read -r dump <"$WORK/status.dump" || :
-  read -r split compressed written hashed <"$WORK/status.write" || :
-  read -r counted <"$WORK/status.count" || :
+  local dump counted compressed written hashed
+  read -r dump counted compressed written hashed <"$WORK/status"
   if [[ -s $WORK/dump-error ]]; then cat -- "$WORK/dump-error" >&2; fi
 
-  # A full volume also breaks every pipe before it: so the last stage is asked first.
-  if [[ -s $WORK/volume-error ]]; then
+  # A full volume breaks every pipe before it: so the last stage is asked first.
+  if grep -q -v -F "'standard output'" -- "$WORK/volume-error"; then
     cat -- "$WORK/volume-error" >&2
     classify_volume_error "$(<"$WORK/volume-error")"
     fail "$CODE" "The dump could not be written: $(cause "$WORK/volume-error")." "$ADVICE"
   fi
-  [[ " $dump $split $compressed $written $hashed $counted " != *' 137 '* ]] ||
+  [[ " $dump $counted $compressed $written $hashed " != *' 137 '* ]] ||
     fail 137 'A process of the dump was killed, most likely for want of memory.' 'Raise the memory limit (value backup.resources).'
   if ((dump)) && [[ -s $WORK/dump-error && $(<"$WORK/dump-error") != *'Broken pipe'* ]]; then
     classify_server_error "$(<"$WORK/dump-error")"
     ((CODE != 66)) || CODE=75 # it was there when the run began
     fail "$CODE" "pg_dumpall did not finish: $(cause "$WORK/dump-error")." "$ADVICE"
   fi
-  ((split + compressed + written + hashed == 0)) ||
-    fail 75 "The pipe from pg_dumpall to the volume broke (tee $split, ${COMPRESS[0]} $compressed, write $written, sha256 $hashed)." 'Read the lines above.'
+  ((compressed + written + hashed == 0)) ||
+    fail 75 "The pipe from pg_dumpall to the volume broke (${COMPRESS[0]} $compressed, write $written, sha256 $hashed)." 'Read the lines above.'
   ((dump == 0)) || fail 65 "pg_dumpall ended with $dump and said nothing." 'Read the log of the server.'
   ((counted == 0)) || fail 65 'The stream of pg_dumpall ended before its last line.' 'Read the log of the server.'
 }
 
 pipeline() {
   set +e
-  {
-    pg_dumpall --username="$DATABASE_SUPERUSER" --no-password 2>"$WORK/dump-error"
-    printf '%s\n' "$?" >"$WORK/status.dump"
-  } | {
-    tee --output-error=exit /dev/fd/3 | "${COMPRESS[@]}" | tee --output-error=exit -- "$1" 2>"$WORK/volume-error" | digest >"$WORK/sha256"
-    printf '%s\n' "${PIPESTATUS[*]}" >"$WORK/status.write"
-  } 3>&1 | {
-    awk -f "$PROGRAMS/dump-contents.awk" >"$WORK/contents"
-    printf '%s\n' "$?" >"$WORK/status.count"
-  }
+  pg_dumpall --username="$DATABASE_SUPERUSER" --no-password 2>"$WORK/dump-error" |
+    awk -v contents="$WORK/contents" -f "$PROGRAMS/dump-contents.awk" | "${COMPRESS[@]}" |
+    tee --output-error=exit -- "$1" 2>"$WORK/volume-error" | digest >"$WORK/sha256"
+  printf '%s\n' "${PIPESTATUS[*]}" >"$WORK/status"
 }
 
 # A dump that lacks a database is a whole stream all the same.
@@ -156,7 +142,7 @@ check_databases() {
 # check_copy FILE: what the volume gives back is what was written to it. The page cache is dropped first, so that the
 # answer comes from the disk or the file server where the kernel allows it.
 check_copy() {
-  on_volume sync -- "$1"
+  on_volume sync -- "$1" # else nothing of it can be dropped
   on_volume dd if="$1" iflag=nocache count=0 status=none
   on_volume read_back "$1"
   [[ $(<"$WORK/sha256") == "$(<"$WORK/sha256.read")" ]] ||
