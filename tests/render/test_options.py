@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from stack_backup.render import Objects, render
+from stack_backup.testbed.paths import BIN
 from tests.render import contract
 
 
@@ -100,6 +101,17 @@ def test_what_all_pods_have_in_common_reaches_the_pod() -> None:
     assert pod["imagePullSecrets"] == [{"name": "registry"}]
     assert template["metadata"]["labels"]["team"] == "1"
     assert template["metadata"]["annotations"]["example.org/note"] == "true"
+
+
+@pytest.mark.parametrize("executable", ["helm", "helm3"])
+def test_a_large_id_stays_a_whole_number(executable: str) -> None:
+    """Templates see numbers as floats, and write large ones as 1.00066e+09, which no API server takes."""
+    large = 1000660000
+    ids = {"runAsUser": large, "runAsGroup": large, "fsGroup": large, "supplementalGroups": [large]}
+    context = _pod(render({"pod": ids}, helm=BIN / executable))["securityContext"]
+    found = [context["runAsUser"], context["runAsGroup"], context["fsGroup"], *context["supplementalGroups"]]
+    assert found == 4 * [large]
+    assert {type(number) for number in found} == {int}
 
 
 @pytest.mark.parametrize(
