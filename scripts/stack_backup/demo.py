@@ -55,8 +55,8 @@ def main() -> int:
         console.print(f"The dumps lie in {os.path.relpath(KEPT)}")
     compared = sum(one.rows_compared or 0 for one in story.rounds)
     console.print(
-        f"[bold green]{len(story.rounds)} backups taken, restored and compared: {compared:,} rows, "
-        f"0 differences, {monotonic() - started:.1f} s in all.[/]"
+        f"[bold green]{len(story.rounds)} backups taken, restored and compared[/]: {compared:,} rows, "
+        f"0 differences, {monotonic() - started:.0f} s in all"
     )
     return 0
 
@@ -122,20 +122,20 @@ def _seconds(value: float | None) -> str:
 
 
 _ROWS: dict[str, Callable[[Round], str]] = {
-    "Dump": lambda one: one.dump,
+    "Dump of": lambda one: one.dump.removeprefix("backup-").partition("-dumpall")[0],
     "Size": lambda one: megabytes(one.job.verdict["bytes"]),
     "Databases": lambda one: ", ".join(sorted(name for (name,) in one.manifest.get("database", []))),
     "Tables": lambda one: _number(one.job.verdict["tables"]),
     "Rows": lambda one: _number(one.job.verdict["rows"]),
     "Exit code": lambda one: str(one.job.exit_code),
     "Time of the job": lambda one: _seconds(one.job.seconds),
-    "Verified dumps on the volume": lambda one: _number(one.job.verdict["verified"]),
+    "Verified dumps so far": lambda one: _number(one.job.verdict["verified"]),
     "Time of the restore": lambda one: _seconds(one.restore_seconds),
     "Rows compared": lambda one: _number(one.rows_compared),
-    "Properties of schema and roles compared": lambda one: _number(one.properties_compared),
+    "Properties compared": lambda one: _number(one.properties_compared),
     "Differences": lambda one: _number(one.differences),
-    "Rows written after the backup": lambda one: _number(one.rows_written_afterwards),
-    "of those, restored": lambda one: _number(one.rows_restored_of_those),
+    "Rows written afterwards": lambda one: _number(one.rows_written_afterwards),
+    "... of those restored": lambda one: _number(one.rows_restored_of_those),
 }
 
 

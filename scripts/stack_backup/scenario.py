@@ -182,6 +182,13 @@ class HourlyBackup:
         _same("bytes", [[str((self._folder / name).stat().st_size)]], manifest["bytes"])
         _same("databases", sorted(one for (one,) in manifest["database"]), sorted(self._held.databases))
         counted = {(database, table): int(rows) for database, table, rows in manifest["table"]}
+        figures = {
+            "bytes": (self._folder / name).stat().st_size,
+            "databases": len(manifest["database"]),
+            "tables": len(counted),
+            "rows": sum(counted.values()),
+        }
+        _same("figures of the verdict", {key: self._round.job.verdict[key] for key in figures}, figures)
         _same(
             "rows per table", counted, {key: len(t.rows) for key, t in self._held.tables.items() if t.dumped}
         )

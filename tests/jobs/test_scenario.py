@@ -35,16 +35,7 @@ def test_a_backup_is_restored_to_what_the_database_held_then(runtime: LocalRunti
     assert (second.rows_compared or 0) > (first.rows_compared or 0), "what was written meanwhile is there now"
 
 
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        ("DELETE FROM viewer_note WHERE id = 1", "rows of public.viewer_note"),
-        ("ALTER TABLE viewer_note OWNER TO admin", "viewer_note"),
-    ],
-)
-def test_a_restore_that_lost_something_ends_the_story(
-    runtime: LocalRuntime, tmp_path: Path, damage: str, sentence: str
-) -> None:
+def test_a_restore_that_lost_one_row_ends_the_story(runtime: LocalRuntime, tmp_path: Path) -> None:
     with runtime.stack(NAMESPACE) as stack:
         story = HourlyBackup(stack, tmp_path, molecules=50)
         told = []
@@ -53,10 +44,10 @@ def test_a_restore_that_lost_something_ends_the_story(
             if evidence.title == RESTORED:
                 assert evidence.ok, evidence.seen
                 with psycopg.connect(story.restored.dsn(dataset.DATABASE)) as connection:
-                    connection.execute(damage.encode())
+                    connection.execute("DELETE FROM viewer_note WHERE id = 1")
     assert told[-1].title == "Compare every row"
     assert isinstance(told[-1].error, ScenarioError)
-    assert sentence in told[-1].seen
+    assert "rows of public.viewer_note: 50 rows, 1 of them only here: 1 , fragalysis" in told[-1].seen
 
 
 def test_the_first_step_that_fails_is_the_last() -> None:
@@ -83,7 +74,7 @@ def test_the_first_step_that_fails_is_the_last() -> None:
 
 def test_the_demo_prints_what_happened() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "stack_backup.demo", "--molecules", "100"],
+        [sys.executable, "-m", "stack_backup.demo", "--molecules", "20"],
         env={**os.environ, "COLUMNS": "100"},
         cwd=PROJECT,
         capture_output=True,
