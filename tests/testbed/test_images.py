@@ -136,7 +136,7 @@ def test_an_image_is_pulled_where_a_registry_answers(
     assert (pulled / "lib").readlink() == Path("usr/lib")
     status = (pulled / "etc" / "secret").stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (999, 999, 0o640)
-    assert podman.run("ps", "--all", "--quiet") == ""
+    assert podman.run("ps", "--all", "--quiet") == podman.run("volume", "ls", "--quiet") == ""
 
     images.registry_answers.cache_clear()  # gone by now: what was pulled is used all the same
     assert images.rootfs(PUBLIC.name) == pulled

@@ -6,7 +6,7 @@ import argparse
 import shutil
 import sys
 
-from stack_backup.testbed import Failure, images, tools
+from stack_backup.testbed import Failure, images, node, tools
 from stack_backup.testbed.paths import CACHE, PROJECT
 
 LEFT_BY_MAKE = (".cache", ".venv", ".pytest_cache", ".mypy_cache", ".ruff_cache", "build")
@@ -32,13 +32,21 @@ def main(arguments: list[str]) -> int:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "tools":
-        tools.ensure(*(options.names or [*tools.TOOLS, *tools.PACKAGED]))
+        tools.ensure(*(options.names or _useful()))
     elif options.command == "images":
         for name in options.names or images.IMAGES:
             print(f"{name}: {images.rootfs(name)}")
     else:
         clean()
     return 0
+
+
+def _useful() -> list[str]:
+    """Every tool, but for what is only in a node image of our own where such an image can be pulled."""
+    every = [*tools.TOOLS, *tools.PACKAGED]
+    if not images.registry_answers():
+        return every
+    return [name for name in every if name not in node.BUILT or name == "kubectl"]
 
 
 def clean() -> None:

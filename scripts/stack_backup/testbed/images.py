@@ -214,7 +214,7 @@ def _pull(image: Image, folder: Path) -> None:
         try:
             podman.run("export", "--output", exported, container)
         finally:
-            podman.run("rm", container)
+            podman.run("rm", "--volumes", container)
         tar = [*system.as_root(f"unpack {image.name}"), "tar", "--numeric-owner", "--preserve-permissions"]
         run([*tar, "--extract", "--file", exported, "--directory", folder])
         exported.unlink()

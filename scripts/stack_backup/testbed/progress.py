@@ -53,8 +53,10 @@ def step(name: str, doing: str, builtin: float) -> Iterator[None]:
         print(f"\r\033[K{text}" if terminal else text, end=end, flush=True)
 
     def left() -> str:
-        remaining = expected - (time.monotonic() - started)
-        return f"about {human(remaining)} left" if remaining > 0 else "longer than usual, still at it"
+        so_far = time.monotonic() - started
+        if so_far < expected:
+            return f"about {human(expected - so_far)} left"
+        return f"longer than usual, at it for {human(so_far)}"
 
     def watch() -> None:
         while not ended.wait(1.0 if terminal else PLAIN_INTERVAL):
