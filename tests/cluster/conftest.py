@@ -15,8 +15,13 @@ from stack_backup.testbed import cluster, images, tools
 
 IMAGE = "stack-database:15"
 NAMESPACE = "stack-test-backup"
-VALUES = merge_values(scenario.VALUES, scenario.TEST_MACHINE)
-"""Production's own values; only image and volume are those of the test cluster."""
+VALUES = merge_values(
+    scenario.VALUES,
+    scenario.TEST_MACHINE,
+    # Several runs at once have to fit beside a control plane on two cores.
+    {"backup": {"resources": {"requests": {"cpu": "50m"}}}},
+)
+"""Production's own values; only image, volume and requests are those of the test cluster."""
 
 _BEGAN = datetime.now(UTC)
 _STACKS: list[ClusterStack] = []
@@ -65,6 +70,8 @@ def stack(runtime: ClusterRuntime) -> Iterator[ClusterStack]:
     with runtime.stack(NAMESPACE) as stack:
         _STACKS.append(stack)
         stack.install(VALUES)
+        # A dump without any table is refused; the application's database is filled by the story alone.
+        stack.database.execute("CREATE TABLE note AS SELECT 'beside the application' AS text")
         yield stack
         _STACKS.remove(stack)
 

@@ -128,20 +128,23 @@ def test_a_dry_run_finds_what_is_wrong(
 
 
 @pytest.fixture(params=["helm", "helm3"])
-def upgraded(
-    request: pytest.FixtureRequest, runtime: ClusterRuntime, stack: ClusterStack
-) -> Iterator[ClusterStack]:
-    """A stack that this Helm has installed and only this Helm upgrades, with a dump on its volume."""
+def upgraded(request: pytest.FixtureRequest, stack: ClusterStack) -> Iterator[ClusterStack]:
+    """The stack with a release that this Helm made, on the volume that the other Helm's release has left."""
     if request.param == "helm":
         yield stack
         return
-    with ClusterRuntime(runtime.cluster, helm=BIN / request.param).stack("stack-test-helm3") as other:
-        other.install(VALUES)
-        yield other
+    stack.uninstall()
+    stack.helm = BIN / request.param
+    stack.install(VALUES)
+    yield stack
+    stack.uninstall()
+    stack.helm = BIN / "helm"
+    stack.install(VALUES)
 
 
 def test_upgrading_three_times_changes_nothing(upgraded: ClusterStack) -> None:
-    assert upgraded.run(contract.HOURLY).succeeded
+    end = upgraded.run(contract.HOURLY)
+    assert end.succeeded, end.log
     objects, files = _settled(upgraded), upgraded.volume(contract.CLAIM).list(contract.FOLDER)
     revision = upgraded.revision()
     for number in range(1, 4):

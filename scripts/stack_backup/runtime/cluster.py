@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -149,7 +148,9 @@ class ClusterStack:
         self.passwords = {user: f"{secrets.token_hex(8)}{AWKWARD}" for user in (SUPERUSER, USER)}
         self.failed = False
         """Set where a test failed in it: with STACK_BACKUP_KEEP=1 it is then kept, to be looked at."""
-        self._image, self._chart, self._helm = image, chart, helm
+        self._image, self._chart = image, chart
+        self.helm = helm
+        """The Helm that installs, upgrades and uninstalls."""
         self._volumes: dict[str, ClusterVolume] = {}
         self.database = ClusterServer(kube, namespace, "database-0", self.passwords)
 
@@ -158,10 +159,12 @@ class ClusterStack:
     def install(self, values: Mapping[str, Any], release: str = RELEASE) -> None:
         """See `runtime.Stack.install`. Helm's refusal is a `pyhelm3.errors.Error` with its sentence."""
 
+        client = self._client
+
         async def install() -> None:
-            chart = await self._client.get_chart(self._chart)
+            chart = await client.get_chart(self._chart)
             # Not `wait`: a claim of a class that binds late is ready only after the first run has mounted it.
-            await self._client.install_or_upgrade_release(
+            await client.install_or_upgrade_release(
                 release, chart, dict(values), namespace=self.namespace, create_namespace=False, timeout="2m"
             )
 
@@ -184,9 +187,9 @@ class ClusterStack:
         )
         return [release.name for release in found]
 
-    @cached_property
+    @property
     def _client(self) -> Any:
-        return pyhelm3.Client(executable=str(self._helm), kubeconfig=self.kube.kubeconfig)
+        return pyhelm3.Client(executable=str(self.helm), kubeconfig=self.kube.kubeconfig)
 
     # Its jobs
 
@@ -372,7 +375,6 @@ class ClusterRuntime:
     def __init__(
         self, cluster: Cluster, *, image: str = IMAGE, chart: Path = CHART, helm: Path = BIN / "helm"
     ) -> None:
-        self.cluster = cluster
         self.kube = Kube(cluster.kubeconfig, BIN / "kubectl")
         self._image, self._chart, self._helm = image, chart, helm
 

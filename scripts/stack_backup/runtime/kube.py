@@ -153,13 +153,14 @@ class Kube:
         return self.run("logs", pod, "--container", container, namespace=namespace).decode(errors="replace")
 
     def evidence(self, namespace: str) -> str:
-        """What a person would ask for first: events, descriptions and logs of everything in the namespace."""
-        pods = [pod["metadata"]["name"] for pod in self.find("Pod", namespace)]
-        commands = [
-            ("get", "pods,jobs,cronjobs,statefulsets,persistentvolumeclaims", "--output=wide"),
+        """What a person would ask for first: what there is, events, and all about pods that are not well."""
+        pods = self.find("Pod", namespace)
+        unwell = [f"pod/{pod['metadata']['name']}" for pod in pods if not _well(pod)]
+        commands: list[tuple[str, ...]] = [
+            ("get", "pods,jobs,cronjobs,statefulsets,persistentvolumeclaims"),
             ("get", "events", "--sort-by=.lastTimestamp"),
-            ("describe", "pods,jobs,persistentvolumeclaims"),
-            *(("logs", pod, "--all-containers", "--prefix", "--tail=60") for pod in pods),
+            *(("describe", pod) for pod in unwell),
+            *(("logs", pod, "--all-containers", "--prefix", "--tail=40") for pod in unwell),
         ]
         parts = []
         for command in commands:
@@ -205,6 +206,11 @@ class Kube:
     def execute(self, namespace: str, pod: str, *command: str, **streams: Any) -> bytes:
         """Run a command in a pod's first container; standard input reaches its end there. See `run`."""
         return self.run("exec", "--stdin", "--quiet", pod, "--", *command, namespace=namespace, **streams)
+
+
+def _well(pod: Object) -> bool:
+    ready = {one["status"] for one in pod["status"].get("conditions", ()) if one["type"] == "Ready"}
+    return pod["status"]["phase"] == "Succeeded" or ready == {"True"}
 
 
 class PortForward:
