@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 
@@ -57,7 +58,8 @@ def clean() -> None:
         cluster.delete(kubeconfig.stem)
     for name in LEFT_BY_MAKE:
         shutil.rmtree(PROJECT / name, ignore_errors=True)
-    print(f"What took long to make is kept for the next time; to remove that too: rm -rf {CACHE}")
+    as_root = "" if os.geteuid() == 0 else "sudo "  # root file systems have files of root
+    print(f"What took long to make is kept for the next time; to remove that too: {as_root}rm -rf {CACHE}")
 
 
 if __name__ == "__main__":

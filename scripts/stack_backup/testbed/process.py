@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stack_backup.testbed import Failure
@@ -68,7 +68,8 @@ def run(
             printed, _ = child.communicate()
             status = None
         except BaseException:
-            child.terminate()  # interrupted: no child goes on writing behind our back
+            with suppress(PermissionError):  # sudo, which gets a terminal's interrupt by itself
+                child.terminate()  # no child goes on writing behind our back
             child.wait()
             raise
     output = (printed if log is None else log.read_bytes()).decode(errors="replace")

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+from pathlib import Path
 
 from stack_backup.testbed import Failure, progress
 from stack_backup.testbed.paths import LOGS
@@ -70,6 +71,16 @@ def as_root(purpose: str) -> list[str]:
             "run this again in a terminal, or as root."
         ) from error
     return ["sudo", "--non-interactive"]
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, if it is there, also where root has written into it."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        run([*as_root(f"remove {folder}"), "rm", "-rf", "--one-file-system", folder])
 
 
 def _missing(names: tuple[str, ...]) -> list[str]:

@@ -291,13 +291,13 @@ def into_place(final: Path, fill: Callable[[Path], None]) -> None:
     What an interrupted run left is removed first. The caller holds a lock.
     """
     partial = final.with_name(f"{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    system.remove(partial)
     partial.mkdir(parents=True)
     try:
         fill(partial)
         partial.rename(final)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        system.remove(partial)
         raise
 
 
