@@ -29,13 +29,18 @@ check: lint ## The fast loop: lint, then the render and jobs tests
 	$(PYTHON) -m pytest tests/render tests/jobs
 
 lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, helm lint, ct lint, kubeconform, generated files
-	$(TESTBED) tools --names helm,ct,kubeconform,helm-docs,shfmt,shellcheck
+	$(TESTBED) tools --names helm,helm3,ct,kubeconform,helm-docs,shfmt,shellcheck
 	ruff check
 	ruff format --check
 	mypy
-	shellcheck -x $(PROGRAMS)
-	shfmt -i 2 -ci -d $(PROGRAMS)
+	shellcheck --external-sources $(PROGRAMS)
+	shfmt --indent 2 --case-indent --diff $(PROGRAMS)
 	yamllint --strict .
+	for values in $(VALUES); do helm lint --strict --namespace production-stack --values $$values charts/stack-backup; done
+	ct lint --config ct.yaml
+	$(PYTHON) -m stack_backup.kubeconform $(VALUES)
+	helm-docs --chart-search-root charts --dry-run --log-level warning | diff -u charts/stack-backup/README.md - || \
+	  { echo "charts/stack-backup/README.md is not what helm-docs makes of values.yaml: run 'make docs'." >&2; exit 1; }
 
 tools: .venv/.installed ## Build or fetch every tool into .cache/bin
 	$(TESTBED) tools
