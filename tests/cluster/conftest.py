@@ -12,6 +12,7 @@ from stack_backup.render import merge_values
 from stack_backup.runtime.cluster import KEEP, ClusterRuntime, ClusterStack
 from stack_backup.runtime.kube import KubeError, Object
 from stack_backup.testbed import cluster, images, tools
+from tests.render import contract
 
 IMAGE = "stack-database:15"
 NAMESPACE = "stack-test-backup"
@@ -25,6 +26,7 @@ VALUES = merge_values(
 
 _BEGAN = datetime.now(UTC)
 _STACKS: list[ClusterStack] = []
+_SHOWN: list[BaseException] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,11 +43,14 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failure shows what the cluster knew at that moment, and marks its stacks as worth keeping."""
     report = yield
-    if report.failed:
+    if report.failed and call.excinfo is not None:
+        error = call.excinfo.value
+        # A wait that failed has gathered the evidence already; a fixture that failed fails many tests.
+        told = isinstance(error, KubeError) or error in _SHOWN
+        _SHOWN.append(error)
         for stack in _STACKS:
             stack.failed = True
-            # A wait that failed has gathered the evidence already.
-            if call.excinfo is not None and not call.excinfo.errisinstance(KubeError):
+            if not told:
                 report.sections.append((f"namespace {stack.namespace}", stack.kube.evidence(stack.namespace)))
     return report
 
@@ -74,6 +79,11 @@ def stack(runtime: ClusterRuntime) -> Iterator[ClusterStack]:
         stack.database.execute("CREATE TABLE note AS SELECT 'beside the application' AS text")
         yield stack
         _STACKS.remove(stack)
+
+
+def dumps(stack: ClusterStack) -> list[str]:
+    """Names in the folder of dumps."""
+    return [name for name in stack.volume(contract.CLAIM).list(contract.FOLDER) if name != ".manifest"]
 
 
 def release_objects(stack: ClusterStack) -> dict[str, Object]:

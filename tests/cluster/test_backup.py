@@ -11,6 +11,7 @@ import pytest
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.cluster import ClusterStack
 from stack_backup.scenario import Evidence, HourlyBackup, tell
+from tests.cluster.conftest import dumps
 from tests.render import contract
 
 
@@ -71,13 +72,12 @@ def _is_manual(job: Mapping[str, Any]) -> bool:
 
 
 def test_the_volume_holds_whole_dumps_and_their_manifests_alone(stack: ClusterStack, story: Story) -> None:
-    volume = stack.volume(contract.CLAIM)
+    volume, names = stack.volume(contract.CLAIM), dumps(stack)
     assert [name for name in volume.list() if name != "lost+found"] == [contract.FOLDER]
-    dumps = [name for name in volume.list(contract.FOLDER) if name != ".manifest"]
-    assert all(contract.FILE_NAME.fullmatch(name) for name in dumps), dumps
-    assert {one.dump for one in story.rounds} <= set(dumps)
-    assert volume.list(f"{contract.FOLDER}/.manifest") == [f"{name}.tsv" for name in dumps]
-    assert story.rounds[1].job.verdict["verified"] == len(dumps)
+    assert all(contract.FILE_NAME.fullmatch(name) for name in names), names
+    assert {one.dump for one in story.rounds} <= set(names)
+    assert volume.list(f"{contract.FOLDER}/.manifest") == [f"{name}.tsv" for name in names]
+    assert story.rounds[1].job.verdict["verified"] == len(names)
 
 
 def test_the_manifest_says_which_stack_the_dump_is_of(stack: ClusterStack, story: Story) -> None:

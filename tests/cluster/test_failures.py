@@ -11,7 +11,7 @@ from stack_backup.render import merge_values
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.cluster import ClusterStack
 from stack_backup.runtime.kube import Object
-from tests.cluster.conftest import VALUES
+from tests.cluster.conftest import VALUES, dumps
 from tests.render import contract
 
 DEADLINE = 25
@@ -30,7 +30,7 @@ def ends(stack: ClusterStack) -> Mapping[str, JobResult]:
     service: dict[str, Any] = {"ports": [{"port": contract.PORT}], "selector": {"app": GONE}}
     body = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": GONE}, "spec": service}
     stack.kube.create(body, stack.namespace)
-    before = stack.volume(contract.CLAIM).list(contract.FOLDER)
+    before = dumps(stack)
     faults: dict[str, tuple[dict[str, Any], Any]] = {
         "no image": ({"database": {"image": {"tag": "no-such-tag"}}}, _hasten),
         "unreachable": ({"database": {"host": GONE}}, None),
@@ -44,7 +44,7 @@ def ends(stack: ClusterStack) -> Mapping[str, JobResult]:
     stack.install(VALUES)
     ends = {fault: stack.ended(contract.HOURLY, name, timeout=300) for fault, name in begun.items()}
     stack.kube.delete("Service", GONE, stack.namespace)
-    assert stack.volume(contract.CLAIM).list(contract.FOLDER) == before
+    assert dumps(stack) == before
     return ends
 
 

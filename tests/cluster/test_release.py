@@ -13,7 +13,7 @@ from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup.runtime.kube import KubeError, Object
 from stack_backup.runtime.manifests import namespace_object
 from stack_backup.testbed.paths import BIN
-from tests.cluster.conftest import VALUES, release_objects
+from tests.cluster.conftest import VALUES, dumps, release_objects
 from tests.render import contract
 from tests.render.stacks import STACKS
 
@@ -145,13 +145,13 @@ def upgraded(request: pytest.FixtureRequest, stack: ClusterStack) -> Iterator[Cl
 def test_upgrading_three_times_changes_nothing(upgraded: ClusterStack) -> None:
     end = upgraded.run(contract.HOURLY)
     assert end.succeeded, end.log
-    objects, files = _settled(upgraded), upgraded.volume(contract.CLAIM).list(contract.FOLDER)
+    objects, files = _settled(upgraded), dumps(upgraded)
     revision = upgraded.revision()
     for number in range(1, 4):
         upgraded.install(VALUES)
         assert upgraded.revision() == revision + number
         assert _identity(upgraded) == objects
-    assert upgraded.volume(contract.CLAIM).list(contract.FOLDER) == files != []
+    assert dumps(upgraded) == files != []
 
 
 def _settled(stack: ClusterStack) -> dict[str, tuple[str, str, int | None]]:
@@ -184,16 +184,16 @@ def test_a_second_release_in_the_namespace_is_refused(stack: ClusterStack) -> No
 def test_uninstall_keeps_the_claim_and_its_files_and_a_new_release_adopts_them(stack: ClusterStack) -> None:
     assert stack.run(contract.HOURLY).succeeded
     claim = stack.kube.get("PersistentVolumeClaim", contract.CLAIM, stack.namespace)
-    files = stack.volume(contract.CLAIM).list(contract.FOLDER)
+    files = dumps(stack)
     assert claim is not None
     assert files
     stack.uninstall()
     assert list(release_objects(stack)) == [f"PersistentVolumeClaim/{contract.CLAIM}"]
-    assert stack.volume(contract.CLAIM).list(contract.FOLDER) == files
+    assert dumps(stack) == files
     stack.install(VALUES)
     adopted = stack.kube.get("PersistentVolumeClaim", contract.CLAIM, stack.namespace)
     assert adopted is not None
     assert adopted["metadata"]["uid"] == claim["metadata"]["uid"]
     end = stack.run(contract.HOURLY)
     assert end.succeeded, end.log
-    assert end.verdict["verified"] == len([name for name in files if name != ".manifest"]) + 1
+    assert end.verdict["verified"] == len(files) + 1
