@@ -37,8 +37,8 @@ def check(objects: Objects, minor: int, folder: Path) -> str:
     manifest = folder / "objects.yaml"
     manifest.write_text(yaml.safe_dump_all(objects))
     location = str(folder / "{{.ResourceKind}}{{.KindSuffix}}.json")
-    command: list[str | Path] = [BIN / "kubeconform", "-strict", "-summary", "-schema-location", location, manifest]
-    return run(command).strip()
+    kubeconform = BIN / "kubeconform"
+    return run([kubeconform, "-strict", "-summary", "-schema-location", location, str(manifest)]).strip()
 
 
 def _standalone(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
