@@ -29,7 +29,17 @@ def name() -> Iterator[str]:
 
 
 def _identity() -> str:
-    return podman.run("inspect", "--format", "{{.Id}}", NODE)
+    return podman.run("inspect", "--format", "{{.Id}}", NODE).strip()
+
+
+def _cgroups(identity: str) -> list[Path]:
+    return [path for path in Path("/sys/fs/cgroup").rglob(f"*{identity}*") if path.is_dir()]
+
+
+def _freeze(identity: str) -> None:
+    """As a runtime does with what it starts, for a moment; what is frozen (cgroup v1) cannot be killed."""
+    for state in Path("/sys/fs/cgroup/freezer").rglob(f"*{identity}*/kubelet.slice/freezer.state"):
+        state.write_text("FROZEN")
 
 
 def _image(folder: Path) -> Path:
@@ -73,6 +83,7 @@ def test_a_cluster_is_used_again_and_a_killed_one_made_anew(name: str, tmp_path:
     assert _has_image()
 
     made = _identity()
+    assert _cgroups(made)
     assert cluster.ensure(name) == first
     assert _identity() == made
     with pytest.raises(Failure, match="left as it is"):
@@ -81,14 +92,18 @@ def test_a_cluster_is_used_again_and_a_killed_one_made_anew(name: str, tmp_path:
 
     _kill()
     again = cluster.ensure(name)
-    assert _identity() != made
+    anew = _identity()
+    assert anew != made
     assert "Ready" in again.kubectl("get", "nodes")
     again.load(_image(tmp_path))  # what the dead one had is not taken for loaded
     assert _has_image()
 
+    _freeze(anew)
     again.delete()
     assert not podman.nodes(name)
     assert not podman.run("volume", "ls", "--quiet", "--filter", f"label={NODE}")
+    assert not _cgroups(made)
+    assert not _cgroups(anew)
     assert not again.kubeconfig.exists()
 
 

@@ -199,11 +199,12 @@ def _evidence(cluster: Cluster) -> str:
 
 
 def _output(*words: str) -> str:
-    """Of a command on a node that may be broken: what went wrong is evidence, too."""
+    """Of a command on a node that may be broken: why it says nothing is evidence, too."""
     try:
-        return f"$ {' '.join(words)}\n{podman.run(*words)}\n"
+        said = podman.run(*words)
     except CommandFailed as error:
-        return f"{error}\n"
+        said = error.output.rstrip().rpartition("\n")[2]
+    return f"$ {' '.join(words)}\n{said}\n"
 
 
 def main(arguments: list[str]) -> int:

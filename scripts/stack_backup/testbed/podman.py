@@ -10,11 +10,12 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from stack_backup.testbed import system
+from stack_backup.testbed import Failure, system
 from stack_backup.testbed.process import CommandFailed
 
 NETWORK = "stack-backup"
@@ -28,6 +29,7 @@ _SETTINGS = Path(__file__).parent / "node" / "containers.conf"
 class Node:
     """One node's container, running or not. `mounts` maps its paths to the folders of this machine."""
 
+    id: str
     name: str
     mounts: dict[str, str]
 
@@ -93,7 +95,9 @@ def nodes(cluster: str) -> list[Node]:
         return []
     return [
         Node(
-            container["Name"].lstrip("/"), {one["Destination"]: one["Source"] for one in container["Mounts"]}
+            container["Id"],
+            container["Name"].lstrip("/"),
+            {one["Destination"]: one["Source"] for one in container["Mounts"]},
         )
         for container in json.loads(run("inspect", "--type", "container", *listed))
     ]
@@ -102,15 +106,47 @@ def nodes(cluster: str) -> list[Node]:
 def remove(cluster: str) -> None:
     """Remove a cluster's nodes and volumes, dead or alive, and the network once no cluster is in it."""
     for node in nodes(cluster):
-        # Killed first (a dead one refuses that): a node asked to shut down takes ten seconds for nothing.
-        succeeds("kill", node.name)
+        _end(node)
         run("rm", "--force", "--volumes", node.name)
+        if engine() == "podman":
+            # Of a node that was killed from outside, podman leaves record and cgroups behind.
+            runtime = run("info", "--format", "{{.Host.OCIRuntime.Name}}").strip()
+            subprocess.run([runtime, "delete", "--force", node.id], capture_output=True, check=False)
     # kind labels a node's volume with the node's name; a run killed early leaves one without a node.
     volumes = run("volume", "ls", "--quiet", "--filter", f"label={cluster}-control-plane").split()
     if volumes:
         run("volume", "rm", *volumes)
     if engine() == "podman":
         succeeds("network", "rm", NETWORK)  # refused while a node of another cluster is in it
+
+
+def _end(node: Node) -> None:
+    """Kill what runs of a node, and see it end: an engine that removes it earlier leaves things behind."""
+    # Not asked to shut down, which takes ten seconds for nothing. A node that is dead already refuses.
+    succeeds("kill", node.name)
+    deadline = time.monotonic() + 60
+    while _runs(node):
+        # What is killed while its container starts may be frozen (cgroup v1), and then cannot end.
+        for state in Path("/sys/fs/cgroup/freezer").rglob(f"*{node.id}*/**/freezer.state"):
+            if state.read_text().strip() != "THAWED":
+                state.write_text("THAWED")
+        if time.monotonic() > deadline:
+            raise Failure(
+                f"The node {node.name} did not end within a minute of being killed; nothing was removed. "
+                "Run the same command again when the machine is less busy."
+            )
+        time.sleep(0.2)
+
+
+def _runs(node: Node) -> bool:
+    """Whether the node's first process is there: the engine itself may have missed its end."""
+    pid = run("inspect", "--format", "{{.State.Pid}}", node.name).strip()
+    try:
+        return (
+            node.id in Path(f"/proc/{pid}/cgroup").read_text()
+        )  # the number may be another process's by now
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def has_image(name: str) -> bool:
