@@ -33,13 +33,15 @@ def _identity() -> str:
 
 
 def _cgroups(identity: str) -> list[Path]:
-    return [path for path in Path("/sys/fs/cgroup").rglob(f"*{identity}*") if path.is_dir()]
+    # os.walk does not mind that other clusters' groups come and go.
+    return [Path(folder) for folder, _, _ in os.walk("/sys/fs/cgroup") if identity in folder]
 
 
 def _freeze(identity: str) -> None:
     """As a runtime does with what it starts, for a moment; what is frozen (cgroup v1) cannot be killed."""
-    for state in Path("/sys/fs/cgroup/freezer").rglob(f"*{identity}*/kubelet.slice/freezer.state"):
-        state.write_text("FROZEN")
+    for group in _cgroups(identity):
+        if group.name == "kubelet.slice" and (group / "freezer.state").exists():
+            (group / "freezer.state").write_text("FROZEN")
 
 
 def _image(folder: Path) -> Path:

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -126,16 +127,21 @@ def _end(node: Node) -> None:
     succeeds("kill", node.name)
     deadline = time.monotonic() + 60
     while _runs(node):
-        # What is killed while its container starts may be frozen (cgroup v1), and then cannot end.
-        for state in Path("/sys/fs/cgroup/freezer").rglob(f"*{node.id}*/**/freezer.state"):
-            if state.read_text().strip() != "THAWED":
-                state.write_text("THAWED")
+        _thaw(node)
         if time.monotonic() > deadline:
             raise Failure(
                 f"The node {node.name} did not end within a minute of being killed; nothing was removed. "
                 "Run the same command again when the machine is less busy."
             )
         time.sleep(0.2)
+
+
+def _thaw(node: Node) -> None:
+    """What is killed while its container starts may be frozen (cgroup v1), and then cannot end."""
+    for folder, _, files in os.walk("/sys/fs/cgroup/freezer"):
+        if node.id in folder and "freezer.state" in files:
+            with suppress(OSError):  # other parts of the node vanish meanwhile
+                Path(folder, "freezer.state").write_text("THAWED")
 
 
 def _runs(node: Node) -> bool:
