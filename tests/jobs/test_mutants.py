@@ -1,0 +1,73 @@
+"""Programs with one safeguard taken out: the tests must see it. What they cannot see is not tested."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stack_backup.render import CHART, render
+from tests.jobs import test_hourly, test_hourly_failures, test_hourly_retention
+from tests.jobs.hourly import NAMESPACE, VALUES, Hourly
+
+PROGRAM, LIBRARY, READER = "postgres-backup-hourly.sh", "lib.sh", "dump-contents.awk"
+
+MUTANTS: dict[str, tuple[str, str, str, Callable[[Hourly], None]]] = {
+    "a stream may end anywhere": (
+        READER,
+        "exit 65",
+        "exit 0",
+        test_hourly_failures.test_stream_that_ends_early_though_pg_dumpall_is_content,
+    ),
+    "every database need not be there": (
+        PROGRAM,
+        "\n  check_databases\n",
+        "\n",
+        test_hourly_failures.test_dump_that_lacks_a_database,
+    ),
+    "nothing is read back": (
+        PROGRAM,
+        "\n  check_copy ",
+        "\n  : ",
+        test_hourly_failures.test_disk_that_gives_back_something_else,
+    ),
+    "any file counts as a good dump": (
+        LIBRARY,
+        'if verified "${paths[i]}"',
+        "if true",
+        test_hourly_retention.test_unverified_files_neither_count_nor_push_out_a_good_dump,
+    ),
+    "the future counts": (
+        LIBRARY,
+        "if [[ ${path##*/} < $limit ]]",
+        "if true",
+        test_hourly_retention.test_a_dump_from_the_future_is_neither_newest_nor_removed,
+    ),
+    "everybody reads the dumps": (
+        LIBRARY,
+        "umask 027",
+        "umask 022",
+        test_hourly.test_a_dump_has_the_contracts_name_and_nobody_else_can_read_it,
+    ),
+    "backslashes of a password are not escaped": (
+        LIBRARY,
+        "password=${password//\\\\/",
+        "unused=${password//\\\\/",
+        test_hourly.test_a_newline_at_the_end_of_the_secret_is_no_part_of_the_password,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_missing_safeguard_is_seen(hourly: Hourly, tmp_path: Path, name: str) -> None:
+    file, safeguard, instead, test = MUTANTS[name]
+    chart = shutil.copytree(CHART, tmp_path / "chart")
+    program = chart / "files" / file
+    text = program.read_text()
+    assert text.count(safeguard) == 1, f"{file} has no such safeguard any more: {safeguard!r}"
+    program.write_text(text.replace(safeguard, instead))
+    hourly.stack.apply(render(VALUES, namespace=NAMESPACE, chart=chart))
+    with pytest.raises(AssertionError):
+        test(hourly)
