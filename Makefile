@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 TESTBED := $(PYTHON) -m stack_backup.testbed
 VALUES := $(wildcard values/*.yaml)
-PROGRAMS := $(wildcard charts/*/files/*.sh) scripts/bootstrap .ci/run
+PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup/testbed/image/*.sh) scripts/bootstrap .ci/run
 
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 
