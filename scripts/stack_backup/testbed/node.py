@@ -37,8 +37,12 @@ PACKAGES = [
     *("iptables", "jq", "kmod", "mount", "nfs-common", "nftables", "procps", "runc", "socat", "systemd"),
     "util-linux",
 ]
-SMALL_PACKAGES = ["busybox-static", "catatonit", "nftables"]
-"""For the images in the node: the helper's shell, the pause program, and what kube-proxy calls."""
+SMALL_PACKAGES = ["busybox-static", "catatonit", "netbase", "nftables"]
+"""For the images in the node: the helper's shell, the pause program, and what kube-proxy calls.
+
+netbase holds /etc/protocols: without it nft answers `6` where kube-proxy wrote `tcp`, and kube-proxy, which
+reads its rules back once an hour, then takes all of them for leftovers and removes them: no Service works.
+"""
 
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 PROGRAMS = {
