@@ -86,6 +86,25 @@ def dumps(stack: ClusterStack) -> list[str]:
     return [name for name in stack.volume(contract.CLAIM).list(contract.FOLDER) if name != ".manifest"]
 
 
+def await_success(stack: ClusterStack) -> None:
+    """Wait until the CronJob's controller has written the newest finished run to the CronJob as its success."""
+    jobs = stack.kube.find("Job", stack.namespace)
+    newest = max(job["status"]["completionTime"] for job in jobs if "completionTime" in job["status"])
+
+    def written(cronjobs: list[Object]) -> bool:
+        (status,) = (cronjob["status"] for cronjob in cronjobs)
+        return str(status.get("lastSuccessfulTime", "")) >= newest and not status.get("active")
+
+    stack.kube.wait(
+        "CronJob",
+        written,
+        what="the CronJob's status",
+        timeout=60,
+        namespace=stack.namespace,
+        name=contract.HOURLY,
+    )
+
+
 def release_objects(stack: ClusterStack) -> dict[str, Object]:
     """Every live object that Helm says belongs to the release, by `Kind/name`."""
     kinds = (

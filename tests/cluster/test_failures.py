@@ -81,7 +81,7 @@ def test_a_pod_that_never_starts_ends_at_its_deadline(ends: Mapping[str, JobResu
     assert end.reason == "DeadlineExceeded"
     assert end.exit_code is None
     assert not end.succeeded
-    assert DEADLINE <= end.seconds < DEADLINE + 120
+    assert end.seconds >= DEADLINE
 
 
 def test_a_failed_run_does_not_stop_the_next(stack: ClusterStack, ends: Mapping[str, JobResult]) -> None:

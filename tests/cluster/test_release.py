@@ -13,7 +13,7 @@ from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup.runtime.kube import KubeError, Object
 from stack_backup.runtime.manifests import namespace_object
 from stack_backup.testbed.paths import BIN
-from tests.cluster.conftest import VALUES, dumps, release_objects
+from tests.cluster.conftest import VALUES, await_success, dumps, release_objects
 from tests.render import contract
 from tests.render.stacks import STACKS
 
@@ -145,31 +145,14 @@ def upgraded(request: pytest.FixtureRequest, stack: ClusterStack) -> Iterator[Cl
 def test_upgrading_three_times_changes_nothing(upgraded: ClusterStack) -> None:
     end = upgraded.run(contract.HOURLY)
     assert end.succeeded, end.log
-    objects, files = _settled(upgraded), dumps(upgraded)
+    await_success(upgraded)
+    objects, files = _identity(upgraded), dumps(upgraded)
     revision = upgraded.revision()
     for number in range(1, 4):
         upgraded.install(VALUES)
         assert upgraded.revision() == revision + number
         assert _identity(upgraded) == objects
     assert dumps(upgraded) == files != []
-
-
-def _settled(stack: ClusterStack) -> dict[str, tuple[str, str, int | None]]:
-    """The objects' identities once the controller has written the last run's success to the CronJob."""
-
-    def written(cronjobs: list[Object]) -> bool:
-        (status,) = (cronjob["status"] for cronjob in cronjobs)
-        return "lastSuccessfulTime" in status and not status.get("active")
-
-    stack.kube.wait(
-        "CronJob",
-        written,
-        what="the CronJob's status",
-        timeout=60,
-        namespace=stack.namespace,
-        name=contract.HOURLY,
-    )
-    return _identity(stack)
 
 
 def test_a_second_release_in_the_namespace_is_refused(stack: ClusterStack) -> None:

@@ -25,7 +25,7 @@ figure() {
 # json TEXT: as a JSON string. What is no UTF-8 is left out, and so is what a termination message cannot hold (4096 bytes).
 json() {
   local text
-  text=$(iconv -c -f UTF-8 -t UTF-8 <<<"${1:0:2000}") || : # it says so when it left something out
+  text=$(iconv -c -f UTF-8 -t UTF-8 <<<"${1:0:1500}") || : # it says so when it left something out
   text=${text//\\/"\\\\"}
   text=${text//\"/"\\\""}
   text=${text//$'\n'/"\\n"}

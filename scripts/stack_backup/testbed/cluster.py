@@ -210,7 +210,8 @@ def _output(*words: str) -> str:
 def main(arguments: list[str]) -> int:
     """`python -m stack_backup.testbed cluster`."""
     parser = argparse.ArgumentParser(
-        prog="python -m stack_backup.testbed cluster", description=ensure.__doc__
+        prog="python -m stack_backup.testbed cluster",
+        description="Bring up a kind cluster, or find the one that is up, and say where its kubeconfig is.",
     )
     parser.add_argument("--name", default=NAME, help="the cluster's name (%(default)s)")
     parser.add_argument(

@@ -21,6 +21,7 @@ from stack_backup.testbed import Failure, debian, podman, process, progress, sys
 from stack_backup.testbed.paths import BIN, CACHE
 
 NAME = "localhost/stack-backup-node"
+LABEL = "stack-backup=node"
 SUITE = "bookworm"
 """Its systemd still runs on cgroup v1; that of the next Debian does not."""
 
@@ -77,7 +78,12 @@ def image() -> str:
                     'ENTRYPOINT ["/usr/local/bin/entrypoint","/sbin/init"]',
                     "STOPSIGNAL SIGRTMIN+3",  # systemd's signal for halting
                     "ENV container=podman",
+                    f"LABEL {LABEL}",
                 )
+            # Former ones, a gigabyte each; not one that another clone may be about to use.
+            podman.run(
+                "image", "prune", "--all", "--force", "--filter", f"label={LABEL}", "--filter", "until=24h"
+            )
     return name
 
 
@@ -111,6 +117,9 @@ def _archive() -> Path:
             _enable_services(root)
             process.run(["tar", "-C", root, "-cf", work / target.name, "."])
         (work / target.name).rename(target)
+    for other in target.parent.glob("node-*.tar"):
+        if other != target:
+            other.unlink()
     return target
 
 
