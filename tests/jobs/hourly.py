@@ -65,7 +65,8 @@ class Hourly:
 
     def start(self, **faults: Any) -> RunningJob:
         """Start the job with `Faults(**faults)`, in a second of its own, for it gives the dump its name."""
-        while any(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") in name for name in self.dumps()):
+        taken = [*self.dumps(), *self.volume.list(f"{FOLDER}/.manifest")]  # a killed run may leave a manifest
+        while any(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") in name for name in taken):
             time.sleep(0.05)
         return self.stack.start(JOB, Faults(**faults))
 
