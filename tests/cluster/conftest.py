@@ -87,7 +87,7 @@ def dumps(stack: ClusterStack) -> list[str]:
 
 
 def await_success(stack: ClusterStack) -> None:
-    """Wait until the CronJob's controller has written the newest finished run to the CronJob as its success."""
+    """Wait until the controller has written the newest finished run to its CronJob as a success."""
     jobs = stack.kube.find("Job", stack.namespace)
     newest = max(job["status"]["completionTime"] for job in jobs if "completionTime" in job["status"])
 
