@@ -26,11 +26,16 @@ tools.ensure("shfmt")
 
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty cache and an empty BIN."""
+    """An empty cache, an empty BIN, and a machine without the tool."""
     for module, name in ((tools, "CACHE"), (process, "CACHE"), (tools, "LOGS")):
         monkeypatch.setattr(module, name, tmp_path / "cache")
     monkeypatch.setattr(progress, "DURATIONS", tmp_path / "cache" / "durations.json")
     monkeypatch.setattr(tools, "BIN", tmp_path / "bin")
+    # make puts the real tools on PATH: found there, they would be linked, and a test that spoils its binary
+    # would spoil them for everybody.
+    folders = os.environ["PATH"].split(os.pathsep)
+    without = [folder for folder in folders if not (Path(folder) / SMALL.name).exists()]
+    monkeypatch.setenv("PATH", os.pathsep.join(without))
     tools._ready.cache_clear()
 
 
@@ -70,6 +75,7 @@ def test_a_tool_is_built_and_says_its_pin(tmp_path: Path) -> None:
 def test_a_binary_of_another_version_is_refused(tmp_path: Path) -> None:
     tools.ensure("shfmt")
     built = (tmp_path / "bin" / "shfmt").resolve()
+    assert built.is_relative_to(tmp_path)
     command(built, "echo v0.0.1")
     tools._ready.cache_clear()
     with pytest.raises(Failure, match=rf"is not shfmt v{SMALL.version}, .*'v0\.0\.1'.*Remove {built.parent}"):
