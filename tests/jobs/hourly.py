@@ -16,14 +16,15 @@ from stack_backup.render import merge_values
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalStack, LocalVolume, RunningJob
 from stack_backup.runtime.pod import Faults
+from tests.render import contract
 
-# The contract, written here once more.
-JOB = "postgres-backup-hourly"
-NAMESPACE = "production-stack"
-CLAIM = "database-backup"
-FOLDER = "hourly"
+JOB = contract.HOURLY
+NAMESPACE = contract.NAMESPACE
+CLAIM = contract.CLAIM
+FOLDER = contract.FOLDER
+KEEP = contract.KEEP
+# The contract's file name with its parts, and with the suffix of zstd, which the contract does not know.
 FINAL = re.compile(r"backup-(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)-dumpall\.sql\.(gz|zst)")
-KEEP = 24
 
 IMAGE = "postgres:15"
 VALUES: dict[str, Any] = {"database": {"image": {"repository": "postgres", "tag": "15"}}}
