@@ -311,21 +311,101 @@ settle() {
   fi
 }
 
-# prune FOLDER KEEP: removes what is older than the KEEP-th newest verified dump that is not suspicious. Sets REMOVED
-# and VERIFIED. Lists the folder again: another run may have changed it.
+# prune FOLDER KEEP [GRACE]: removes what is older than the KEEP-th newest verified dump that is not suspicious, unless
+# that one came into the folder less than GRACE seconds ago: what it supersedes may still be read. Sets REMOVED. Lists
+# the folder again: another run may have changed it.
 prune() {
-  local paths path keep=$2 good=0 i
+  local paths path keep=$2 grace=${3-0} good=0 i since
   REMOVED=0
   mapfile -t paths < <(dumps "$1")
   for ((i = ${#paths[@]} - 1; i >= 0 && good < keep; i--)); do
     if verified "${paths[i]}" && ! suspicious "${paths[i]}"; then good=$((good + 1)); fi
   done
+  ((i >= 0)) || return 0
+  since=$(stat -c %Y -- "$(manifest_of "${paths[i + 1]}")") || return
+  if (($(date +%s) - since < grace)); then
+    say "Leaving $((i + 1)) superseded dumps for a while: somebody may be reading them."
+    return 0
+  fi
   for (( ; i >= 0; i--)); do
     path=${paths[i]}
     say "Removing ${path##*/}: $keep newer dumps are verified."
     rm -f -- "$path" "$(manifest_of "$path")" || return
     REMOVED=$((REMOVED + 1))
   done
+}
+
+# age_of PATH: seconds since the time in a dump's name.
+age_of() {
+  local name=${1##*/}
+  name=${name#backup-}
+  printf '%s' $(($(date +%s) - $(date -d "${name%%-dumpall*}" +%s)))
+}
+
+# find_newest FOLDER…: sets NEWEST to the newest verified dump that is not suspicious, or to nothing.
+find_newest() {
+  local folder path
+  NEWEST=''
+  for folder; do
+    while IFS= read -r path; do
+      if [[ ${path##*/} > ${NEWEST##*/} ]] && verified "$path" && ! suspicious "$path"; then NEWEST=$path; fi
+    done < <(dumps "$folder")
+  done
+}
+
+# expect_digest FILE MANIFEST WHAT: FILE must have the sha256 that MANIFEST says.
+expect_digest() {
+  on_volume read_back "$1"
+  [[ $(<"$WORK/sha256.read") == "$(manifest_value "$2" sha256)" ]] ||
+    fail 65 "$3 is not what its manifest says: its sha256 differs." 'It was changed or damaged: use another dump, and check the volume and its file server.'
+}
+
+# read_back FILE: its sha256, to $WORK/sha256.read.
+read_back() { digest <"$1" >"$WORK/sha256.read"; }
+
+# same_dump ONE OTHER: one file by two names, or on two volumes one content as the manifests say.
+same_dump() {
+  [[ $1 -ef $2 ]] || { verified "$2" && [[ $(manifest_value "$(manifest_of "$1")" sha256) == "$(manifest_value "$(manifest_of "$2")" sha256)" ]]; }
+}
+
+# take_over DUMP FOLDER cp|ln: brings a verified dump with its manifest into another folder, under its own name, for good.
+# Sets TAKEN to `published`, or to `present` when it was there already.
+take_over() {
+  local source=$1 folder=$2 name=${1##*/} unique=${POD_NAME:0:63}.$$.$RANDOM manifest
+  local temporary=$folder/.tmp.$name.$unique temporary_manifest=$folder/.manifest/.tmp.$name.$unique
+  manifest=$(manifest_of "$source")
+  if [[ -e $folder/$name ]] && same_dump "$source" "$folder/$name"; then
+    TAKEN=present
+    return
+  fi
+  [[ ! -e $folder/$name ]] ||
+    fail 65 "$name is in $folder already, with another content." 'Find out which of the two is good; move the other one away.'
+  TEMPORARY+=("$temporary" "$temporary_manifest")
+  printf '%s' "$temporary" >"$WORK/progress"
+  case $3 in
+    ln) on_volume ln -- "$source" "$temporary" ;;
+    cp)
+      expect_digest "$source" "$manifest" "The source $name"
+      on_volume cp -- "$source" "$temporary"
+      on_volume sync -- "$temporary"
+      on_volume dd if="$temporary" iflag=nocache count=0 status=none
+      on_volume read_back "$temporary"
+      [[ $(<"$WORK/sha256.read") == "$(manifest_value "$manifest" sha256)" ]] ||
+        fail 74 "The copy of $name reads back differently from its source." 'Check the volume and its file server: it does not keep what it is given.'
+      ;;
+  esac
+  rm -f -- "$WORK/progress"
+  on_volume cp -- "$manifest" "$temporary_manifest"
+  publish "$temporary" "$temporary_manifest" "$folder/$name"
+  TAKEN=published
+}
+
+# unpack PATH: a dump's SQL.
+unpack() {
+  case $1 in
+    *.zst) zstd -dc -q -- "$1" ;;
+    *) gzip -dc -- "$1" ;;
+  esac
 }
 
 # count_verified FOLDER

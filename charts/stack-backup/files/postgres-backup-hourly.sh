@@ -149,8 +149,6 @@ check_copy() {
     fail 74 'The dump reads back differently from what was written.' 'Check the volume and its file server: it does not keep what it is given.'
 }
 
-read_back() { digest <"$1" >"$WORK/sha256.read"; }
-
 # write_manifest MANIFEST DUMP
 write_manifest() {
   local baseline='' path tables sql_bytes

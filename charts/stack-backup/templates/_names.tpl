@@ -2,8 +2,43 @@
 
 {{- define "stack-backup.programs" -}}stack-backup-programs{{- end }}
 
+{{- define "stack-backup.sql" -}}stack-backup-sql{{- end }}
+
 {{- define "stack-backup.databaseBackupClaim" -}}
 {{- .Values.volumes.databaseBackup.existingClaim | default "database-backup" }}
+{{- end }}
+
+{{- define "stack-backup.replicaCheckClaim" -}}
+{{- .Values.volumes.replicaCheck.existingClaim | default "replica-check" }}
+{{- end }}
+
+{{- define "stack-backup.databaseReplicaClaim" -}}
+{{- include "stack-backup.replicaClaim" (dict "name" "database-replica" "volume" .Values.volumes.databaseReplica "written" .Values.databaseReplica.enabled) }}
+{{- end }}
+
+{{- define "stack-backup.mediaReplicaClaim" -}}
+{{- include "stack-backup.replicaClaim" (dict "name" "media-replica" "volume" .Values.volumes.mediaReplica "written" .Values.mediaReplica.enabled) }}
+{{- end }}
+
+{{/*
+The claim of a replica. A volume's source cannot be changed, nor what a claim is bound to: so the names hold a digest of
+all that is in the source, and another export is another pair of them.
+*/}}
+{{- define "stack-backup.replicaClaim" -}}
+{{- .volume.existingClaim | default (printf "%s-%s" .name (toJson (list .volume.nfs .volume.size .written) | sha256sum | trunc 8)) }}
+{{- end }}
+
+{{/* Which volumes the release's jobs mount: `true` or nothing. */}}
+{{- define "stack-backup.usesDatabaseBackup" -}}
+{{- with .Values }}{{ if or .backup.enabled .tiers.enabled .databaseReplica.enabled .drill.enabled .offsite.enabled (and .databaseRecovery.enabled (eq .databaseRecovery.source "backup")) }}true{{ end }}{{ end }}
+{{- end }}
+
+{{- define "stack-backup.usesDatabaseReplica" -}}
+{{- with .Values }}{{ if or .databaseReplica.enabled .replicaCheck.enabled (and .databaseRecovery.enabled (eq .databaseRecovery.source "replica")) }}true{{ end }}{{ end }}
+{{- end }}
+
+{{- define "stack-backup.usesMediaReplica" -}}
+{{- with .Values }}{{ if or .mediaReplica.enabled .replicaCheck.enabled .mediaRecovery.enabled (and .drill.enabled .drill.references) }}true{{ end }}{{ end }}
 {{- end }}
 
 {{- define "stack-backup.serviceAccount" -}}

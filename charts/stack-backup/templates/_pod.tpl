@@ -1,21 +1,68 @@
 {{/*
-The one shape of every job: a CronJob's spec, from its jobs' rules to their pod. A job's template states only what is
-its own, in a dict:
+The one shape of every job: a CronJob, from its schedule to its pod. A job's template states only what is its own, in a
+dict:
 
   context        the root context
-  component      the job's name; it is the program's name in files/ too
-  values         schedule, timeZone, suspend, deadlineSeconds, startingDeadlineSeconds and resources
+  component      the job's name
+  program        the program's name in files/, where it is not the job's name
+  values         schedule, timeZone, suspend, deadlineSeconds, startingDeadlineSeconds and resources; with an empty
+                 schedule the CronJob is only the template of runs by hand
   backoffLimit   retries of one run
+  once           no failure is ever tried again: what must not be repeated blindly
   grace          seconds between TERM and KILL
   env            further environment: a map of name to value
-  databaseSecret whether the superuser's password is mounted
+  databaseSecret which passwords are mounted: a list of superuser, owner
+  rclone         whether the binary of rclone is put at /tools/rclone
+  scratch        {size, storageClass} of a volume at /scratch that ends with the pod
+  sql            whether the SQL of the values is mounted at /sql
   volumes        further volumes: a list of {name, mountPath, readOnly, source}
 */}}
+{{- define "stack-backup.cronJob" -}}
+apiVersion: batch/v1
+kind: CronJob
+metadata:
+  name: {{ .component }}
+  namespace: {{ .context.Release.Namespace | quote }}
+  labels:
+    {{- include "stack-backup.labels" .context | nindent 4 }}
+    app.kubernetes.io/component: {{ .component }}
+spec:
+  {{- include "stack-backup.cronJobSpec" . | nindent 2 }}
+{{- end }}
+
+{{/* A volume of a claim, as a list of one: name, mountPath, claim, readOnly. */}}
+{{- define "stack-backup.claimVolume" -}}
+- name: {{ .name }}
+  mountPath: {{ .mountPath }}
+  {{- if .readOnly }}
+  readOnly: true
+  {{- end }}
+  source:
+    persistentVolumeClaim:
+      claimName: {{ .claim | quote }}
+      {{- if .readOnly }}
+      readOnly: true
+      {{- end }}
+{{- end }}
+
+{{- define "stack-backup.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
 {{- define "stack-backup.cronJobSpec" -}}
 {{- $values := .context.Values -}}
+{{- if .values.schedule }}
 schedule: {{ .values.schedule | quote }}
-timeZone: {{ .values.timeZone | quote }}
 suspend: {{ .values.suspend }}
+{{- else }}
+# Never by itself: kubectl, AWX and the command line make a Job of it.
+schedule: "@yearly"
+suspend: true
+{{- end }}
+timeZone: {{ .values.timeZone | quote }}
 # A run that is due while one is at work is passed over: Replace would kill a good run, Allow would write twice.
 concurrencyPolicy: Forbid
 startingDeadlineSeconds: {{ .values.startingDeadlineSeconds }}
@@ -37,12 +84,21 @@ jobTemplate:
           onPodConditions:
             - type: DisruptionTarget
               status: "True"
+        {{- if .once }}
+        # What replaces data is never repeated blindly.
+        - action: FailJob
+          onExitCodes:
+            containerName: {{ .component }}
+            operator: NotIn
+            values: [0]
+        {{- else }}
         # Exit codes that a second try cannot change; docs/exit-codes.md has them all.
         - action: FailJob
           onExitCodes:
             containerName: {{ .component }}
             operator: In
             values: [64, 66, 73, 77, 78]
+        {{- end }}
     template:
       metadata:
         labels:
@@ -90,16 +146,32 @@ jobTemplate:
           {{- end }}
           seccompProfile:
             type: RuntimeDefault
+        {{- if .rclone }}
+        initContainers:
+          # A static binary: it runs in the database image as well as in its own.
+          - name: rclone
+            image: {{ include "stack-backup.image" $values.rclone.image | quote }}
+            imagePullPolicy: {{ $values.rclone.image.pullPolicy }}
+            command: [cp, /usr/local/bin/rclone, /tools/rclone]
+            securityContext:
+              {{- include "stack-backup.containerSecurity" . | nindent 14 }}
+            resources:
+              requests:
+                cpu: 50m
+                memory: 64Mi
+              limits:
+                memory: 256Mi
+            volumeMounts:
+              - name: tools
+                mountPath: /tools
+        {{- end }}
         containers:
           - name: {{ .component }}
             image: {{ include "stack-backup.image" $values.database.image | quote }}
             imagePullPolicy: {{ $values.database.image.pullPolicy }}
-            command: ["/bin/bash", "/programs/{{ .component }}.sh"]
+            command: ["/bin/bash", "/programs/{{ .program | default .component }}.sh"]
             securityContext:
-              allowPrivilegeEscalation: false
-              readOnlyRootFilesystem: true
-              capabilities:
-                drop: [ALL]
+              {{- include "stack-backup.containerSecurity" . | nindent 14 }}
             env:
               - name: JOB
                 value: {{ .component }}
@@ -136,6 +208,20 @@ jobTemplate:
                 mountPath: /secrets/database
                 readOnly: true
               {{- end }}
+              {{- if .rclone }}
+              - name: tools
+                mountPath: /tools
+                readOnly: true
+              {{- end }}
+              {{- if .scratch }}
+              - name: scratch
+                mountPath: /scratch
+              {{- end }}
+              {{- if .sql }}
+              - name: sql
+                mountPath: /sql
+                readOnly: true
+              {{- end }}
               {{- range .volumes }}
               - name: {{ .name }}
                 mountPath: {{ .mountPath }}
@@ -160,8 +246,36 @@ jobTemplate:
               optional: true
               defaultMode: 0444
               items:
-                - key: {{ $values.database.secret.superuserKey | quote }}
-                  path: superuser-password
+                {{- range .databaseSecret }}
+                - key: {{ index $values.database.secret (printf "%sKey" .) | quote }}
+                  path: {{ . }}-password
+                {{- end }}
+          {{- end }}
+          {{- if .rclone }}
+          - name: tools
+            emptyDir:
+              sizeLimit: 256Mi
+          {{- end }}
+          {{- with .scratch }}
+          - name: scratch
+            {{- if .storageClass }}
+            ephemeral:
+              volumeClaimTemplate:
+                spec:
+                  accessModes: [ReadWriteOnce]
+                  storageClassName: {{ .storageClass | quote }}
+                  resources:
+                    requests:
+                      storage: {{ .size | quote }}
+            {{- else }}
+            emptyDir:
+              sizeLimit: {{ .size | quote }}
+            {{- end }}
+          {{- end }}
+          {{- if .sql }}
+          - name: sql
+            configMap:
+              name: {{ include "stack-backup.sql" .context }}
           {{- end }}
           {{- range .volumes }}
           - name: {{ .name }}

@@ -6,6 +6,7 @@ scenario is written once against the protocols below and never asks which of the
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -33,6 +34,15 @@ class JobResult:
     @property
     def succeeded(self) -> bool:
         return self.exit_code == 0
+
+
+def with_environment(template: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """A copy of a pod template whose containers have these variables, whatever they had before."""
+    changed: dict[str, Any] = copy.deepcopy(dict(template))
+    for container in changed["spec"]["containers"]:
+        others = [variable for variable in container.get("env", []) if variable["name"] not in environment]
+        container["env"] = [*others, *({"name": k, "value": v} for k, v in environment.items())]
+    return changed
 
 
 class Volume(Protocol):
@@ -80,8 +90,17 @@ class Stack(Protocol):
     def install(self, values: Mapping[str, Any]) -> None:
         """Install the release, or upgrade it, with these values (merged by Helm's rules beforehand)."""
 
-    def run(self, job: str, *, timeout: float = 600) -> JobResult:
-        """Make a Job from the CronJob `job`, wait for its end, and return it."""
+    def add_claim(self, name: str) -> None:
+        """Make a claim that the stack itself brings and the chart does not, such as that of its media."""
+
+    def run(
+        self, job: str, *, timeout: float = 600, environment: Mapping[str, str] | None = None
+    ) -> JobResult:
+        """Make a Job from the CronJob `job`, wait for its end, and return it.
+
+        `environment` is laid over the container's own, as `kubectl set env` would do it: so a run by hand
+        brings its confirmation, or names a dump.
+        """
 
     def await_scheduled(self, job: str, *, timeout: float = 600) -> JobResult:
         """Wait for the controller's next own run of the CronJob `job` and for its end.

@@ -16,12 +16,13 @@ import pyhelm3
 from psycopg.conninfo import make_conninfo
 
 from stack_backup.render import CHART, RELEASE
-from stack_backup.runtime import JobResult
+from stack_backup.runtime import JobResult, with_environment
 from stack_backup.runtime.kube import Kube, KubeError, Object, PortForward
 from stack_backup.runtime.local import AWKWARD, DATABASE, IMAGE, USER
 from stack_backup.runtime.manifests import (
     OURS,
     PORT,
+    claim_object,
     database_objects,
     files_pod,
     namespace_object,
@@ -193,12 +194,22 @@ class ClusterStack:
 
     # Its jobs
 
-    def run(self, job: str, *, timeout: float = 600) -> JobResult:
+    def add_claim(self, name: str) -> None:
+        """See `runtime.Stack.add_claim`."""
+        self.kube.create(claim_object(name), self.namespace)
+
+    def run(
+        self, job: str, *, timeout: float = 600, environment: Mapping[str, str] | None = None
+    ) -> JobResult:
         """Make a Job from the CronJob as `kubectl create job --from=cronjob/...` does, and wait for its end.
 
         Raises `KubeError` with events, descriptions and logs when it has not ended within `timeout` seconds.
         """
-        return self.ended(job, self.begin(job), timeout)
+
+        def change(spec: Object) -> None:
+            spec["template"] = with_environment(spec["template"], environment or {})
+
+        return self.ended(job, self.begin(job, change), timeout)
 
     def begin(self, job: str, change: Callable[[Object], None] | None = None) -> str:
         """Make a Job from the CronJob and return its name; `ended` waits for it.

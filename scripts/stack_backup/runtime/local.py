@@ -14,13 +14,14 @@ import os
 import secrets
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from stack_backup.render import CHART, Objects, render
-from stack_backup.runtime import JobResult
+from stack_backup.runtime import JobResult, with_environment
 from stack_backup.runtime.pod import Faults, Image, NotStarted, Pod, Surroundings
 from stack_backup.runtime.postgres import SUPERUSER, LocalServer
 from stack_backup.runtime.sandbox import TOOLS, Namespaces
@@ -28,6 +29,8 @@ from stack_backup.testbed import images, system
 
 IMAGE = "stack-database:15"
 USER, DATABASE = "fragalysis", "frag"
+EXPORT_OWNER = 999
+"""User and group that own an export: those of the chart's pods."""
 AWKWARD = ' p:w\\n\'q"" $HOME `id` %s #ü \\'
 """What passwords end in here: all that a program may fail to quote."""
 
@@ -186,9 +189,16 @@ class LocalStack:
     """
 
     def __init__(
-        self, namespaces: Namespaces, namespace: str, server: Path, image: Callable[[str], Image], chart: Path
+        self,
+        namespaces: Namespaces,
+        namespace: str,
+        server: Path,
+        image: Callable[[str], Image],
+        chart: Path,
+        export: Callable[[Mapping[str, str]], Path],
     ) -> None:
         self.namespace = namespace
+        self._export = export
         self._namespaces = namespaces
         self._server = server
         self._image = image
@@ -207,6 +217,12 @@ class LocalStack:
             }
         }
 
+    def add_claim(self, name: str) -> None:
+        """Make a claim that the stack brings, such as that of its media. See `runtime.Stack.add_claim`."""
+        folder = self._namespaces.folder / "claims" / name
+        folder.mkdir(parents=True)
+        self._claims[name] = folder
+
     def install(self, values: Mapping[str, Any]) -> None:
         """Render the chart with `values`; claims that are new are made, existing ones keep their files."""
         self.apply(render(values, namespace=self.namespace, chart=self._chart))
@@ -214,15 +230,21 @@ class LocalStack:
     def apply(self, objects: Objects) -> None:
         """Put these objects in the place of the release's."""
         self._objects = objects
+        exports = {
+            volume["metadata"]["name"]: volume["spec"]["nfs"]
+            for volume in self._objects.of_kind("PersistentVolume")
+        }
         for claim in self._objects.of_kind("PersistentVolumeClaim"):
-            name = claim["metadata"]["name"]
-            if name not in self._claims:
-                folder = self._namespaces.folder / "claims" / name
-                folder.mkdir(parents=True)
-                self._claims[name] = folder
+            name, volume = claim["metadata"]["name"], claim["spec"].get("volumeName")
+            if volume is not None:
+                self._claims[name] = self._export(exports[volume])
+            elif name not in self._claims:
+                self.add_claim(name)
 
-    def start(self, job: str, faults: Faults | None = None) -> RunningJob:
-        """Make a Job from the CronJob `job` and return while it runs.
+    def start(
+        self, job: str, faults: Faults | None = None, environment: Mapping[str, str] | None = None
+    ) -> RunningJob:
+        """Make a Job from the CronJob `job` and return while it runs; `environment` as in `run`.
 
         Raises KeyError when there is no such CronJob, NotStarted when its pod would wait for something for
         ever, SandboxError when the pod asks for something that cannot be had here.
@@ -243,21 +265,28 @@ class LocalStack:
         pod = Pod(
             self._namespaces,
             around,
-            template["spec"]["template"],
+            with_environment(template["spec"]["template"], environment or {}),
             name=f"{name}-{secrets.token_hex(3)[:5]}",
             labels={"batch.kubernetes.io/job-name": name},
             faults=faults or Faults(),
         )
         return RunningJob(job, pod, template["spec"].get("activeDeadlineSeconds"))
 
-    def run(self, job: str, *, timeout: float = 600, faults: Faults | None = None) -> JobResult:
+    def run(
+        self,
+        job: str,
+        *,
+        timeout: float = 600,
+        environment: Mapping[str, str] | None = None,
+        faults: Faults | None = None,
+    ) -> JobResult:
         """Make a Job from the CronJob `job` and wait for its end: one pod, no retry.
 
         A pod that would wait for ever gives its reason and exit code None, at once instead of at the
         deadline.
         """
         try:
-            running = self.start(job, faults)
+            running = self.start(job, faults, environment)
         except NotStarted as error:
             return JobResult(job, None, {}, str(error), 0.0, error.reason)
         with running:
@@ -297,18 +326,36 @@ class LocalRuntime:
 
     name = "local"
 
-    def __init__(self, *, image: Callable[[str], Image] = unpacked, chart: Path = CHART) -> None:
+    def __init__(
+        self, *, image: Callable[[str], Image] = unpacked, chart: Path = CHART, exports: Path | None = None
+    ) -> None:
         # A command that is there needs no package: so a machine without apt-get will do too.
         system.ensure_packages(*{package for name, package in TOOLS.items() if shutil.which(name) is None})
         self._image = image
         self._chart = chart
+        self._exports = exports
+
+    def _export(self, nfs: Mapping[str, str]) -> Path:
+        """The folder that stands for an export of an NFS server, shared by all stacks of this runtime.
+
+        Whoever may write there is the pods' own user, as the owner of a real export would have it.
+        """
+        if self._exports is None:
+            self._exports_kept = tempfile.TemporaryDirectory(prefix="stack-backup-exports-")
+            self._exports = Path(self._exports_kept.name)
+            self._exports.chmod(0o755)
+        folder = self._exports / f"{nfs['server']}{nfs['path'].replace('/', '_')}"
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            os.chown(folder, EXPORT_OWNER, EXPORT_OWNER)
+        return folder
 
     @contextlib.contextmanager
     def stack(self, namespace: str, image: str = IMAGE) -> Iterator[LocalStack]:
         """An empty stack whose server runs out of `image`. Nothing is left of it afterwards."""
         server = self._image(image).rootfs
         with Namespaces(namespace) as namespaces:
-            stack = LocalStack(namespaces, namespace, server, self._image, self._chart)
+            stack = LocalStack(namespaces, namespace, server, self._image, self._chart, self._export)
             try:
                 yield stack
             finally:

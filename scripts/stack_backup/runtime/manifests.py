@@ -36,6 +36,17 @@ def namespace_object(name: str) -> Object:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": level | OURS}}
 
 
+def claim_object(name: str) -> Object:
+    """A claim of the cluster's default class, for what a stack brings itself."""
+    spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
 def files_pod(name: str, claim: str, image: str) -> Object:
     """A pod that does nothing but mount the claim at /files."""
     container = {

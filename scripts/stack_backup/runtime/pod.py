@@ -75,7 +75,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Faults:
-    """What a test changes about a pod.
+    """What a test changes about a pod. A pod's disk is memory here.
 
     `shims`: bash scripts by the name of the command whose place they take (first in PATH; a shim finds its
     real command at /usr/bin, and may use the folder /faults). `without`: commands missing from the image's
@@ -344,6 +344,10 @@ class Pod:
             known(f"volume {name}", source, "medium", "sizeLimit")
             self._empty_folder(name, folder, source)
             return folder, False
+        if kind == "ephemeral":
+            claim = source["volumeClaimTemplate"]["spec"]
+            self._empty_folder(name, folder, {"sizeLimit": claim["resources"]["requests"]["storage"]})
+            return folder, False
         if kind == "configMap":
             known(f"volume {name}", source, "name", "items", "optional", "defaultMode")
             self._files(name, folder, source, source["name"], self._around.config_maps)
@@ -372,10 +376,6 @@ class Pod:
 
     def _empty_folder(self, name: str, folder: Path, source: Json) -> None:
         limit = f",size={size(source['sizeLimit'])}" if "sizeLimit" in source else ""
-        if limit and source.get("medium") != "Memory":
-            raise SandboxError(
-                f"Volume {name} has a sizeLimit on disk, which is not enforced here: use Memory."
-            )
         if source.get("medium", "") not in ("", "Memory"):
             raise SandboxError(f"Volume {name} is of the medium {source['medium']}, which is not known here.")
         self._namespaces.mount("tmpfs", folder, f"mode=0777{limit}")

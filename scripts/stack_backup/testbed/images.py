@@ -9,14 +9,15 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from stack_backup.testbed import Failure, debian, podman, progress, system
-from stack_backup.testbed.paths import CACHE, LOGS
+from stack_backup.testbed import Failure, debian, podman, progress, system, tools
+from stack_backup.testbed.paths import BIN, CACHE, LOGS
 from stack_backup.testbed.process import CommandFailed, lock, run
 from stack_backup.testbed.tools import into_place
 
@@ -44,8 +45,17 @@ class Image:
     """The image that is pulled."""
     added: tuple[str, ...] = ()
     """Packages that the public image lacks and that are installed on top of it."""
+    binaries: Mapping[str, str] = field(default_factory=dict)
+    """Tools of this project by their path in the image."""
+    variant: str = "minbase"
+    """mmdebstrap's: how much of a Debian is there beside the packages."""
     repair: str = ""
     """A shell command for what is wrong in those packages; `$1` is the root of the file system."""
+
+    @property
+    def slug(self) -> str:
+        """The name as a part of a file's name."""
+        return self.name.replace("/", "-").replace(":", "-")
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -106,11 +116,32 @@ def _postgres(major: int, suite: str, name: str, added: Sequence[str] = (), repa
     )
 
 
+# Only a shell's few commands and one static binary, as in the public image, which is an Alpine.
+_RCLONE = Image(
+    name="rclone/rclone:1.76.0",
+    suite="bookworm",
+    packages=("busybox-static",),
+    seconds=5,
+    hooks=(
+        '--extract-hook=for applet in sh cp mv rm mkdir ls cat; do ln -s busybox "$1/bin/$applet"; done',
+        # What `extract` leaves out and a pod needs to stand on.
+        '--extract-hook=mkdir -p "$1/etc" "$1/proc" "$1/dev" "$1/tmp" "$1/usr/local/bin"',
+        '--extract-hook=echo "root:x:0:0:root:/root:/bin/sh" >"$1/etc/passwd"',
+    ),
+    environment={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+    entrypoint=("rclone",),
+    command=(),
+    public="docker.io/rclone/rclone:1.76.0",
+    binaries={"usr/local/bin/rclone": "rclone"},
+    variant="extract",
+)
+
 _IMAGES = (
     _postgres(15, "bookworm", "postgres:15"),
     _postgres(17, "trixie", "postgres:17"),
     # Stands for the stack's own database image: the same server with the extension that its dumps need.
     _postgres(15, "bookworm", "stack-database:15", ["postgresql-15-rdkit"], _RDKIT_REPAIR),
+    _RCLONE,
 )
 IMAGES = {image.name: image for image in _IMAGES}
 
@@ -184,12 +215,14 @@ def _place(image: Image, *, pulled: bool) -> Path:
         made_of: list[object] = [image.public, image.added, image.repair]
     else:
         made_of = [image.suite, image.packages, image.options, debian.OPTIONS]
+        if image.binaries:
+            made_of += [image.variant, [tools.TOOLS[name].version for name in image.binaries.values()]]
     digest = hashlib.sha256(json.dumps(made_of).replace(str(SCRIPTS), "").encode())
     if not pulled:
         for script in sorted(SCRIPTS.iterdir()):
             digest.update(script.read_bytes())
     source = "pulled" if pulled else "made"
-    return CACHE / "rootfs" / f"{image.name.replace(':', '-')}-{source}-{digest.hexdigest()[:12]}"
+    return CACHE / "rootfs" / f"{image.slug}-{source}-{digest.hexdigest()[:12]}"
 
 
 def _existing(image: Image) -> Path | None:
@@ -203,8 +236,18 @@ def _existing(image: Image) -> Path | None:
 
 def _make(image: Image, folder: Path) -> None:
     debian.bootstrap(
-        image.name, image.suite, image.packages, folder, seconds=image.seconds, hooks=image.options
+        image.slug,
+        image.suite,
+        image.packages,
+        folder,
+        seconds=image.seconds,
+        variant=image.variant,
+        hooks=image.options,
     )
+    tools.ensure(*image.binaries.values())
+    for path, tool in image.binaries.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(BIN / tool, folder / path)
 
 
 def _pull(image: Image, folder: Path) -> None:
@@ -235,7 +278,7 @@ def _pulled(image: Image) -> str:
         [podman.engine(), "build", "--tag", image.reference, "--network", "host", "-"],
         input=containerfile,
         env=podman.environment(),
-        log=LOGS / f"build-{image.name.replace(':', '-')}.log",
+        log=LOGS / f"build-{image.slug}.log",
     )
     return image.reference
 
@@ -262,7 +305,7 @@ def _pack(image: Image, tree: Path, target: Path) -> None:
             "Entrypoint": list(image.entrypoint),
             "Cmd": list(image.command),
             "StopSignal": "SIGINT",  # PostgreSQL's fast shutdown: TERM waits for every client to go
-            "Volumes": {image.environment["PGDATA"]: {}},
+            "Volumes": {image.environment["PGDATA"]: {}} if "PGDATA" in image.environment else {},
         },
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
     }
