@@ -60,6 +60,15 @@ class Volume(Protocol):
     def fetch(self, path: str, to: Path) -> Path:
         """Copy one file to the folder `to` on this machine and return where it lies now."""
 
+    def put_tree(self, folder: Path) -> None:
+        """Copy all that lies in a folder of this machine into the volume, over what is there.
+
+        Modes, links, times and names are kept, whatever bytes they are of; all belongs to the pods' user.
+        """
+
+    def get_tree(self, folder: Path) -> None:
+        """Copy all that lies in the volume into a folder of this machine."""
+
 
 class Server(Protocol):
     """A PostgreSQL server of a stack, reached from this machine."""

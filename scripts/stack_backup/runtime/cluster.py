@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import secrets
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,20 +19,23 @@ from typing import Any, Protocol
 import pyhelm3
 from psycopg.conninfo import make_conninfo
 
-from stack_backup.render import CHART, RELEASE
+from stack_backup.render import CHART, RELEASE, merge_values
 from stack_backup.runtime import JobResult, with_environment
 from stack_backup.runtime.kube import Kube, KubeError, Object, PortForward
 from stack_backup.runtime.local import AWKWARD, DATABASE, IMAGE, USER
 from stack_backup.runtime.manifests import (
     OURS,
     PORT,
+    UID,
     claim_object,
     database_objects,
+    export_objects,
     files_pod,
     namespace_object,
     server_pod,
 )
 from stack_backup.runtime.postgres import SUPERUSER
+from stack_backup.testbed.cluster import EXPORT
 from stack_backup.testbed.paths import BIN
 
 KEEP = os.environ.get("STACK_BACKUP_KEEP") == "1"
@@ -41,6 +48,10 @@ class Cluster(Protocol):
 
     @property
     def kubeconfig(self) -> Path: ...
+
+    @property
+    def export(self) -> Path:
+        """The folder of this machine that the nodes have at `testbed.cluster.EXPORT`."""
 
 
 class ClusterVolume:
@@ -77,6 +88,20 @@ class ClusterVolume:
         with target.open("wb") as file:
             self._run('cat "$1"', f"./{path}", stdout=file)
         return target
+
+    def put_tree(self, folder: Path) -> None:
+        with tempfile.TemporaryFile() as packed:
+            subprocess.run(["tar", "--sparse", "-C", folder, "-c", "."], stdout=packed, check=True)
+            packed.seek(0)
+            # The volume's own root is not the pod's to change.
+            self._run("tar --extract --no-same-owner --no-overwrite-dir --preserve-permissions", stdin=packed)
+
+    def get_tree(self, folder: Path) -> None:
+        with tempfile.TemporaryFile() as packed:
+            self._run("tar --sparse --create .", stdout=packed)
+            packed.seek(0)
+            unpack = ["tar", "-C", folder, "--extract", "--same-owner", "--preserve-permissions"]
+            subprocess.run(unpack, stdin=packed, check=True)
 
     def close(self) -> None:
         if self._pod is not None:
@@ -144,8 +169,11 @@ class ClusterServer:
 class ClusterStack:
     """One namespace with its database; see `runtime.Stack`."""
 
-    def __init__(self, kube: Kube, namespace: str, image: str, chart: Path, helm: Path) -> None:
+    def __init__(
+        self, kube: Kube, namespace: str, image: str, chart: Path, helm: Path, exports: Path
+    ) -> None:
         self.kube, self.namespace = kube, namespace
+        self._exports = exports
         self.passwords = {user: f"{secrets.token_hex(8)}{AWKWARD}" for user in (SUPERUSER, USER)}
         self.failed = False
         """Set where a test failed in it: with STACK_BACKUP_KEEP=1 it is then kept, to be looked at."""
@@ -158,9 +186,12 @@ class ClusterStack:
     # The release
 
     def install(self, values: Mapping[str, Any], release: str = RELEASE) -> None:
-        """See `runtime.Stack.install`. Helm's refusal is a `pyhelm3.errors.Error` with its sentence."""
+        """See `runtime.Stack.install`. Helm's refusal is a `pyhelm3.errors.Error` with its sentence.
 
+        The nodes cannot mount NFS: a claim over a folder that they share takes the place of each export.
+        """
         client = self._client
+        values = merge_values(values, self._stand_in_for_nfs(values))
 
         async def install() -> None:
             chart = await client.get_chart(self._chart)
@@ -170,6 +201,25 @@ class ClusterStack:
             )
 
         asyncio.run(install())
+
+    def _stand_in_for_nfs(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Claims for the exports that `values` name, and the values that let the chart use them."""
+        found: dict[str, Any] = {}
+        for name, volume in values.get("volumes", {}).items():
+            nfs = volume.get("nfs", {})
+            if not nfs.get("server") or volume.get("existingClaim"):
+                continue
+            folder = f"{nfs['server']}{nfs['path'].replace('/', '_')}"
+            if not (self._exports / folder).exists():
+                (self._exports / folder).mkdir()
+                shutil.chown(self._exports / folder, UID, UID)
+            claim = f"export-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
+            if self.kube.get("PersistentVolumeClaim", claim, self.namespace) is None:
+                for body in export_objects(self.namespace, claim, f"{EXPORT}/{folder}"):
+                    namespace = None if body["kind"] == "PersistentVolume" else self.namespace
+                    self.kube.create(body, namespace)
+            found[name] = {"existingClaim": claim}
+        return {"volumes": found} if found else {}
 
     def uninstall(self, release: str = RELEASE) -> None:
         asyncio.run(
@@ -388,11 +438,12 @@ class ClusterRuntime:
     ) -> None:
         self.kube = Kube(cluster.kubeconfig, BIN / "kubectl")
         self._image, self._chart, self._helm = image, chart, helm
+        self._exports = cluster.export
 
     @contextmanager
     def stack(self, namespace: str) -> Iterator[ClusterStack]:
         """See `runtime.Runtime.stack`. With STACK_BACKUP_KEEP=1 a failure leaves all, to be looked at."""
-        stack = ClusterStack(self.kube, namespace, self._image, self._chart, self._helm)
+        stack = ClusterStack(self.kube, namespace, self._image, self._chart, self._helm, self._exports)
         if found := self.kube.get("Namespace", namespace):
             if not OURS.items() <= found["metadata"].get("labels", {}).items():
                 raise KubeError(

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,8 +30,8 @@ from stack_backup.testbed import images, system
 
 IMAGE = "stack-database:15"
 USER, DATABASE = "fragalysis", "frag"
-EXPORT_OWNER = 999
-"""User and group that own an export: those of the chart's pods."""
+OWNER = 999
+"""User and group of the chart's pods, who own what lies on claims and exports."""
 AWKWARD = ' p:w\\n\'q"" $HOME `id` %s #ü \\'
 """What passwords end in here: all that a program may fail to quote."""
 
@@ -80,6 +81,15 @@ class LocalVolume:
 
     def fetch(self, path: str, to: Path) -> Path:
         return Path(shutil.copy2(self.path / path, to))
+
+    def put_tree(self, folder: Path) -> None:
+        copy_tree(folder, self.path)
+        subprocess.run(
+            ["chown", "--recursive", "--no-dereference", f"{OWNER}:{OWNER}", self.path], check=True
+        )
+
+    def get_tree(self, folder: Path) -> None:
+        copy_tree(self.path, folder)
 
     def clear(self) -> None:
         """Remove every file."""
@@ -347,7 +357,7 @@ class LocalRuntime:
         folder = self._exports / f"{nfs['server']}{nfs['path'].replace('/', '_')}"
         if not folder.exists():
             folder.mkdir(parents=True)
-            os.chown(folder, EXPORT_OWNER, EXPORT_OWNER)
+            os.chown(folder, OWNER, OWNER)
         return folder
 
     @contextlib.contextmanager
@@ -372,6 +382,11 @@ def _verdict(message: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         return {}
     return verdict if isinstance(verdict, dict) else {}
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy what lies in one folder into another, all that a file has included."""
+    subprocess.run(["cp", "--archive", "--no-target-directory", source, target], check=True)
 
 
 def _like(model: Path, path: Path) -> None:

@@ -47,6 +47,30 @@ def claim_object(name: str) -> Object:
     }
 
 
+def export_objects(namespace: str, claim: str, path: str) -> Iterator[Object]:
+    """A folder of the node as a volume, and the claim that is bound to it: what an NFS export is elsewhere."""
+    name = f"{namespace}-{claim}"
+    common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    yield {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": common
+        | {
+            "capacity": {"storage": "1Gi"},
+            "persistentVolumeReclaimPolicy": "Retain",
+            "claimRef": {"namespace": namespace, "name": claim},
+            "hostPath": {"path": path, "type": "Directory"},
+        },
+    }
+    yield {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": claim},
+        "spec": common | {"volumeName": name, "resources": {"requests": {"storage": "1Gi"}}},
+    }
+
+
 def files_pod(name: str, claim: str, image: str) -> Object:
     """A pod that does nothing but mount the claim at /files."""
     container = {

@@ -33,10 +33,15 @@ _CONFIG = Path(__file__).parent / "node" / "kind.yaml"
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that is up. `kubeconfig` is its own: the user's is neither read nor written."""
+    """A cluster that is up. `kubeconfig` is its own: the user's is neither read nor written.
+
+    `export` is the folder of this machine that stands for the exports of an NFS server: the nodes have it at
+    `EXPORT`, and so have those of every other cluster that was made with it.
+    """
 
     name: str
     kubeconfig: Path
+    export: Path
 
     def load(self, archive: Path) -> None:
         """Put a docker-archive's image on every node; one that is there already costs nothing."""
@@ -61,22 +66,24 @@ class Cluster:
 def ensure(name: str = NAME, export: Path | None = None, stock: str | None = None) -> Cluster:
     """The cluster of this name, ready to use, made if it does not live.
 
-    `export` is a folder of this machine that the nodes see as `EXPORT`. `stock` is the node image to pull
+    `export` is a folder of this machine that the nodes see as `EXPORT` (None: the one that a cluster found
+    running has, else one that all clusters of this machine share). `stock` is the node image to pull
     where a registry answers (None: the one that kind itself names). Raises Failure.
     """
     tools.ensure("kind", "kubectl")
-    cluster = Cluster(name, PROJECT / ".cache" / f"{name}.kubeconfig")
+    kubeconfig = PROJECT / ".cache" / f"{name}.kubeconfig"
     with process.lock(f"cluster-{name}"):
         found = _own_nodes(name)
+        cluster = Cluster(name, kubeconfig, _export(found, export))
         if found and all(one.alive for one in found) and _answers(cluster):
-            _check_export(found, name, export)
+            _check_export(found, cluster)
             return cluster
         if found:
             print(f"cluster {name}: its node does not answer any more; clearing it", flush=True)
         podman.remove(name)
         image = stock if images.registry_answers() else node.image()
         with progress.step("cluster", f"cluster {name}: starting", 40):
-            _create(cluster, image, export)
+            _create(cluster, image)
     return cluster
 
 
@@ -106,11 +113,23 @@ def _own_nodes(name: str) -> list[podman.Node]:
     return found
 
 
-def _check_export(nodes: list[podman.Node], name: str, export: Path | None) -> None:
-    has = {one.mounts.get(EXPORT) for one in nodes}
-    if export is not None and has != {str(export.resolve())}:
+def _export(nodes: list[podman.Node], wanted: Path | None) -> Path:
+    """The folder for `EXPORT`: the one that is wanted, or that the nodes have, or the one of all clusters."""
+    if wanted is not None:
+        return wanted.resolve(strict=True)
+    for one in nodes:
+        if EXPORT in one.mounts:
+            return Path(one.mounts[EXPORT])
+    shared = CACHE / "exports"
+    shared.mkdir(parents=True, exist_ok=True)
+    return shared.resolve()
+
+
+def _check_export(nodes: list[podman.Node], cluster: Cluster) -> None:
+    if {one.mounts.get(EXPORT) for one in nodes} != {str(cluster.export)}:
+        name = cluster.name
         raise Failure(
-            f"The cluster {name} runs without {export} as its export; it was left as it is. "
+            f"The cluster {name} runs without {cluster.export} as its export; it was left as it is. "
             f"Remove it (python -m stack_backup.testbed cluster --name {name} --delete) and ask again."
         )
 
@@ -125,12 +144,13 @@ def _answers(cluster: Cluster) -> bool:
     return True
 
 
-def _create(cluster: Cluster, image: str | None, export: Path | None) -> None:
+def _create(cluster: Cluster, image: str | None) -> None:
     folder = _folder(cluster.name)
     shutil.rmtree(folder / "loaded", ignore_errors=True)
-    mounts = [{"hostPath": str(folder), "containerPath": podman.MARK, "readOnly": True}]
-    if export is not None:
-        mounts.append({"hostPath": str(export.resolve(strict=True)), "containerPath": EXPORT})
+    mounts = [
+        {"hostPath": str(folder), "containerPath": podman.MARK, "readOnly": True},
+        {"hostPath": str(cluster.export), "containerPath": EXPORT},
+    ]
     config: dict[str, Any] = yaml.safe_load(_CONFIG.read_text())
     config["nodes"][0]["extraMounts"] = mounts
     # kind mounts it into the node, and a machine without kernel modules has none.
