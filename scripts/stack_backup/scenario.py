@@ -32,12 +32,27 @@ CLAIM = "database-backup"
 FOLDER = "hourly"
 NAME = re.compile(r"backup-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ-dumpall\.sql\.(gz|zst)")
 
+_LITTLE = {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}}
+_SCRATCH = {"scratch": {"size": "1Gi"}}
 TEST_MACHINE: Mapping[str, Any] = {
     "database": {"image": {"repository": "localhost/stack-database", "tag": "15"}},
-    "backup": {"dumpSize": "20Mi", "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}},
-    "volumes": {"databaseBackup": {"size": "1Gi"}},
+    "backup": {"dumpSize": "15Mi", **_LITTLE},
+    **dict.fromkeys(("tiers", "databaseReplica", "mediaReplica", "replicaCheck", "offsite"), _LITTLE),
+    **dict.fromkeys(("databaseRecovery", "drill"), _LITTLE | _SCRATCH),
+    "mediaRecovery": _LITTLE,
+    "volumes": {
+        "databaseBackup": {"size": "1Gi", "accessModes": ["ReadWriteOnce"]},
+        "databaseReplica": {"size": "1Gi"},
+        "mediaReplica": {"size": "1Gi"},
+    },
 }
-"""Values laid over production's for a cluster on one machine: its own image, little data, a small volume."""
+"""Values laid over a stack's for a cluster on one machine: its own image, little data, small volumes."""
+
+_OFF = {"enabled": False}
+BACKUP_ALONE: Mapping[str, Any] = dict.fromkeys(
+    ("tiers", "databaseReplica", "mediaReplica", "databaseRecovery", "drill"), _OFF
+)
+"""Laid over production's values where only the hourly backup is of interest."""
 
 EVERY_MINUTE: Mapping[str, Any] = {"backup": {"schedule": "* * * * *"}}
 
@@ -107,7 +122,7 @@ class HourlyBackup:
         self._folder = folder
         self._molecules = molecules
         self._scheduled = scheduled
-        self._values = merge_values(VALUES, TEST_MACHINE, values or {})
+        self._values = merge_values(VALUES, TEST_MACHINE, BACKUP_ALONE, values or {})
         self._earlier: dict[str, str] = {}
         self._held: compare.Snapshot
         self.restored: Server

@@ -19,6 +19,7 @@ NAMESPACE = "stack-test-backup"
 VALUES = merge_values(
     scenario.VALUES,
     scenario.TEST_MACHINE,
+    scenario.BACKUP_ALONE,
     # Several runs at once have to fit beside a control plane on two cores.
     {"backup": {"resources": {"requests": {"cpu": "50m"}}}},
 )

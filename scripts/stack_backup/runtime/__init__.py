@@ -45,6 +45,14 @@ def with_environment(template: Mapping[str, Any], environment: Mapping[str, str]
     return changed
 
 
+def claim_of(cronjob: Mapping[str, Any], volume: str) -> str:
+    """The name of the claim behind a volume of a CronJob's pod. Raises KeyError where there is none."""
+    for one in cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]:
+        if one["name"] == volume and "persistentVolumeClaim" in one:
+            return str(one["persistentVolumeClaim"]["claimName"])
+    raise KeyError(f"{cronjob['metadata']['name']} mounts no claim as {volume}")
+
+
 class Volume(Protocol):
     """The files of one claim. Paths are relative to the volume's root and separated by `/`."""
 
@@ -116,6 +124,9 @@ class Stack(Protocol):
 
         The local runtime has no controller: there it is `run`.
         """
+
+    def claim_of(self, job: str, volume: str) -> str:
+        """The name of the claim that the CronJob `job` mounts as its volume `volume`."""
 
     def volume(self, claim: str) -> Volume: ...
 

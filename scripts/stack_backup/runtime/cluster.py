@@ -20,7 +20,7 @@ import pyhelm3
 from psycopg.conninfo import make_conninfo
 
 from stack_backup.render import CHART, RELEASE, merge_values
-from stack_backup.runtime import JobResult, with_environment
+from stack_backup.runtime import JobResult, claim_of, with_environment
 from stack_backup.runtime.kube import Kube, KubeError, Object, PortForward
 from stack_backup.runtime.local import AWKWARD, DATABASE, IMAGE, USER
 from stack_backup.runtime.manifests import (
@@ -91,7 +91,8 @@ class ClusterVolume:
 
     def put_tree(self, folder: Path) -> None:
         with tempfile.TemporaryFile() as packed:
-            subprocess.run(["tar", "--sparse", "-C", folder, "-c", "."], stdout=packed, check=True)
+            pack: list[str | Path] = ["tar", "-C", folder, "--sparse", "--create", "."]
+            subprocess.run(pack, stdout=packed, check=True)
             packed.seek(0)
             # The volume's own root is not the pod's to change.
             self._run("tar --extract --no-same-owner --no-overwrite-dir --preserve-permissions", stdin=packed)
@@ -100,7 +101,7 @@ class ClusterVolume:
         with tempfile.TemporaryFile() as packed:
             self._run("tar --sparse --create .", stdout=packed)
             packed.seek(0)
-            unpack = ["tar", "-C", folder, "--extract", "--same-owner", "--preserve-permissions"]
+            unpack: list[str | Path] = ["tar", "-C", folder, "--extract", "--preserve-permissions"]
             subprocess.run(unpack, stdin=packed, check=True)
 
     def close(self) -> None:
@@ -210,16 +211,24 @@ class ClusterStack:
             if not nfs.get("server") or volume.get("existingClaim"):
                 continue
             folder = f"{nfs['server']}{nfs['path'].replace('/', '_')}"
-            if not (self._exports / folder).exists():
-                (self._exports / folder).mkdir()
-                shutil.chown(self._exports / folder, UID, UID)
             claim = f"export-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
             if self.kube.get("PersistentVolumeClaim", claim, self.namespace) is None:
+                self._make_export(self._exports / folder, anew=values.get(name, {}).get("enabled", False))
                 for body in export_objects(self.namespace, claim, f"{EXPORT}/{folder}"):
                     namespace = None if body["kind"] == "PersistentVolume" else self.namespace
                     self.kube.create(body, namespace)
             found[name] = {"existingClaim": claim}
         return {"volumes": found} if found else {}
+
+    def _make_export(self, folder: Path, *, anew: bool) -> None:
+        """A folder of the pods' user. The stack that writes it makes it anew: a run that was killed may
+        have left one.
+        """
+        if anew and folder.exists():
+            shutil.rmtree(folder)
+        if not folder.exists():
+            folder.mkdir()
+            shutil.chown(folder, UID, UID)
 
     def uninstall(self, release: str = RELEASE) -> None:
         asyncio.run(
@@ -313,6 +322,9 @@ class ClusterStack:
             namespace=self.namespace,
         )
         return self.ended(job, new[0], timeout)
+
+    def claim_of(self, job: str, volume: str) -> str:
+        return claim_of(self._cronjob(job), volume)
 
     def _cronjob(self, job: str) -> Object:
         cronjob = self.kube.get("CronJob", job, self.namespace)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from stack_backup.render import CHART, Objects, render
-from stack_backup.runtime import JobResult, with_environment
+from stack_backup.runtime import JobResult, claim_of, with_environment
 from stack_backup.runtime.pod import Faults, Image, NotStarted, Pod, Surroundings
 from stack_backup.runtime.postgres import SUPERUSER, LocalServer
 from stack_backup.runtime.sandbox import TOOLS, Namespaces
@@ -305,6 +305,9 @@ class LocalStack:
     def await_scheduled(self, job: str, *, timeout: float = 600) -> JobResult:
         """There is no controller here: `run`."""
         return self.run(job, timeout=timeout)
+
+    def claim_of(self, job: str, volume: str) -> str:
+        return claim_of(self._objects.get("CronJob", job), volume)
 
     def volume(self, claim: str) -> LocalVolume:
         """Raises KeyError when the release has no such claim."""

@@ -48,7 +48,7 @@ def claim_object(name: str) -> Object:
 
 
 def export_objects(namespace: str, claim: str, path: str) -> Iterator[Object]:
-    """A folder of the node as a volume, and the claim that is bound to it: what an NFS export is elsewhere."""
+    """A folder of the node as a volume and the claim bound to it: what an NFS export is elsewhere."""
     name = f"{namespace}-{claim}"
     common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
     yield {
