@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from datetime import UTC, datetime
 
 import pytest
 
@@ -25,7 +24,6 @@ VALUES = merge_values(
 )
 """Production's own values; only image, volume and requests are those of the test cluster."""
 
-_BEGAN = datetime.now(UTC)
 _STACKS: list[ClusterStack] = []
 _SHOWN: list[BaseException] = []
 
@@ -64,9 +62,7 @@ def runtime() -> Iterator[ClusterRuntime]:
     found.load(images.archive(IMAGE))
     runtime = ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
     yield runtime
-    born = runtime.kube.get("Namespace", "kube-system")
-    assert born is not None
-    if datetime.fromisoformat(born["metadata"]["creationTimestamp"]) > _BEGAN and not KEEP:
+    if found.made and not KEEP:
         found.delete()
 
 

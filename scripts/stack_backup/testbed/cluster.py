@@ -10,7 +10,7 @@ import argparse
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,14 @@ class Cluster:
     """A cluster that is up. `kubeconfig` is its own: the user's is neither read nor written.
 
     `export` is the folder of this machine that stands for the exports of an NFS server: the nodes have it at
-    `EXPORT`, and so have those of every other cluster that was made with it.
+    `EXPORT`, and so have those of every other cluster that was made with it. `made`: it was not there before
+    it was asked for.
     """
 
     name: str
     kubeconfig: Path
     export: Path
+    made: bool = field(default=False, compare=False)
 
     def load(self, archive: Path) -> None:
         """Put a docker-archive's image on every node; one that is there already costs nothing."""
@@ -84,7 +86,7 @@ def ensure(name: str = NAME, export: Path | None = None, stock: str | None = Non
         image = stock if images.registry_answers() else node.image()
         with progress.step("cluster", f"cluster {name}: starting", 40):
             _create(cluster, image)
-    return cluster
+    return replace(cluster, made=True)
 
 
 def delete(name: str = NAME) -> None:

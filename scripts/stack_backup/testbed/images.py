@@ -117,8 +117,9 @@ def _postgres(major: int, suite: str, name: str, added: Sequence[str] = (), repa
 
 
 # Only a shell's few commands and one static binary, as in the public image, which is an Alpine.
+RCLONE = "rclone/rclone:1.76.0"
 _RCLONE = Image(
-    name="rclone/rclone:1.76.0",
+    name=RCLONE,
     suite="bookworm",
     packages=("busybox-static",),
     seconds=5,
@@ -131,7 +132,7 @@ _RCLONE = Image(
     environment={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
     entrypoint=("rclone",),
     command=(),
-    public="docker.io/rclone/rclone:1.76.0",
+    public=f"docker.io/{RCLONE}",
     binaries={"usr/local/bin/rclone": "rclone"},
     variant="extract",
 )

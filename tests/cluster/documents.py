@@ -1,0 +1,22 @@
+"""The commands in the documents that users read: what a test runs is what stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+
+def commands(document: Path, heading: str = "") -> list[str]:
+    """The `bash` blocks of a document in order, or those under one heading (its text, without the #)."""
+    text = document.read_text(encoding="utf-8")
+    if heading:
+        match = re.search(
+            rf"^(#+) {re.escape(heading)}\n(.*?)(?=^#{{1,6}} |\Z)", text, re.MULTILINE | re.DOTALL
+        )
+        if match is None:
+            raise KeyError(f"{document.name} has no heading {heading!r}")
+        text = match[2]
+    found = re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    if not found:
+        raise KeyError(f"{document.name} has no command under {heading or 'any heading'}")
+    return found
