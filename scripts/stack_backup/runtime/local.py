@@ -245,7 +245,7 @@ class LocalStack:
             for volume in self._objects.of_kind("PersistentVolume")
         }
         for claim in self._objects.of_kind("PersistentVolumeClaim"):
-            name, volume = claim["metadata"]["name"], claim["spec"].get("volumeName")
+            name, volume = claim["metadata"]["name"], claim.get("spec", {}).get("volumeName")
             if volume is not None:
                 self._claims[name] = self._export(exports[volume])
             elif name not in self._claims:
