@@ -338,7 +338,8 @@ class Pod:
             raise SandboxError(f"Volume {name} is of {1 + len(more)} kinds.")
         if kind == "persistentVolumeClaim":
             known(f"volume {name}", source, "claimName", "readOnly")
-            return self._claim(source["claimName"]), source.get("readOnly", False)
+            read_only = source.get("readOnly", False)
+            return self._claim(source["claimName"], read_only), read_only
         self._namespaces.seen(folder).mkdir(parents=True)
         if kind == "emptyDir":
             known(f"volume {name}", source, "medium", "sizeLimit")
@@ -358,11 +359,11 @@ class Pod:
             return folder, True
         raise SandboxError(f"Volume {name} is of the kind {kind}, which is not known here.")
 
-    def _claim(self, name: str) -> Path:
+    def _claim(self, name: str, read_only: bool) -> Path:
         if name not in self._around.claims:
             raise NotStarted("FailedScheduling", f'persistentvolumeclaim "{name}" not found')
         folder = self._around.claims[name]
-        if "fsGroup" in self._security:
+        if "fsGroup" in self._security and not read_only:
             self._own(self._namespaces.seen(folder), self._security["fsGroup"])
         return folder
 
@@ -371,8 +372,9 @@ class Pod:
         if root.stat().st_gid == group and root.stat().st_mode & 0o2770 == 0o2770:
             return
         for path in (root, *root.rglob("*")):
-            os.chown(path, -1, group)
-            path.chmod(path.stat().st_mode | (0o2770 if path.is_dir() else 0o660))
+            os.chown(path, -1, group, follow_symlinks=False)
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | (0o2770 if path.is_dir() else 0o660))
 
     def _empty_folder(self, name: str, folder: Path, source: Json) -> None:
         limit = f",size={size(source['sizeLimit'])}" if "sizeLimit" in source else ""
