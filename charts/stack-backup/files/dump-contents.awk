@@ -2,9 +2,7 @@
 # database that it connects to, the rows of every COPY block, the large objects, and the bytes. Exits with 65 when the
 # stream is not a whole dump. (A tee beside a counter would cost twice as much as passing it through.)
 #
-# Rows, comments and function bodies may hold any text, SQL-looking text included. Two facts make the reading exact:
-# inside a COPY block a row never reads `\.`, because COPY doubles every backslash; outside of one, text stands
-# between quotes, so a line is structure only if it starts outside of them.
+# To be read after dump-scan.awk, which says why the reading is exact.
 
 BEGIN { TRAILER = "-- PostgreSQL database cluster dump complete" }
 
@@ -46,47 +44,19 @@ END {
   if (copying || quote != "" || fourth != "--" || third != TRAILER || second != "--" || last != "") exit 65
 }
 
-# Follow the quotes through one line: '…', "…" and $tag$…$tag$; a doubled quote closes and opens again.
-function scan(line,    at) {
-  while (1) {
-    if (quote != "") {
-      at = index(line, quote)
-      if (!at) return
-      line = substr(line, at + length(quote))
-      quote = ""
-    } else {
-      if (!match(line, /'|"|--|\$([A-Za-z_\200-\377][0-9A-Za-z_\200-\377]*)?\$/)) return
-      quote = substr(line, RSTART, RLENGTH)
-      line = substr(line, RSTART + RLENGTH)
-      if (quote == "--") { quote = ""; return }
-    }
-  }
-}
-
 # A statement has ended a line outside of quotes: is it the head of a COPY block?
 function copy() {
-  if (statement !~ /^COPY .* FROM stdin;$/) return
+  if (!heads_copy(statement)) return
   match(statement, /^COPY ("([^"]|"")*"|[^". (]+)(\.("([^"]|"")*"|[^". (]+))?/)
   table = escaped(substr(statement, 6, RLENGTH - 5))
   copying = 1
   rows = 0
 }
 
-# `\connect name`, `\connect "Name"` or `\connect -reuse-previous=on "dbname='na me'"`
+# `\connect …`: another database begins.
 function connect(name) {
   leave()
-  complex = sub(/^-reuse-previous=on /, "", name)
-  if (name ~ /^"/) {
-    name = substr(name, 2, length(name) - 2)
-    gsub(/""/, "\"", name)
-  }
-  if (complex) {
-    sub(/^dbname='?/, "", name)
-    sub(/'$/, "", name)
-    gsub(/\\'/, "'", name)
-    gsub(/\\\\/, "\\", name)
-  }
-  database = escaped(name)
+  database = escaped(connected(name))
   if (!(database in seen)) print "database\t" database >contents
   seen[database] = 1
 }
@@ -94,12 +64,4 @@ function connect(name) {
 function leave() {
   if (objects) printf "largeobject\t%s\t%.0f\n", database, objects >contents
   objects = 0
-}
-
-function escaped(value,    i, c, out) {
-  for (i = 1; i <= length(value); i++) {
-    c = substr(value, i, 1)
-    out = out (c == "\\" ? "\\\\" : c == "\t" ? "\\t" : c == "\n" ? "\\n" : c)
-  }
-  return out
 }

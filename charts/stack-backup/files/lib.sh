@@ -36,7 +36,7 @@ json() {
 # begin: to be called first. Takes what every job has from the environment: JOB, DEADLINE_SECONDS.
 begin() {
   exec 2>&1 {LOG}>&1 # a trap may run while the output of a command goes elsewhere
-  FIGURES='' FAILED_AT='' CHILD='' WATCH='' WORK='' UNTOUCHED='' PUBLISHING=() TEMPORARY=()
+  FIGURES='' FAILED_AT='' CHILD='' WATCH='' WORK='' UNTOUCHED='' PUBLISHING=() TEMPORARY=() AT_END=()
   trap 'FAILED_AT="${BASH_SOURCE[0]##*/} line $LINENO: $BASH_COMMAND"' ERR
   trap 'end $?' EXIT
   trap 'fail 143 "The job was told to stop."' TERM INT HUP
@@ -99,11 +99,13 @@ end() {
   fail 75 "The program stopped unexpectedly at ${FAILED_AT:-its end with $1}."
 }
 
-# Ends what still runs and takes away what is unfinished.
+# Ends what still runs and takes away what is unfinished. AT_END are commands that end what is neither CHILD nor WATCH.
 clean() {
+  local command
   [[ -z $CHILD ]] || kill -TERM -- "-$CHILD" || :
   [[ -z $WATCH ]] || kill -KILL -- "-$WATCH" || :
   CHILD='' WATCH=''
+  for command in ${AT_END[@]+"${AT_END[@]}"}; do "$command" || :; done
   rm -rf -- ${WORK:+"$WORK"} ${TEMPORARY[@]+"${TEMPORARY[@]}"} || :
 }
 
