@@ -192,7 +192,7 @@ class ClusterStack:
         The nodes cannot mount NFS: a claim over a folder that they share takes the place of each export.
         """
         client = self._client
-        values = merge_values(values, self._stand_in_for_nfs(values))
+        values = merge_values(values, self.stand_in_for_nfs(values))
 
         async def install() -> None:
             chart = await client.get_chart(self._chart)
@@ -203,7 +203,7 @@ class ClusterStack:
 
         asyncio.run(install())
 
-    def _stand_in_for_nfs(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    def stand_in_for_nfs(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Claims for the exports that `values` name, and the values that let the chart use them."""
         found: dict[str, Any] = {}
         for name, volume in values.get("volumes", {}).items():

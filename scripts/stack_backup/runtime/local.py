@@ -15,8 +15,8 @@ import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from stack_backup.render import CHART, Objects, render
 from stack_backup.runtime import JobResult, claim_of, with_environment
 from stack_backup.runtime.pod import Faults, Image, NotStarted, Pod, Surroundings
 from stack_backup.runtime.postgres import SUPERUSER, LocalServer
-from stack_backup.runtime.sandbox import TOOLS, Namespaces
+from stack_backup.runtime.sandbox import TOOLS, Namespaces, own_folder
 from stack_backup.testbed import images, system
 
 IMAGE = "stack-database:15"
@@ -354,9 +354,8 @@ class LocalRuntime:
         Whoever may write there is the pods' own user, as the owner of a real export would have it.
         """
         if self._exports is None:
-            self._exports_kept = tempfile.TemporaryDirectory(prefix="stack-backup-exports-")
-            self._exports = Path(self._exports_kept.name)
-            self._exports.chmod(0o755)
+            self._exports, lock = own_folder("exports")
+            weakref.finalize(self, _remove, self._exports, lock)
         folder = self._exports / f"{nfs['server']}{nfs['path'].replace('/', '_')}"
         if not folder.exists():
             folder.mkdir(parents=True)
@@ -385,6 +384,12 @@ def _verdict(message: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         return {}
     return verdict if isinstance(verdict, dict) else {}
+
+
+def _remove(folder: Path, lock: int) -> None:
+    """Remove a folder that was our own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -141,7 +141,7 @@ class Namespaces:
         for command in TOOLS:
             tool(command)
         self._layers = itertools.count(1)
-        self.folder, self._lock = _folder(name)
+        self.folder, self._lock = own_folder(name)
         self._holder = subprocess.Popen(
             [
                 *(
@@ -295,8 +295,8 @@ def _bubblewrap(container: Container, root: Path, status: int) -> Iterator[str]:
     yield from ("--chdir", container.workdir, "--", *container.command)
 
 
-def _folder(name: str) -> tuple[Path, int]:
-    """A new folder for a stack and its lock; folders whose maker has ended are removed on the way."""
+def own_folder(name: str) -> tuple[Path, int]:
+    """A new folder and its lock (a descriptor); those whose maker has ended are removed on the way."""
     parent = Path(tempfile.gettempdir()) / FOLDER
     parent.mkdir(exist_ok=True)
     with _locked(parent):
