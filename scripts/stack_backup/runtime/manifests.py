@@ -38,7 +38,7 @@ def namespace_object(name: str) -> Object:
 
 def claim_object(name: str) -> Object:
     """A claim of the cluster's default class, for what a stack brings itself."""
-    spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
