@@ -1,4 +1,4 @@
-"""`python -m stack_backup.demo`: the hourly backup, from values to a restored and compared database."""
+"""`python -m stack_backup.demo`: production's data, from a backup to every stack recovered from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -18,17 +18,23 @@ from rich.table import Table
 from rich.text import Text
 
 from stack_backup import dataset
-from stack_backup.runtime import Runtime
+from stack_backup.mission import DEVELOPER, STAGING, Mission, Round
+from stack_backup.runtime import Stack
 from stack_backup.runtime.cluster import ClusterRuntime
 from stack_backup.runtime.kube import KubeError
 from stack_backup.runtime.local import LocalRuntime
 from stack_backup.runtime.postgres import ServerError
 from stack_backup.runtime.sandbox import SandboxError
-from stack_backup.scenario import NAMESPACE, Evidence, HourlyBackup, Round, megabytes, tell
+from stack_backup.scenario import NAMESPACE, Evidence, megabytes, tell
 from stack_backup.testbed import Failure, cluster, images, tools
 from stack_backup.testbed.paths import PROJECT
 
 KEPT = PROJECT / "build" / "demo"
+DEVELOPMENT = f"{cluster.NAME}-development"
+"""The second cluster: where the developers' stacks are."""
+
+Stacks = tuple[Stack, Stack, Stack]
+"""Production's, staging's and a developer's."""
 
 
 def main() -> int:
@@ -37,11 +43,16 @@ def main() -> int:
     started = monotonic()
     try:
         dataset.provide()
-        runtime = _cluster() if options.cluster else _local()
-        with _folder(options.keep) as folder, runtime.stack(NAMESPACE) as stack:
-            ready = f"Ready after {monotonic() - started:.1f} s"
-            console.print(f"{ready}: the {runtime.name} runtime, namespace {NAMESPACE}")
-            story = HourlyBackup(stack, folder, molecules=options.molecules, scheduled=options.cluster)
+        with _folder(options.keep) as folder, (on_clusters if options.cluster else locally)() as stacks:
+            where = "two kind clusters" if options.cluster else "this machine"
+            console.print(f"Ready after {monotonic() - started:.1f} s: three stacks on {where}")
+            story = Mission(
+                *stacks,
+                folder,
+                molecules=options.molecules,
+                media_files=options.media_files,
+                scheduled=options.cluster,
+            )
             evidence = list(_live(console, story))
     except (Failure, SandboxError, ServerError, KubeError) as failure:
         console.print(f"[bold red]The demo could not be set up.[/] {escape(str(failure))}")
@@ -52,11 +63,12 @@ def main() -> int:
         console.print(f"[bold red]Failed: {escape(evidence[-1].title)}.[/] {escape(evidence[-1].seen)}")
         return 1
     if options.keep:
-        console.print(f"The dumps lie in {os.path.relpath(KEPT)}")
-    compared = sum(one.rows_compared or 0 for one in story.rounds)
+        console.print(f"The files lie in {os.path.relpath(KEPT)}")
+    recoveries = [recovery for one in story.rounds for recovery in one.databases]
+    trees = sum(len(one.media_differences) for one in story.rounds)
     console.print(
-        f"[bold green]{len(story.rounds)} backups taken, restored and compared[/]: {compared:,} rows, "
-        f"0 differences, {monotonic() - started:.0f} s in all"
+        f"[bold green]{len(recoveries)} databases and {trees} media trees recovered and compared[/]: "
+        f"{sum(one.rows for one in recoveries):,} rows, 0 differences, {monotonic() - started:.0f} s in all"
     )
     return 0
 
@@ -64,35 +76,58 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stack_backup.demo", description=__doc__)
     parser.add_argument(
-        "--cluster", action="store_true", help="on a kind cluster, the first run by its schedule"
+        "--cluster", action="store_true", help="on two kind clusters, the first run by its schedule"
     )
-    parser.add_argument("--keep", action="store_true", help=f"leave the dumps in {KEPT.relative_to(PROJECT)}")
+    parser.add_argument("--keep", action="store_true", help=f"leave the files in {KEPT.relative_to(PROJECT)}")
     parser.add_argument("--molecules", type=int, default=5000, help="how many to load (default: %(default)s)")
+    parser.add_argument(
+        "--media-files", type=int, default=500, help="how many small files (default: %(default)s)"
+    )
     return parser.parse_args()
 
 
-def _local() -> Runtime:
+@contextmanager
+def locally() -> Iterator[Stacks]:
+    """Three stacks on this machine, with folders in the place of the exports."""
     tools.ensure("helm")
-    return LocalRuntime()
+    runtime = LocalRuntime()
+    with ExitStack() as open_stacks:
+        production, staging, developer = (
+            open_stacks.enter_context(runtime.stack(name)) for name in (NAMESPACE, STAGING, DEVELOPER)
+        )
+        yield production, staging, developer
 
 
-def _cluster() -> Runtime:
+@contextmanager
+def on_clusters() -> Iterator[Stacks]:
+    """Production and staging on one cluster, the developer's stack on another; those made here go again."""
     tools.ensure("helm")
-    up = cluster.ensure()
     image = "stack-database:15"
-    up.load(images.archive(image))
-    return ClusterRuntime(up, image=images.IMAGES[image].reference)
+    with ExitStack() as open_stacks:
+        runtimes = []
+        for name in (cluster.NAME, DEVELOPMENT):
+            found = cluster.ensure(name)
+            if found.made:
+                open_stacks.callback(found.delete)
+            for one in (image, images.RCLONE):
+                found.load(images.archive(one))
+            runtimes.append(ClusterRuntime(found, image=images.IMAGES[image].reference))
+        here, there = runtimes
+        production, staging = (open_stacks.enter_context(here.stack(name)) for name in (NAMESPACE, STAGING))
+        yield production, staging, open_stacks.enter_context(there.stack(DEVELOPER))
 
 
 @contextmanager
 def _folder(keep: bool) -> Iterator[Path]:
     if keep:
         KEPT.mkdir(parents=True, exist_ok=True)
-    with nullcontext(KEPT) if keep else tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
+        yield KEPT
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
 
 
-def _live(console: Console, story: HourlyBackup) -> Iterator[Evidence]:
+def _live(console: Console, story: Mission) -> Iterator[Evidence]:
     """Each step as it ends; where there is a terminal, also the one that is under way."""
     with console.status("") as status:
         for evidence in tell(story.steps(), lambda title: status.update(escape(title))):
@@ -104,38 +139,45 @@ def _live(console: Console, story: HourlyBackup) -> Iterator[Evidence]:
 
 
 def _table(rounds: list[Round]) -> Table:
-    table = Table(title="What was backed up, and what came back", title_justify="left", title_style="bold")
+    table = Table(title="What was lost, and what came back", title_justify="left", title_style="bold")
     table.add_column("")
     for number in range(1, len(rounds) + 1):
-        table.add_column(f"Backup {number}", justify="right", overflow="fold")
+        table.add_column(f"Round {number}", justify="right", overflow="fold")
     for name, show in _ROWS.items():
         table.add_row(name, *(show(one) for one in rounds))
+    for number, title in enumerate(
+        (f"Database of {STAGING}", f"Database of {DEVELOPER}", "Database dropped")
+    ):
+        table.add_row(title, *(_database(one, number) for one in rounds))
+    for stack in (STAGING, DEVELOPER):
+        table.add_row(f"Media of {stack}", *(_media(one, stack) for one in rounds))
     return table
 
 
-def _number(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
+def _database(one: Round, number: int) -> str:
+    if number >= len(one.databases):
+        return "-"
+    found = one.databases[number]
+    return (
+        f"{found.rows:,} rows compared, {found.differences} differ, {found.later_rows} later, "
+        f"{found.seconds:.1f} s"
+    )
 
 
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} s"
+def _media(one: Round, stack: str) -> str:
+    if stack not in one.media_differences:
+        return "-"
+    return f"{one.media_differences[stack]} differ, {one.later_files[stack]} later"
 
 
 _ROWS: dict[str, Callable[[Round], str]] = {
     "Dump of": lambda one: one.dump.removeprefix("backup-").partition("-dumpall")[0],
-    "Size": lambda one: megabytes(one.job.verdict["bytes"]),
-    "Databases": lambda one: ", ".join(sorted(name for (name,) in one.manifest.get("database", []))),
-    "Tables": lambda one: _number(one.job.verdict["tables"]),
-    "Rows": lambda one: _number(one.job.verdict["rows"]),
-    "Exit code": lambda one: str(one.job.exit_code),
-    "Time of the job": lambda one: _seconds(one.job.seconds),
-    "Verified dumps so far": lambda one: _number(one.job.verdict["verified"]),
-    "Time of the restore": lambda one: _seconds(one.restore_seconds),
-    "Rows compared": lambda one: _number(one.rows_compared),
-    "Properties compared": lambda one: _number(one.properties_compared),
-    "Differences": lambda one: _number(one.differences),
-    "Rows written afterwards": lambda one: _number(one.rows_written_afterwards),
-    "... of those restored": lambda one: _number(one.rows_restored_of_those),
+    "Size, rows": lambda one: (
+        f"{megabytes(one.backup.verdict['bytes'])}, {one.backup.verdict['rows']:,} rows"
+    ),
+    "Media mirrored": lambda one: f"{one.media_files:,} files, {megabytes(one.media_bytes)}",
+    "Drill": lambda one: f"{one.drill.verdict['outcome']}, {one.drill.seconds:.1f} s" if one.drill else "-",
+    "One byte altered": lambda one: f"alarm, exit code {one.alarm.exit_code}" if one.alarm else "-",
 }
 
 

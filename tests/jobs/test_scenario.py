@@ -1,20 +1,15 @@
-"""The story of the hourly backup on the local runtime; that it can end badly; and the demo that tells it."""
+"""The story of the hourly backup on the local runtime, and that it can end badly."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import psycopg
-import pytest
 
-from stack_backup import dataset, demo
+from stack_backup import dataset
 from stack_backup.runtime.local import LocalRuntime
 from stack_backup.scenario import NAMESPACE, HourlyBackup, ScenarioError, Step, tell
-from stack_backup.testbed.paths import PROJECT
 
 RESTORED = "Restore the dump into an empty server"
 
@@ -70,30 +65,3 @@ def test_the_first_step_that_fails_is_the_last() -> None:
         ("one", "seen", True),
         ("two", "the dump is empty", False),
     ]
-
-
-def test_the_demo_prints_what_happened() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "stack_backup.demo", "--molecules", "20"],
-        env={**os.environ, "COLUMNS": "100"},
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "\x1b" not in done.stdout, "no colours where there is no terminal"
-    assert max(map(len, done.stdout.splitlines())) <= 100
-    for line in ("backups taken, restored and compared", "backup-", "Differences", "postgres, template1"):
-        assert line in done.stdout
-
-
-def test_the_demo_says_where_it_failed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["demo", "--molecules", "10"])
-    monkeypatch.setattr(dataset, "DATABASE", "missing")
-    assert demo.main() == 1
-    printed = capsys.readouterr().out
-    assert "Failed: Fill the database with real input." in printed
-    assert '"missing" does not exist' in printed

@@ -1,0 +1,151 @@
+"""Every command of the recovery runbook, run as it stands there, and what it brought back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import yaml
+
+from stack_backup import dataset
+from stack_backup.mission import MEDIA, STAGING, STAGING_VALUES
+from stack_backup.render import load_values, merge_values
+from stack_backup.runtime import JobResult
+from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
+from stack_backup.scenario import JOB, TEST_MACHINE, VALUES
+from stack_backup.testbed.paths import BIN, PROJECT
+from tests.cluster.documents import commands
+from tests.render import contract
+
+RUNBOOK = PROJECT / "docs" / "recovery-runbook.md"
+NOTES = (
+    "SELECT string_agg(DISTINCT text, ',' ORDER BY text) FROM public.viewer_note WHERE text LIKE 'written%'"
+)
+
+
+@dataclass
+class Lost:
+    """Production and staging, with two backups of production and what was written before each."""
+
+    production: ClusterStack
+    staging: ClusterStack
+    dumps: list[str]
+    folder: Path
+    values: Mapping[str, Any]
+
+    def follow(self, heading: str) -> str:
+        """Run the commands under a heading of the runbook; what they printed."""
+        own = self.folder / "own.yaml"
+        own.write_text(yaml.safe_dump(self.values))
+        environment = {
+            **os.environ,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "KUBECONFIG": str(self.production.kube.kubeconfig),
+        }
+        printed = ""
+        for command in commands(RUNBOOK, heading):
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", command.replace("YOUR-VALUES.yaml", str(own))],
+                cwd=self.folder if "charts/" not in command else PROJECT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=600,
+                check=False,
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}"
+            printed += done.stdout
+        return printed
+
+
+def notes(stack: ClusterStack) -> str:
+    """Which of the marked rows are there."""
+    with psycopg.connect(stack.database.dsn(dataset.DATABASE)) as connection:
+        row = connection.execute(NOTES.encode()).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def green(result: JobResult) -> JobResult:
+    assert result.succeeded, result.log
+    return result
+
+
+@pytest.fixture(scope="module")
+def lost(runtime: ClusterRuntime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lost]:
+    with runtime.stack(contract.NAMESPACE) as production, runtime.stack(STAGING) as staging:
+        for stack, values in ((production, VALUES), (staging, STAGING_VALUES)):
+            stack.add_claim(MEDIA)
+            stack.install(merge_values(values, TEST_MACHINE))
+        production.volume(MEDIA).write("targets/one.mol", b"a molecule")
+        dataset.fill(production.database, molecules=0)
+        dumps = []
+        for number in (1, 2):
+            dataset.add_rows_after(production.database, f"written before {number}")
+            dumps.append(green(production.run(JOB)).verdict["dump"])
+        green(production.run("postgres-replicator-backup"))
+        green(production.run("media-replicator"))
+        dataset.add_rows_after(production.database, "written too late")
+        values = merge_values(TEST_MACHINE, production.stand_in_for_nfs(load_values(VALUES)))
+        yield Lost(production, staging, dumps, tmp_path_factory.mktemp("runbook"), values)
+
+
+BOTH = "written before 1,written before 2"
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+def test_what_is_there(lost: Lost) -> None:
+    printed = lost.follow("What is there?")
+    for dump in lost.dumps:
+        assert f"hourly/{dump}" in printed
+
+
+def test_the_database_was_dropped(lost: Lost) -> None:
+    lost.production.database.execute(f"DROP DATABASE {dataset.DATABASE} WITH (FORCE)")
+    assert '"outcome":"recovered"' in lost.follow("The database was dropped or spoilt")
+    assert notes(lost.production) == BOTH
+
+
+def test_go_back_to_an_earlier_dump_and_take_it_back(lost: Lost) -> None:
+    assert lost.dumps[0] in lost.follow("Go back to an earlier dump")
+    assert notes(lost.production) == "written before 1"
+    lost.follow("Take back a recovery")
+    assert notes(lost.production) == BOTH
+
+
+def test_staging_anew_and_one_table_back_from_it(lost: Lost) -> None:
+    lost.follow("Staging, or a developer's stack, anew from production")
+    assert notes(lost.staging) == BOTH
+    assert lost.staging.volume(MEDIA).read("targets/one.mol") == b"a molecule"
+
+    lost.production.database.execute("DELETE FROM public.viewer_note", dataset.DATABASE)
+    lost.follow("One table back")
+    assert notes(lost.production) == BOTH
+
+
+def test_the_production_cluster_is_lost(lost: Lost) -> None:
+    lost.follow("The production cluster is lost")
+    assert lost.production.claim_of("database-recovery", "source") == lost.staging.claim_of(
+        "database-recovery", "source"
+    )
+    environment = {"CONFIRM": contract.NAMESPACE}
+    green(lost.production.run("database-recovery", environment=environment))
+    green(lost.production.run("media-recovery", environment=environment))
+    assert notes(lost.production) == BOTH
+
+
+def test_every_heading_with_a_command_is_followed_here() -> None:
+    text = RUNBOOK.read_text(encoding="utf-8")
+    followed = Path(__file__).read_text(encoding="utf-8")
+    headings = [part.partition("\n")[0] for part in text.split("\n## ")[1:] if "```bash" in part]
+    assert len(headings) > 5
+    for heading in headings:
+        assert f'follow("{heading}")' in followed
