@@ -91,11 +91,12 @@ class ClusterVolume:
 
     def put_tree(self, folder: Path) -> None:
         with tempfile.TemporaryFile() as packed:
-            pack: list[str | Path] = ["tar", "-C", folder, "--sparse", "--create", "."]
-            subprocess.run(pack, stdout=packed, check=True)
+            # What lies in the folder, not the folder: the volume's own root is not the pod's to change.
+            names = b"\0".join(b"./" + name for name in os.listdir(os.fsencode(folder)))  # noqa: PTH208
+            pack: list[str | Path] = ["tar", "-C", folder, "--sparse", "--create", "--null", "--files-from=-"]
+            subprocess.run(pack, input=names, stdout=packed, check=True)
             packed.seek(0)
-            # The volume's own root is not the pod's to change.
-            self._run("tar --extract --no-same-owner --no-overwrite-dir --preserve-permissions", stdin=packed)
+            self._run("tar --extract --no-same-owner --preserve-permissions", stdin=packed)
 
     def get_tree(self, folder: Path) -> None:
         with tempfile.TemporaryFile() as packed:
