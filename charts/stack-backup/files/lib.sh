@@ -184,7 +184,11 @@ cause() {
 
 # on_volume COMMAND…: a command on the volume; when it fails, so does the job, with the file system's own words.
 on_volume() {
-  attend "$@" 2>"$WORK/volume-error" && return
+  attend "$@" 2>"$WORK/volume-error" || refused
+}
+
+# refused: ends the program with what the file system said last.
+refused() {
   cat -- "$WORK/volume-error" >&2
   classify_volume_error "$(<"$WORK/volume-error")"
   fail "$CODE" "The volume refused: $(cause "$WORK/volume-error")." "$ADVICE"
@@ -249,6 +253,12 @@ open_folder() {
     -printf 'Removing %p, left by a run that was killed.\n' -delete
 }
 
+# open_source FOLDER WHAT-TO-DO: a folder of dumps that is only read. One that cannot be listed is not an empty one.
+open_source() {
+  [[ -d $1 ]] || fail 66 "There is no folder $1." "$2"
+  on_volume ls -- "$1" >"$WORK/listing"
+}
+
 # dumps FOLDER: the paths of final names, oldest first. A name more than ten minutes ahead of the clock would be "the
 # newest" for ever: it is left alone and left out.
 dumps() {
@@ -285,20 +295,21 @@ suspicious() { [[ $(manifest_value "$(manifest_of "$1")" suspicious) == yes ]]; 
 publish() {
   on_volume sync -- "$1" "$2"
   PUBLISHING=("$@")
-  link "$2" "$(manifest_of "$3")"
-  link "$1" "$3"
+  link "$2" "$(manifest_of "$3")" || taken "$(manifest_of "$3")"
+  link "$1" "$3" || taken "$3"
   settle
 }
 
-# link FILE NAME: never takes a name that is in use. A file server may do it and lose the answer.
+# link FILE NAME: never takes a name that is in use: false then. A file server may do it and lose the answer.
 link() {
   if ! attend ln -T -- "$1" "$2" 2>"$WORK/volume-error" && ! [[ $2 -ef $1 ]]; then
-    [[ ! -e $2 ]] || fail 75 "The name ${2##*/} is taken already." 'Two runs began in the same second: the next one will find its own name.'
-    classify_volume_error "$(<"$WORK/volume-error")"
-    fail "$CODE" "The volume refused: $(cause "$WORK/volume-error")." "$ADVICE"
+    [[ ! -e $2 ]] || return 1
+    refused
   fi
   on_volume sync -- "${2%/*}"
 }
+
+taken() { fail 75 "The name ${1##*/} is taken already." 'Two runs began in the same second: the next one will find its own name.'; }
 
 # settle: whatever ends the program in the middle of publishing, the files tell how far it came.
 settle() {
@@ -308,20 +319,22 @@ settle() {
   PUBLISHING=()
   if [[ $name -ef $dump ]]; then
     UNTOUCHED="The new dump ${name##*/} is published and whole."
-  elif [[ $(manifest_of "$name") -ef $manifest ]]; then
+  elif [[ ! -e $name && $(manifest_of "$name") -ef $manifest ]]; then
     rm -f -- "$(manifest_of "$name")"
   fi
 }
 
-# prune FOLDER KEEP [GRACE]: removes what is older than the KEEP-th newest verified dump that is not suspicious, unless
-# that one came into the folder less than GRACE seconds ago: what it supersedes may still be read. Sets REMOVED. Lists
-# the folder again: another run may have changed it.
+# prune FOLDER KEEP [GRACE [GOOD]]: removes what is older than the KEEP-th newest verified dump that is not suspicious,
+# unless that one came into the folder less than GRACE seconds ago: what it took the place of may still be read. GOOD is
+# a command that a dump must pass, too, to be counted. Sets REMOVED. Lists the folder again: another run may have
+# changed it.
 prune() {
   local paths path keep=$2 grace=${3-0} good=0 i since
   REMOVED=0
   mapfile -t paths < <(dumps "$1")
+  ((${#paths[@]} > keep)) || return 0
   for ((i = ${#paths[@]} - 1; i >= 0 && good < keep; i--)); do
-    if verified "${paths[i]}" && ! suspicious "${paths[i]}"; then good=$((good + 1)); fi
+    if verified "${paths[i]}" && ! suspicious "${paths[i]}" && "${4-:}" "${paths[i]}"; then good=$((good + 1)); fi
   done
   ((i >= 0)) || return 0
   since=$(stat -c %Y -- "$(manifest_of "${paths[i + 1]}")") || return
@@ -337,69 +350,135 @@ prune() {
   done
 }
 
-# age_of PATH: seconds since the time in a dump's name.
+# age_of PATH: seconds since the time in a dump's name, which may be a little ahead of the clock.
 age_of() {
   local name=${1##*/}
   name=${name#backup-}
-  printf '%s' $(($(date +%s) - $(date -d "${name%%-dumpall*}" +%s)))
+  local age=$(($(date +%s) - $(date -d "${name%%-dumpall*}" +%s)))
+  printf '%s' $((age < 0 ? 0 : age))
 }
 
-# find_newest FOLDER…: sets NEWEST to the newest verified dump that is not suspicious, or to nothing.
+# find_newest FOLDER…: sets NEWEST to the newest verified dump that is not suspicious, or to nothing, and DOUBT to a
+# sentence about a newer one that is suspicious.
 find_newest() {
-  local folder path
-  NEWEST=''
+  local folder path doubtful=''
+  NEWEST='' DOUBT=''
   for folder; do
     while IFS= read -r path; do
-      if [[ ${path##*/} > ${NEWEST##*/} ]] && verified "$path" && ! suspicious "$path"; then NEWEST=$path; fi
+      if ! verified "$path"; then
+        continue
+      elif suspicious "$path"; then
+        if [[ ${path##*/} > ${doubtful##*/} ]]; then doubtful=$path; fi
+      elif [[ ${path##*/} > ${NEWEST##*/} ]]; then
+        NEWEST=$path
+      fi
     done < <(dumps "$folder")
   done
-}
-
-# expect_digest FILE MANIFEST WHAT: FILE must have the sha256 that MANIFEST says.
-expect_digest() {
-  on_volume read_back "$1"
-  [[ $(<"$WORK/sha256.read") == "$(manifest_value "$2" sha256)" ]] ||
-    fail 65 "$3 is not what its manifest says: its sha256 differs." 'It was changed or damaged: use another dump, and check the volume and its file server.'
+  if [[ ${doubtful##*/} > ${NEWEST##*/} ]]; then DOUBT="${doubtful##*/} is marked as suspicious, and was passed over."; fi
 }
 
 # read_back FILE: its sha256, to $WORK/sha256.read.
 read_back() { digest <"$1" >"$WORK/sha256.read"; }
 
-# same_dump ONE OTHER: one file by two names, or on two volumes one content as the manifests say.
-same_dump() {
-  [[ $1 -ef $2 ]] || { verified "$2" && [[ $(manifest_value "$(manifest_of "$1")" sha256) == "$(manifest_value "$(manifest_of "$2")" sha256)" ]]; }
+# read_afresh FILE: the same, from the disk or the file server where the kernel allows it, and not from memory.
+read_afresh() {
+  on_volume dd if="$1" iflag=nocache count=0 status=none
+  on_volume read_back "$1"
 }
 
-# take_over DUMP FOLDER cp|ln: brings a verified dump with its manifest into another folder, under its own name, for good.
-# Sets TAKEN to `published`, or to `present` when it was there already.
+# is_what FILE MANIFEST: has FILE, which was just read, the sha256 that MANIFEST says?
+is_what() { [[ $(<"$WORK/sha256.read") == "$(manifest_value "$1" sha256)" ]]; }
+
+# expect_digest FILE MANIFEST WHAT: FILE must have the sha256 that MANIFEST says.
+expect_digest() {
+  read_afresh "$1"
+  is_what "$2" ||
+    fail 65 "$3 is not what its manifest says: its sha256 differs." 'It was changed or damaged: use another dump, and check the volume and its file server.'
+}
+
+# check_room FOLDER BYTES
+check_room() {
+  local free need=$(($2 + (1 << 20)))
+  free=$(df --output=avail --block-size=1 -- "$1" | tail -n 1)
+  ((free >= need)) || fail 73 "$1 has $((free >> 20)) MiB left, and the dump needs $((need >> 20)) MiB." \
+    'Make room there or keep fewer dumps; no dump is ever deleted to make room.'
+}
+
+# take_over DUMP FOLDER cp|ln: brings a verified dump with its manifest into another folder, under its own name, for good:
+# a copy, or a link where the file system gives one. Sets TAKEN to `published`, or to `present` when another run has
+# brought it, and it is whole.
 take_over() {
-  local source=$1 folder=$2 name=${1##*/} unique=${POD_NAME:0:63}.$$.$RANDOM manifest
-  local temporary=$folder/.tmp.$name.$unique temporary_manifest=$folder/.manifest/.tmp.$name.$unique
+  local source=$1 path=$2/${1##*/} how=$3 unique=${POD_NAME:0:63}.$$.$RANDOM
+  local temporary=$2/.tmp.${1##*/}.$unique manifest
   manifest=$(manifest_of "$source")
-  if [[ -e $folder/$name ]] && same_dump "$source" "$folder/$name"; then
-    TAKEN=present
+  TAKEN=present
+  if [[ -e $path ]]; then
+    take_present "$source" "$path"
     return
   fi
-  [[ ! -e $folder/$name ]] ||
-    fail 65 "$name is in $folder already, with another content." 'Find out which of the two is good; move the other one away.'
-  TEMPORARY+=("$temporary" "$temporary_manifest")
-  printf '%s' "$temporary" >"$WORK/progress"
-  case $3 in
-    ln) on_volume ln -- "$source" "$temporary" ;;
-    cp)
-      expect_digest "$source" "$manifest" "The source $name"
-      on_volume cp -- "$source" "$temporary"
-      on_volume sync -- "$temporary"
-      on_volume dd if="$temporary" iflag=nocache count=0 status=none
-      on_volume read_back "$temporary"
-      [[ $(<"$WORK/sha256.read") == "$(manifest_value "$manifest" sha256)" ]] ||
-        fail 74 "The copy of $name reads back differently from its source." 'Check the volume and its file server: it does not keep what it is given.'
+  TEMPORARY+=("$temporary")
+  expect_digest "$source" "$manifest" "The source ${source##*/}"
+  if [[ $how == ln ]] && can_link "$source" "$temporary"; then
+    # The dump itself: a temporary link would be as old as the dump, so that another run might sweep it.
+    temporary=$source
+  else
+    check_room "$2" "$(stat -c %s -- "$source")"
+    printf '%s' "$temporary" >"$WORK/progress"
+    on_volume cp -- "$source" "$temporary"
+    on_volume sync -- "$temporary"
+    read_afresh "$temporary"
+    is_what "$manifest" ||
+      fail 74 "The copy of ${source##*/} reads back differently from its source." 'Check the volume and its file server: it does not keep what it is given.'
+    rm -f -- "$WORK/progress"
+  fi
+  put_manifest "$manifest" "$path"
+  PUBLISHING=("$temporary" "$WORK/none" "$path")
+  if link "$temporary" "$path"; then
+    settle
+    TAKEN=published
+  else
+    PUBLISHING=()
+    take_present "$source" "$path"
+  fi
+}
+
+# take_present SOURCE PATH: a dump of this name is there. It is read again: the sizes agree in a damaged one, too.
+take_present() {
+  if ! [[ $2 -ef $1 ]]; then
+    read_afresh "$2"
+    is_what "$(manifest_of "$1")" ||
+      fail 65 "$2 is there already, but it is not what the manifest of the source says: its sha256 differs." \
+        'It was changed or damaged there: move it away, check the volume and its file server, and run this job again.'
+  fi
+  put_manifest "$(manifest_of "$1")" "$2"
+}
+
+# put_manifest MANIFEST PATH: as the manifest of the dump PATH. A run that was killed may have left the same or half of one.
+put_manifest() {
+  local manifest=$1 target temporary
+  target=$(manifest_of "$2")
+  cmp -s -- "$manifest" "$target" && return
+  temporary=${target%/*}/.tmp.${2##*/}.${POD_NAME:0:63}.$$.$RANDOM
+  TEMPORARY+=("$temporary")
+  on_volume cp -- "$manifest" "$temporary"
+  on_volume sync -- "$temporary"
+  attend mv -T -- "$temporary" "$target" 2>"$WORK/volume-error" || cmp -s -- "$manifest" "$target" || refused
+  on_volume sync -- "${target%/*}"
+}
+
+# can_link FILE NAME: can FILE have another name there? Some file systems refuse it, and Linux does for the files of others.
+can_link() {
+  if attend ln -T -- "$1" "$2" 2>"$WORK/volume-error"; then
+    on_volume rm -- "$2"
+    return
+  fi
+  case $(<"$WORK/volume-error") in
+    *'Operation not permitted'* | *'Too many links'* | *'not supported'* | *'cross-device link'*)
+      say "No link can be made, so ${1##*/} is copied: $(cause "$WORK/volume-error")."
+      return 1
       ;;
   esac
-  rm -f -- "$WORK/progress"
-  on_volume cp -- "$manifest" "$temporary_manifest"
-  publish "$temporary" "$temporary_manifest" "$folder/$name"
-  TAKEN=published
+  refused
 }
 
 # unpack PATH: a dump's SQL.

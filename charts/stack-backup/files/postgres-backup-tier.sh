@@ -1,5 +1,6 @@
 #!/bin/bash
-# A daily, weekly or monthly dump: the newest verified hourly one by a hard link, at most one per period.
+# A daily, weekly or monthly dump: the newest verified hourly one by a hard link (a copy where none can be made), at most
+# one per period.
 #
 # Environment: JOB POD_NAME BACKUP_VOLUME SOURCE_FOLDER TIER KEEP MAXIMUM_AGE_SECONDS DEADLINE_SECONDS TERMINATION_LOG
 # TMPDIR (in memory).
@@ -22,19 +23,21 @@ main() {
     monthly) PERIOD=%Y-%m ;;
     *) fail 64 "TIER is \"$TIER\"; it must be daily, weekly or monthly." 'Correct the values of the release.' ;;
   esac
-  local source=$BACKUP_VOLUME/$SOURCE_FOLDER folder=$BACKUP_VOLUME/$TIER period existing='' path
+  local source=$BACKUP_VOLUME/$SOURCE_FOLDER folder=$BACKUP_VOLUME/$TIER age period existing='' path
 
+  open_source "$source" 'Look whether the hourly backup has run, and whether this is its volume.'
   find_newest "$source"
   warn_of_future
-  [[ -n $NEWEST ]] || fail 66 "There is no verified dump in $source." 'Look why the hourly backup publishes none.'
-  (($(age_of "$NEWEST") <= MAXIMUM_AGE_SECONDS)) ||
-    fail 65 "The newest verified dump ${NEWEST##*/} is $(($(age_of "$NEWEST") / 60)) minutes old, and may be $((MAXIMUM_AGE_SECONDS / 60))." \
+  [[ -n $NEWEST ]] || fail 66 "There is no verified dump in $source.${DOUBT:+ $DOUBT}" 'Look why the hourly backup publishes none.'
+  age=$(age_of "$NEWEST")
+  ((age <= MAXIMUM_AGE_SECONDS)) ||
+    fail 65 "The newest verified dump ${NEWEST##*/} is $((age / 60)) minutes old, and may be $((MAXIMUM_AGE_SECONDS / 60)).${DOUBT:+ $DOUBT}" \
       'Look why the hourly backup publishes no newer one; then run this job again.'
   open_folder "$folder"
 
   period=$(period_of "$NEWEST")
   while IFS= read -r path; do
-    if [[ $(period_of "$path") == "$period" ]] && verified "$path"; then existing=$path; fi
+    if [[ $(period_of "$path") == "$period" ]] && verified "$path" && ! suspicious "$path"; then existing=$path; fi
   done < <(dumps "$folder")
   if [[ -n $existing ]]; then
     TAKEN=present
