@@ -399,7 +399,8 @@ expect_digest() {
 # check_room FOLDER BYTES
 check_room() {
   local free need=$(($2 + (1 << 20)))
-  free=$(df --output=avail --block-size=1 -- "$1" | tail -n 1)
+  on_volume df --output=avail --block-size=1 -- "$1" >"$WORK/free"
+  free=$(tail -n 1 -- "$WORK/free")
   ((free >= need)) || fail 73 "$1 has $((free >> 20)) MiB left, and the dump needs $((need >> 20)) MiB." \
     'Make room there or keep fewer dumps; no dump is ever deleted to make room.'
 }

@@ -1,0 +1,459 @@
+"""The replica of the dumps: whole, under the same name, and never less than it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from stack_backup.render import merge_values, render
+from stack_backup.runtime import JobResult
+from stack_backup.runtime.local import LocalStack, RunningJob
+from stack_backup.runtime.pod import Faults
+from tests.jobs import faults
+from tests.jobs.dumps import DumpFolder, Sample, assert_failed
+from tests.jobs.hourly import NAMESPACE, VALUES, Hourly
+
+JOB = "postgres-replicator-backup"
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+REPLICA = {
+    "databaseReplica": {"enabled": True},
+    "volumes": {"databaseReplica": {"nfs": {"server": "nfs.example.org", "path": "/replicator"}}},
+}
+UNTOUCHED = "every earlier dump of the replica is as it was"
+COPYING = "[[ ${!#} == */replica/hourly/.tmp.backup-* ]]"
+"""A call whose last argument is the unfinished copy."""
+READING = "[[ $(readlink /proc/self/fd/0) == {}/hourly/* ]]"
+"""A call that reads a dump of the volume."""
+PUBLISHING = "[[ ${!#} == */replica/hourly/backup-* ]]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """The replica of the production stack's dumps, and the hourly folder that it is fed from."""
+
+    stack: LocalStack
+    hourly: Hourly
+    folder: DumpFolder
+
+    def start(self, **changes: Any) -> RunningJob:
+        return self.stack.start(JOB, Faults(**changes))
+
+    def run(self, **changes: Any) -> JobResult:
+        with self.start(**changes) as job:
+            return job.wait()
+
+    def plant_nights(self, count: int) -> list[str]:
+        """Dumps of the last nights, oldest first, which came into the replica long ago."""
+        names = [self.folder.plant(n * DAY) for n in range(count, 0, -1)]
+        self.folder.make_old(DAY)
+        return names
+
+
+@pytest.fixture
+def replica(hourly: Hourly, sample: Sample) -> Replica:
+    hourly.install(REPLICA)
+    objects = render(merge_values(VALUES, REPLICA), namespace=NAMESPACE)
+    claims = [claim["metadata"]["name"] for claim in objects.of_kind("PersistentVolumeClaim")]
+    [claim] = [name for name in claims if name.startswith("database-replica")]
+    volume = hourly.stack.volume(claim)
+    volume.clear()
+    return Replica(hourly.stack, hourly, DumpFolder(volume, "hourly", sample))
+
+
+def refused(replica: Replica, code: int, *words: str, **changes: Any) -> JobResult:
+    """A run that must fail and leave source and replica as they were."""
+    with replica.hourly.unharmed(), replica.folder.unharmed():
+        result = replica.run(**changes)
+    assert_failed(result, code, UNTOUCHED, *words)
+    return result
+
+
+# ---- what is copied ----
+
+
+def test_the_newest_dump_comes_into_the_replica_with_its_manifest(replica: Replica) -> None:
+    replica.hourly.plant(2 * HOUR)
+    name = replica.hourly.backup()
+    with replica.hourly.unharmed(), replica.folder.unharmed(published=1):
+        result = replica.run()
+    assert result.succeeded, result.log
+    verdict = result.verdict
+    assert (verdict["outcome"], verdict["dump"], verdict["verified"]) == ("published", name, 1)
+    assert verdict["bytes"] == len(replica.hourly.read(name))
+    assert 0 <= verdict["age_seconds"] < 60
+    assert replica.folder.dumps() == [name]
+    assert replica.folder.read(name) == replica.hourly.read(name)
+    assert replica.folder.volume.read(replica.folder.manifest_path(name)) == replica.hourly.volume.read(
+        replica.hourly.manifest_path(name)
+    )
+    assert replica.folder.others() == []
+    status = (replica.folder.volume.path / "hourly" / name).stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o640, 999, 999)
+
+
+def test_what_is_there_already_is_success(replica: Replica) -> None:
+    [name] = replica.hourly.plant_verified(1)
+    assert replica.run().succeeded
+    with replica.folder.unharmed():
+        result = replica.run()
+    assert result.succeeded, result.log
+    assert (result.verdict["outcome"], result.verdict["dump"]) == ("present", name)
+
+
+def test_two_are_kept(replica: Replica) -> None:
+    old = replica.plant_nights(3)
+    [new] = replica.hourly.plant_verified(1)
+    result = replica.run()
+    assert result.succeeded, result.log
+    assert replica.folder.dumps() == replica.folder.verified() == [old[-1], new]
+    assert (result.verdict["removed"], result.verdict["verified"]) == (2, 2)
+    assert replica.folder.others() == []
+
+
+def test_a_suspicious_dump_is_passed_over(replica: Replica) -> None:
+    good = replica.hourly.plant(2 * HOUR)
+    replica.hourly.plant(HOUR, suspicious="yes")
+    assert replica.run().succeeded
+    assert replica.folder.dumps() == [good]
+
+
+# ---- the source ----
+
+
+def test_a_source_that_stands_still_is_copied_but_red_and_removes_nothing(replica: Replica) -> None:
+    old = replica.plant_nights(3)
+    name = replica.hourly.plant(4 * HOUR)
+    replica.hourly.plant(HOUR, suspicious="yes")
+    with replica.folder.unharmed(published=1):
+        result = replica.run()
+    assert_failed(result, 65, name, "240 minutes old", "may be 180", "no dump was removed", "suspicious")
+    assert replica.folder.dumps() == [*old, name]
+
+    with replica.folder.unharmed():
+        again = replica.run()
+    assert_failed(again, 65, name, "no dump was removed")
+
+
+def test_a_source_older_than_the_replica_is_not_copied_over_it(replica: Replica) -> None:
+    replica.hourly.plant(2 * HOUR)
+    newer = replica.folder.plant(HOUR)
+    with replica.folder.unharmed():
+        result = replica.run()
+        assert result.succeeded, result.log
+        assert (result.verdict["outcome"], result.verdict["dump"]) == ("present", newer)
+        result = replica.run(environment={"MAXIMUM_AGE_SECONDS": "3600"})
+        assert_failed(result, 65, f"newer {newer}", "120 minutes old")
+
+
+def test_a_damaged_source_is_refused_and_no_other_takes_its_place(replica: Replica) -> None:
+    replica.plant_nights(3)
+    replica.hourly.plant(2 * HOUR)
+    bad = replica.hourly.plant(HOUR)
+    replica.hourly.damage(bad)
+    refused(replica, 65, f"The source {bad}", "sha256 differs")
+
+
+def test_a_source_that_is_short_counts_for_nothing(replica: Replica, sample: Sample) -> None:
+    good = replica.hourly.plant(2 * HOUR)
+    short = replica.hourly.plant(HOUR)
+    replica.hourly.volume.write(f"hourly/{short}", sample.dump[:-1])
+    assert replica.run().succeeded
+    assert replica.folder.dumps() == [good]
+
+
+def test_no_verified_dump(replica: Replica) -> None:
+    replica.plant_nights(2)
+    replica.hourly.plant(HOUR, verified=False)
+    refused(replica, 66, "no verified dump", "hourly backup")
+
+
+def test_no_folder_of_dumps(replica: Replica) -> None:
+    replica.plant_nights(2)
+    refused(replica, 66, "There is no folder /backup/hourly")
+
+
+def test_a_source_that_cannot_be_read(replica: Replica) -> None:
+    replica.plant_nights(2)
+    [name] = replica.hourly.plant_verified(1)
+    failing = f'if {READING.format("/backup")}; then echo "read: Input/output error" >&2; exit 1; fi; '
+    refused(replica, 74, "Input/output error", shims={"openssl": failing + faults.real("openssl")})
+    (replica.hourly.volume.path / "hourly" / name).chmod(0)
+    refused(replica, 77, "Permission denied")
+
+
+def test_a_dump_that_is_being_written_is_none(replica: Replica) -> None:
+    """Neither its unfinished file nor a manifest that came first is taken for a dump."""
+    good = replica.hourly.plant(HOUR)
+    with replica.hourly.start(shims=faults.hold("ln", "[[ ${!#} == */hourly/backup-* ]]")) as dump:
+        dump.reached("reached")
+        assert replica.run().succeeded
+        dump.release("go")
+        assert dump.wait().succeeded
+    assert replica.folder.dumps() == [good]
+
+
+# ---- the replica ----
+
+
+def test_a_damaged_copy_of_the_same_name_is_noticed(replica: Replica) -> None:
+    replica.plant_nights(2)
+    [name] = replica.hourly.plant_verified(1)
+    assert replica.run().succeeded
+    replica.folder.damage(name)
+    refused(replica, 65, f"/replica/hourly/{name}", "sha256 differs", "move it away")
+
+    # What the sentence says helps.
+    replica.folder.volume.remove(f"hourly/{name}")
+    assert replica.run().verdict["outcome"] == "published"
+    assert replica.folder.read(name) == replica.hourly.read(name)
+
+
+def test_a_short_copy_of_the_same_name_is_noticed(replica: Replica) -> None:
+    [name] = replica.hourly.plant_verified(1)
+    assert replica.run().succeeded
+    replica.folder.volume.write(f"hourly/{name}", b"short")
+    refused(replica, 65, name, "move it away")
+
+
+@pytest.mark.parametrize("manifest", [None, b"format\t1\nname\t"], ids=["without", "with half of"])
+def test_a_copy_is_given_the_manifest_that_it_lacks(replica: Replica, manifest: bytes | None) -> None:
+    [name] = replica.hourly.plant_verified(1)
+    assert replica.run().succeeded
+    replica.folder.volume.remove(replica.folder.manifest_path(name))
+    if manifest is not None:
+        replica.folder.volume.write(replica.folder.manifest_path(name), manifest)
+    assert replica.run().verdict["outcome"] == "present"
+    assert replica.folder.verified() == [name]
+
+
+def test_no_good_dump_is_removed_on_the_strength_of_a_damaged_one(replica: Replica) -> None:
+    old = replica.plant_nights(3)
+    replica.folder.damage(old[-1])
+    replica.folder.make_old(DAY)
+    [new] = replica.hourly.plant_verified(1)
+    result = replica.run()
+    assert_failed(result, 65, f"The replica holds {new}, whole", old[-1], "count for nothing")
+    assert replica.folder.dumps() == [old[1], old[2], new], "two good ones, and the damaged one between them"
+
+    # The night after, two good ones are newer than the damaged one.
+    replica.folder.make_old(DAY)
+    newest = replica.hourly.plant(HOUR / 2)
+    result = replica.run()
+    assert result.succeeded, result.log
+    assert replica.folder.dumps() == [new, newest]
+
+
+def test_a_reader_never_loses_the_file_that_it_reads(replica: Replica) -> None:
+    """Who began with the newest dump has hours to read it, however many newer ones come meanwhile."""
+    replica.folder.plant(30 * DAY)
+    replica.folder.make_old(30 * DAY)
+    names = []
+    for minutes in (50, 40, 30, 20):
+        names.append(replica.hourly.plant(timedelta(minutes=minutes)))
+        assert replica.run().succeeded
+        if minutes == 50:
+            reader = (replica.folder.volume.path / "hourly" / names[0]).open("rb")
+            inode = (replica.folder.volume.path / "hourly" / names[0]).stat().st_ino
+    with reader:
+        assert reader.read() == replica.hourly.read(names[0])
+        assert (replica.folder.volume.path / "hourly" / names[0]).stat().st_ino == inode
+    assert set(names) <= set(replica.folder.dumps())
+
+    replica.folder.make_old(timedelta(seconds=21600 - 60))
+    assert replica.run().verdict["removed"] == 0
+    replica.folder.make_old(timedelta(seconds=21600 + 60))
+    assert replica.run().verdict["removed"] == 3
+    assert replica.folder.dumps() == names[-2:]
+
+
+def test_a_folder_of_another_stack_is_refused(replica: Replica) -> None:
+    replica.hourly.plant_verified(1)
+    replica.folder.plant(DAY, namespace="other-stack")
+    refused(replica, 77, 'namespace "other-stack"', f'"{NAMESPACE}"')
+
+
+def test_a_replica_without_room(replica: Replica) -> None:
+    replica.plant_nights(2)
+    replica.hourly.plant_verified(1)
+    with replica.folder.volume.limited(2_900_000):
+        result = refused(replica, 73, "/replica/hourly has", "the dump needs")
+    assert "cp:" not in result.log, "it is known before anything is written"
+
+
+def test_a_replica_that_fills_up_amid_the_copy(replica: Replica) -> None:
+    replica.plant_nights(2)
+    replica.hourly.plant_verified(1)
+    plenty = {"df": "echo Avail; echo 99999999999"}
+    with replica.folder.volume.limited(2_500_000):
+        refused(replica, 73, "No space left", shims=plenty)
+
+
+def test_a_replica_that_is_read_only(replica: Replica) -> None:
+    replica.plant_nights(2)
+    replica.hourly.plant_verified(1)
+    with replica.folder.volume.read_only():
+        refused(replica, 77, "Read-only file system")
+
+
+def test_a_replica_that_belongs_to_someone_else(replica: Replica) -> None:
+    replica.plant_nights(2)
+    replica.hourly.plant_verified(1)
+    folder = replica.folder.volume.path / "hourly"
+    folder.chmod(0o555)
+    try:
+        refused(replica, 77, "Permission denied", "999:999")
+    finally:
+        folder.chmod(0o2775)
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [("Input/output error", 74), ("No space left on device", 73), ("Stale file handle", 75)],
+)
+def test_a_file_server_that_cannot_keep_what_it_took(replica: Replica, message: str, code: int) -> None:
+    replica.plant_nights(2)
+    replica.hourly.plant_verified(1)
+    failing = faults.fail("sync", 1, f"sync: error syncing '/replica/hourly/x': {message}", COPYING)
+    refused(replica, code, message, shims=failing)
+
+
+def test_a_replica_that_gives_back_something_else(replica: Replica) -> None:
+    replica.plant_nights(2)
+    replica.hourly.plant_verified(1)
+    wrong = f'if {READING.format("/replica")}; then {faults.REAL}; head -c -1 | openssl "$@"; exit; fi; '
+    refused(replica, 74, "reads back differently", shims={"openssl": wrong + faults.real("openssl")})
+
+
+@pytest.mark.parametrize("command", ["ln", "mv"])
+def test_an_answer_lost_by_the_file_server_is_no_failure(replica: Replica, command: str) -> None:
+    replica.hourly.plant_verified(1)
+    lost = f'if [[ ${{!#}} == */backup-* ]]; then {faults.REAL}; {command} "$@"; echo lost >&2; exit 1; fi'
+    with replica.folder.unharmed(published=1):
+        result = replica.run(shims={command: f"{lost}; {faults.real(command)}"})
+    assert result.succeeded, result.log
+
+
+def test_an_old_dump_that_cannot_be_removed_is_told(replica: Replica) -> None:
+    replica.plant_nights(3)
+    [new] = replica.hourly.plant_verified(1)
+    stuck = faults.fail("rm", 1, "rm: Input/output error", "[[ $* == */backup-*.gz* && $* != *.tmp.* ]]")
+    result = replica.run(shims=stuck)
+    assert_failed(result, 75, f"The replica holds {new}, whole", "could not be removed")
+    assert len(replica.folder.verified()) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("KEEP", "0"), ("GRACE_SECONDS", "-1"), ("MAXIMUM_AGE_SECONDS", "soon"), ("REPLICA_VOLUME", "")],
+)
+def test_variable_that_makes_no_sense(replica: Replica, name: str, value: str) -> None:
+    replica.hourly.plant_verified(1)
+    refused(replica, 64, name, environment={name: value})
+
+
+# ---- two runs, and ends from outside ----
+
+
+@pytest.mark.parametrize("point", ["cp", "mv", "ln"])
+def test_two_runs_at_once_make_one_copy(replica: Replica, point: str) -> None:
+    [name] = replica.hourly.plant_verified(1)
+    when = {"cp": COPYING, "mv": "true", "ln": PUBLISHING}[point]
+    with (
+        replica.folder.unharmed(published=1),
+        replica.start(shims=faults.hold(point, when)) as first,
+    ):
+        first.reached("reached")
+        second = replica.run()
+        first.release("go")
+        results = [first.wait(), second]
+    assert [result.verdict["outcome"] for result in results] == ["present", "published"], [
+        result.log for result in results
+    ]
+    assert replica.folder.dumps() == replica.folder.verified() == [name]
+
+
+def test_a_copy_that_never_ends_is_ended_at_the_inner_deadline(replica: Replica) -> None:
+    replica.hourly.plant_verified(1)
+    slow = {**faults.hold("cp", COPYING), "sleep": f"{faults.REAL}; sleep 0.1"}
+    refused(replica, 124, "3480", environment={"SECONDS": "3478"}, shims=slow)
+
+
+AMID_THE_COPY = {
+    "cp": f'if {COPYING}; then {faults.REAL}; head -c 100000 "$2" >"$3"; touch /faults/reached; '
+    f"until [[ -e /faults/go ]]; do sleep 0.02; done; fi; {faults.real('cp')}"
+}
+POINTS: dict[str, dict[str, str]] = {
+    "the first look": faults.hold("ls"),
+    "the write probe": faults.hold("ln", "[[ $* == *probe* ]]"),
+    "the room": faults.hold("df"),
+    "the source's sha256": faults.hold("openssl", READING.format("/backup")),
+    "amid the copy": AMID_THE_COPY,
+    "the fsync": faults.hold("sync", COPYING),
+    "the read-back": faults.hold("openssl", READING.format("/replica")),
+    "the manifest": faults.hold("cp", "[[ $* == *.manifest* ]]"),
+    "publishing the manifest": faults.hold("mv"),
+    "publishing the dump": faults.hold("ln", PUBLISHING),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("point", POINTS)
+def test_ended_from_outside(replica: Replica, point: str, number: signal.Signals) -> None:
+    old = replica.plant_nights(2)
+    [name] = replica.hourly.plant_verified(1)
+    before = replica.folder.files()
+    with replica.hourly.unharmed(), replica.start(shims=POINTS[point]) as job:
+        job.reached("reached")
+        job.signal(number)
+        result = job.wait()
+    assert result.exit_code == 128 + number
+    if number == signal.SIGTERM:
+        assert_failed(result, 143, "told to stop", UNTOUCHED)
+        # A manifest that has its final name stays: another run may count on it.
+        assert set(replica.folder.others()) <= {f"{name}.tsv"}
+    after = replica.folder.files()
+    assert {file: after.get(file) for file in before} == before
+    assert replica.folder.dumps() == old
+    again = replica.run()
+    assert again.succeeded, again.log
+    assert name in replica.folder.verified()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_ended_amid_the_retention(replica: Replica, number: signal.Signals) -> None:
+    replica.plant_nights(4)
+    [new] = replica.hourly.plant_verified(1)
+    with replica.start(shims=faults.hold("rm", "[[ $* == */backup-* && $* != *.tmp.* ]]")) as job:
+        job.reached("reached")
+        job.signal(number)
+        job.release("go")
+        result = job.wait()
+    assert result.exit_code == 128 + number
+    assert new in replica.folder.verified()
+    if number == signal.SIGTERM:
+        assert f"The replica holds {new}, whole" in result.verdict["message"]
+    assert replica.run().verdict["outcome"] == "present"
+    assert len(replica.folder.dumps()) == len(replica.folder.verified()) == 2
+
+
+def test_leftovers_of_killed_runs_are_swept_when_they_are_old_enough(replica: Replica) -> None:
+    replica.hourly.plant_verified(1)
+    replica.folder.volume.write("hourly/.tmp.backup-2001-01-01T00:00:00Z-dumpall.sql.gz.pod.1.2", b"half")
+    replica.folder.volume.write("hourly/.manifest/.tmp.x", b"half")
+    replica.folder.make_old(timedelta(seconds=3600 + 300 - 60))
+    assert replica.run().succeeded
+    assert len(replica.folder.others()) == 2
+    replica.folder.make_old(timedelta(seconds=3600 + 300 + 60))
+    assert replica.run().succeeded
+    assert replica.folder.others() == []
+
+
+def test_a_dump_from_the_future_is_not_the_newest(replica: Replica) -> None:
+    good = replica.hourly.plant(HOUR)
+    replica.hourly.plant_at(datetime(2099, 1, 1, tzinfo=UTC))
+    assert replica.run().succeeded
+    assert replica.folder.dumps() == [good]
