@@ -168,7 +168,7 @@ classify_volume_error() {
       CODE=73 ADVICE='Make the volume larger or keep fewer dumps; no dump is ever deleted to make room.'
       ;;
     *'Read-only file system'* | *'Permission denied'* | *'Operation not permitted'* | *'Not a directory'*)
-      CODE=77 ADVICE="The pod's user $(id -u):$(id -g) must be able to write there: check the volume's owner and that it is not read-only."
+      CODE=77 ADVICE="The pod's user $(id -u):$(id -g) must have the right to: check the volume's owner, and that it is not read-only where it is written."
       ;;
     *'Stale file handle'* | *'Resource temporarily'*)
       CODE=75 ADVICE='The next run tries again; if it comes back, check the file server.'

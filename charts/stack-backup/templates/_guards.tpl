@@ -60,6 +60,9 @@
 {{- end }}
 {{- include "stack-backup.confirmed" (dict "namespace" $namespace "key" "databaseRecovery" "values" .databaseRecovery) }}
 {{- include "stack-backup.confirmed" (dict "namespace" $namespace "key" "mediaRecovery" "values" .mediaRecovery) }}
+{{- if and .replicaCheck.enabled (not (or .replicaCheck.database .replicaCheck.media)) }}
+{{- fail "replicaCheck.database and replicaCheck.media are both false, but replicaCheck.enabled is true: say which replica is to be checked." }}
+{{- end }}
 {{- if and .offsite.enabled (not .offsite.remote) }}
 {{- fail "offsite.remote is empty, but offsite.enabled is true: name the remote and a path, such as s3:backups/production." }}
 {{- end }}

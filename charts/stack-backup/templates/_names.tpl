@@ -34,11 +34,11 @@ all that is in the source, and another export is another pair of them.
 {{- end }}
 
 {{- define "stack-backup.usesDatabaseReplica" -}}
-{{- with .Values }}{{ if or .databaseReplica.enabled .replicaCheck.enabled (and .databaseRecovery.enabled (eq .databaseRecovery.source "replica")) }}true{{ end }}{{ end }}
+{{- with .Values }}{{ if or .databaseReplica.enabled (and .replicaCheck.enabled .replicaCheck.database) (and .databaseRecovery.enabled (eq .databaseRecovery.source "replica")) }}true{{ end }}{{ end }}
 {{- end }}
 
 {{- define "stack-backup.usesMediaReplica" -}}
-{{- with .Values }}{{ if or .mediaReplica.enabled .replicaCheck.enabled .mediaRecovery.enabled (and .drill.enabled .drill.references) }}true{{ end }}{{ end }}
+{{- with .Values }}{{ if or .mediaReplica.enabled (and .replicaCheck.enabled .replicaCheck.media) .mediaRecovery.enabled (and .drill.enabled .drill.references) }}true{{ end }}{{ end }}
 {{- end }}
 
 {{- define "stack-backup.serviceAccount" -}}
