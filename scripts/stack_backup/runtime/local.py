@@ -74,7 +74,7 @@ class LocalVolume:
 
     def remove(self, path: str) -> None:
         target = self.path / path
-        if target.is_dir():
+        if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         else:
             target.unlink()

@@ -1,0 +1,559 @@
+"""The check of the replicas: green only while both are young, whole and what was recorded of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from stack_backup.render import merge_values, render
+from stack_backup.runtime import JobResult
+from stack_backup.runtime.local import LocalRuntime, LocalStack, LocalVolume, RunningJob
+from stack_backup.runtime.pod import Faults
+from tests.jobs import faults
+from tests.jobs.dumps import DumpFolder, Sample, assert_failed
+from tests.jobs.hourly import IMAGE, VALUES
+
+JOB = "replica-check"
+NAMESPACE = "staging-stack"
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+EXPORTS = {
+    "databaseReplica": {"nfs": {"server": "nfs.example.org", "path": "/check-db"}},
+    "mediaReplica": {"nfs": {"server": "nfs.example.org", "path": "/check-media"}},
+}
+CHECK = merge_values(
+    VALUES, {"backup": {"enabled": False}, "replicaCheck": {"enabled": True}, "volumes": EXPORTS}
+)
+NO_MEDIA = {"environment": {"MEDIA_REPLICA_VOLUME": ""}}
+NO_DUMPS = {"environment": {"REPLICA_VOLUME": ""}}
+READING = "[[ $(readlink /proc/self/fd/0) == {} ]]"
+"""A call that reads such a file."""
+
+FILES: Mapping[str, bytes] = {
+    "targets/A71/aligned.pdb": b"ATOM\n" * 1000,
+    "targets/A71/empty": b"",
+    "targets/two\nlines\tand a tab": b"1",
+    "targets/back\\slash\\n": b"22",
+    "-rf": b"333",
+    " blank ": b"4444",
+    os.fsdecode(b"invalid \xff utf-8"): b"55555",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """The check in a stack of the other cluster, and the two replicas that it reads."""
+
+    stack: LocalStack
+    dumps: DumpFolder
+    media: LocalVolume
+    state: LocalVolume
+
+    def start(self, **changes: Any) -> RunningJob:
+        return self.stack.start(JOB, Faults(**changes))
+
+    def run(self, **changes: Any) -> JobResult:
+        with self.start(**changes) as job:
+            return job.wait()
+
+    def sound(self, **changes: Any) -> Mapping[str, Any]:
+        """A run that must be green; its verdict."""
+        result = self.run(**changes)
+        assert result.succeeded, result.log
+        assert result.verdict["outcome"] == "sound"
+        return result.verdict
+
+    def mirror(self, files: Mapping[str, bytes] = FILES, age: timedelta = HOUR, **state: str) -> None:
+        """The media replica as a mirror leaves it that ended `age` ago; `state` gives other values."""
+        for path, data in files.items():
+            self.media.write(path, data)
+        (self.media.path / "link").symlink_to("targets")
+        self.media.write(".stack-backup/trash/2024-01-01T00:00:00Z/old", b"not counted")
+        lines = {
+            "format": "1",
+            "status": "complete",
+            "since": stamp(age + MINUTE),
+            "completed": stamp(age),
+            "files": str(len(files)),
+            "bytes": str(sum(map(len, files.values()))),
+            "namespace": "production-stack",
+            **state,
+        }
+        self.write_state(lines)
+        sample = "".join(
+            f"{hashlib.sha256(data).hexdigest()}\t{len(data)}\t{escaped(path)}\n"
+            for path, data in files.items()
+        )
+        self.media.write(".stack-backup/sample.tsv", os.fsencode(sample))
+
+    def mirror_again(self, **state: str) -> None:
+        """Another state over the same files."""
+        lines = dict(
+            line.split("\t") for line in self.media.read(".stack-backup/state").decode().splitlines()
+        )
+        self.write_state({**lines, **state})
+
+    def write_state(self, lines: Mapping[str, str]) -> None:
+        text = "".join(f"{key}\t{value}\n" for key, value in lines.items() if value)
+        self.media.write(".stack-backup/state", text.encode())
+
+
+def stamp(age: timedelta) -> str:
+    return f"{datetime.now(UTC) - age:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def escaped(path: str) -> str:
+    return path.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+
+
+@pytest.fixture(scope="module")
+def staging(runtime: LocalRuntime) -> Iterator[LocalStack]:
+    with runtime.stack(NAMESPACE, IMAGE) as stack:
+        stack.add_claim("media")
+        yield stack
+
+
+@pytest.fixture
+def check(staging: LocalStack, sample: Sample) -> Check:
+    """Both replicas as they should be."""
+    staging.install(CHECK)
+    claims = [
+        claim["metadata"]["name"]
+        for claim in render(CHECK, namespace=NAMESPACE).of_kind("PersistentVolumeClaim")
+    ]
+    volumes = {}
+    for kind in ("database-replica", "media-replica", "replica-check"):
+        [claim] = [name for name in claims if name.startswith(kind)]
+        volumes[kind] = staging.volume(claim)
+        volumes[kind].clear()
+    dumps = DumpFolder(volumes["database-replica"], "hourly", sample)
+    found = Check(staging, dumps, volumes["media-replica"], volumes["replica-check"])
+    dumps.plant(26 * HOUR)
+    dumps.plant(2 * HOUR)
+    found.mirror()
+    return found
+
+
+def red(check: Check, code: int, *words: str, **changes: Any) -> JobResult:
+    result = check.run(**changes)
+    assert_failed(result, code, *words)
+    return result
+
+
+# ---- all is well ----
+
+
+def test_two_sound_replicas(check: Check) -> None:
+    newest = check.dumps.dumps()[-1]
+    verdict = dict(check.sound())
+    assert verdict["dump"] == newest
+    assert verdict["verified"] == 2
+    assert abs(verdict["age_seconds"] - 7200) < 60
+    assert abs(verdict["media_age_seconds"] - 3600) < 60
+    assert verdict["media_files"] == len(FILES)
+    assert verdict["media_bytes"] == sum(map(len, FILES.values()))
+    assert verdict["media_sampled"] == len(FILES)
+    assert newest in verdict["message"]
+
+
+def test_the_check_writes_nothing_to_the_replicas(check: Check) -> None:
+    with check.dumps.unharmed(), check.dumps.volume.read_only(), check.media.read_only():
+        check.sound()
+    assert check.state.list() == ["dump"]
+
+
+def test_a_dump_that_the_replicator_brought(check: Check, production: LocalStack) -> None:
+    """The real way, in two stacks: production writes the export, and staging reads it."""
+    production.volume("database-backup").clear()
+    check.dumps.volume.clear()
+    volumes = {"databaseReplica": EXPORTS["databaseReplica"]}
+    production.install(merge_values(VALUES, {"databaseReplica": {"enabled": True}, "volumes": volumes}))
+    assert production.run("postgres-backup-hourly").succeeded
+    brought = production.run("postgres-replicator-backup")
+    assert brought.succeeded, brought.log
+    assert check.sound()["dump"] == brought.verdict["dump"]
+    check.dumps.damage(brought.verdict["dump"])
+    red(check, 65, brought.verdict["dump"], "altered")
+
+
+def test_media_that_the_mirror_brought(check: Check) -> None:
+    """The real mirror, its state and its sample."""
+    check.media.clear()
+    source = check.stack.volume("media")
+    for path, data in FILES.items():
+        source.write(path, data)
+    check.stack.install(merge_values(CHECK, {"mediaReplica": {"enabled": True}}))
+    mirrored = check.stack.run("media-replicator")
+    assert mirrored.succeeded, mirrored.log
+    verdict = check.sound()
+    assert verdict["media_files"] == verdict["media_sampled"] == len(FILES)
+    check.media.write("targets/two\nlines\tand a tab", b"2")
+    red(check, 65, "two\\nlines\\tand a tab".replace("\\n", "\n").replace("\\t", "\t"), "altered")
+
+
+# ---- the dumps ----
+
+
+def test_a_dump_is_read_once(check: Check) -> None:
+    first = check.sound()
+    unread = f'if {READING.format("/replica/hourly/*")}; then echo "read" >&2; exit 1; fi; '
+    shims = {"openssl": unread + faults.real("openssl")}
+    assert check.sound(shims=shims)["read_at"] == first["read_at"]
+    again = red(check, 74, "read", shims=shims, environment={"REREAD_SECONDS": "0"})
+    assert "Reading" in again.log
+
+
+@pytest.mark.parametrize("how", ["in place", "another file", "with its times"])
+def test_a_dump_that_changed_after_it_was_found_whole(check: Check, how: str) -> None:
+    check.sound()
+    newest = check.dumps.dumps()[-1]
+    path = check.dumps.volume.path / "hourly" / newest
+    times = path.stat()
+    if how == "another file":
+        copy = path.with_name("copy")
+        copy.write_bytes(path.read_bytes())
+        os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
+        copy.replace(path)
+        path.chmod(0o644)
+    check.dumps.damage(newest)
+    if how == "with its times":
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    red(check, 65, newest, "was altered", "Do not recover from it")
+
+
+def test_a_damage_that_no_time_tells_is_found_when_it_is_read_again(check: Check) -> None:
+    """As a disk does it: neither size nor times change."""
+    newest = check.dumps.dumps()[-1]
+    check.sound()
+    memory = check.state.read("dump").decode().splitlines()
+    check.dumps.damage(newest)
+    sha256 = memory[1].rsplit(" ", 1)[1]
+    stat = (check.dumps.volume.path / "hourly" / newest).stat()
+    nanoseconds = [f"{ns // 10**9}.{ns % 10**9:09d}" for ns in (stat.st_mtime_ns, stat.st_ctime_ns)]
+    key = f"/replica/hourly/{newest} {stat.st_size} {' '.join(nanoseconds)} {stat.st_ino} {sha256}"
+    check.state.write("dump", f"{memory[0]}\n{key}\n".encode())
+    check.sound()
+    check.state.write("dump", f"{int(memory[0]) - 86400}\n{key}\n".encode())
+    red(check, 65, newest, "was altered")
+
+
+@pytest.mark.parametrize("memory", [b"", b"junk", b"99999999999\nx\n", b"\xff\x00\n\n\n"])
+def test_a_memory_that_makes_no_sense_is_none(check: Check, memory: bytes) -> None:
+    check.state.write("dump", memory)
+    assert check.sound()["dump"] == check.dumps.dumps()[-1]
+    assert check.dumps.dumps()[-1] in check.state.read("dump").decode()
+
+
+def test_an_altered_dump_stays_red(check: Check) -> None:
+    newest = check.dumps.dumps()[-1]
+    check.dumps.damage(newest)
+    for _ in range(2):
+        red(check, 65, newest, "was altered")
+
+
+def test_an_old_dump(check: Check) -> None:
+    newest = check.dumps.dumps()[-1]
+    red(check, 65, newest, "120 minutes old", "may be 60", environment={"MAXIMUM_AGE_SECONDS": "3600"})
+    red(check, 65, newest, "120 minutes old", environment={"MAXIMUM_AGE_SECONDS": "3600"})
+
+
+def test_a_short_dump_is_not_hidden_by_an_older_whole_one(check: Check, sample: Sample) -> None:
+    newest = check.dumps.dumps()[-1]
+    check.dumps.volume.write(f"hourly/{newest}", sample.dump[:-1])
+    red(check, 65, newest, "differ in name or size")
+
+
+def test_a_short_dump_is_told_though_a_newer_one_is_whole(check: Check) -> None:
+    oldest = check.dumps.dumps()[0]
+    check.dumps.volume.write(f"hourly/{oldest}", b"short")
+    red(check, 65, oldest, "differ in name or size")
+
+
+def test_no_verified_dump(check: Check) -> None:
+    check.dumps.volume.clear()
+    check.dumps.plant(HOUR, verified=False)
+    red(check, 66, "no verified dump")
+
+
+def test_an_empty_replica(check: Check) -> None:
+    check.dumps.volume.clear()
+    red(check, 66, "no folder /replica/hourly", "postgres-replicator-backup")
+
+
+def test_only_a_suspicious_dump(check: Check) -> None:
+    check.dumps.volume.clear()
+    name = check.dumps.plant(HOUR, suspicious="yes")
+    red(check, 66, "no verified dump", f"{name} is marked as suspicious")
+
+
+@pytest.mark.parametrize("cut", ["the end of the SQL", "the end of the stream", "bytes that are no gzip"])
+def test_a_dump_that_was_published_broken(check: Check, sample: Sample, cut: str) -> None:
+    """Its manifest agrees with it, and yet it cannot be recovered from."""
+    text = gzip.decompress(sample.dump)
+    dump = {
+        "the end of the SQL": gzip.compress(text[:-100], 1),
+        "the end of the stream": sample.dump[:-1000],
+        "bytes that are no gzip": b"x" * 100_000,
+    }[cut]
+    name = check.dumps.plant(HOUR, dump=dump, sha256=hashlib.sha256(dump).hexdigest())
+    red(check, 65, name, "does not unpack to a whole dump")
+
+
+def test_a_dump_that_holds_another_amount_than_its_manifest_says(check: Check) -> None:
+    name = check.dumps.plant(HOUR, sql_bytes=12345)
+    red(check, 65, name, "does not unpack to a whole dump")
+
+
+@pytest.mark.parametrize(
+    ("message", "code"), [("Input/output error", 74), ("Stale file handle", 75), ("Permission denied", 77)]
+)
+def test_a_dump_that_cannot_be_read(check: Check, message: str, code: int) -> None:
+    failing = f'if {READING.format("/replica/hourly/*")}; then echo "read: {message}" >&2; exit 1; fi; '
+    red(check, code, message, shims={"openssl": failing + faults.real("openssl")})
+
+
+def test_a_folder_that_cannot_be_listed(check: Check) -> None:
+    red(check, 74, "Input/output error", shims=faults.fail("ls", 2, "ls: reading: Input/output error"))
+
+
+def test_a_dump_from_the_future_is_not_the_newest(check: Check) -> None:
+    newest = check.dumps.dumps()[-1]
+    check.dumps.plant_at(datetime(2099, 1, 1, tzinfo=UTC))
+    assert check.sound()["dump"] == newest
+
+
+# ---- the media ----
+
+
+def test_no_state(check: Check) -> None:
+    check.media.clear()
+    red(check, 66, "no state", "media-replicator")
+
+
+def test_a_first_mirror_in_progress(check: Check) -> None:
+    check.mirror_again(status="in-progress", completed="", files="", bytes="")
+    red(check, 66, "never been complete", "in progress since")
+
+
+def test_an_old_mirror(check: Check) -> None:
+    late = {"environment": {"MEDIA_MAXIMUM_AGE_SECONDS": "3500"}}
+    red(check, 65, "ended 60 minutes ago", "may be 58", **late)
+    check.mirror_again(status="in-progress")
+    red(check, 65, "ended 60 minutes ago", **late)
+
+
+def test_a_mirror_in_progress_is_fine_and_nothing_is_compared(check: Check) -> None:
+    check.mirror_again(status="in-progress", files="99", bytes="99999999")
+    check.media.write("targets/A71/aligned.pdb", b"half")
+    verdict = check.sound()
+    assert "being mirrored" in verdict["message"]
+    assert "media_files" not in verdict
+
+
+def test_a_mirror_that_begins_while_the_files_are_counted(check: Check) -> None:
+    with check.start(shims=faults.hold("find")) as job:
+        job.reached("reached")
+        check.mirror_again(status="in-progress")
+        check.media.remove("-rf")
+        check.media.write("targets/A71/aligned.pdb", b"half")
+        job.release("go")
+        result = job.wait()
+    assert result.succeeded, result.log
+    assert "A mirror has begun meanwhile" in result.log
+
+
+def test_a_file_too_few(check: Check) -> None:
+    check.media.remove("targets/A71/empty")
+    red(check, 65, f"holds {len(FILES) - 1} files", f"counted {len(FILES)}")
+
+
+def test_a_file_too_many(check: Check) -> None:
+    check.media.write("targets/more", b"")
+    red(check, 65, f"holds {len(FILES) + 1} files", f"counted {len(FILES)}")
+
+
+def test_a_byte_too_many(check: Check) -> None:
+    check.media.write("-rf", b"3333")
+    size = sum(map(len, FILES.values()))
+    red(check, 65, f"of {size + 1} bytes", f"of {size}", '"-rf"')
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_any_altered_file_of_the_sample_is_named(check: Check, path: str) -> None:
+    if FILES[path]:
+        check.media.write(path, bytes([FILES[path][0] ^ 1]) + FILES[path][1:])
+    else:
+        check.media.remove(path)
+    shown = path.encode(errors="surrogateescape").decode(errors="ignore").replace("\t", " ")
+    result = check.run()
+    assert result.exit_code == 65, result.log
+    message = result.verdict["message"]
+    assert "missing or altered" in message
+    assert shown.split("\n")[0] in message
+
+
+def test_a_link_in_the_place_of_a_file(check: Check) -> None:
+    path = check.media.path / "-rf"
+    path.rename(check.media.path / "moved")
+    path.symlink_to("moved")
+    red(check, 65, '"-rf"', "missing or altered")
+
+
+def test_a_sample_of_many_files_is_read_a_few_at_a_time_and_all_in_the_end(check: Check) -> None:
+    check.media.clear()
+    check.mirror({f"many/{n}": f"{n}".encode() for n in range(60)})
+    assert check.sound()["media_sampled"] == 20
+    check.media.write("many/7", b"8")
+    codes = [check.run().exit_code for _ in range(20)]
+    assert set(codes) == {0, 65}, "a third of the runs meets it"
+
+
+def test_large_files_are_read_one_at_a_time(check: Check) -> None:
+    check.media.clear()
+    check.mirror({})
+    lines = []
+    for number in range(3):
+        path = check.media.path / f"large-{number}"
+        with path.open("wb") as file:
+            file.truncate(200 << 20)
+        lines.append(f"{ZEROS}\t{200 << 20}\tlarge-{number}\n")
+    check.media.write(".stack-backup/sample.tsv", "".join(lines).encode())
+    check.media.write(
+        ".stack-backup/state",
+        check.media.read(".stack-backup/state")
+        .replace(b"files\t0", b"files\t3")
+        .replace(b"bytes\t0", b"bytes\t%d" % (600 << 20)),
+    )
+    assert check.sound(**NO_DUMPS)["media_sampled"] == 1
+
+
+ZEROS = hashlib.sha256(bytes(200 << 20)).hexdigest()
+
+
+def test_no_sample(check: Check) -> None:
+    check.media.remove(".stack-backup/sample.tsv")
+    red(check, 66, "no sample")
+
+
+@pytest.mark.parametrize("line", ["junk", f"{'a' * 64}\t12", f"{'a' * 64}\tx\tpath", f"{'A' * 64}\t1\tpath"])
+def test_a_damaged_sample(check: Check, line: str) -> None:
+    check.media.write(".stack-backup/sample.tsv", f"{line}\n".encode())
+    red(check, 65, "sample", "damaged")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"status": "done"},
+        {"files": "many"},
+        {"bytes": "-1"},
+        {"completed": "yesterday"},
+        {"completed": "2024-13-41T00:00:00Z"},
+    ],
+    ids=str,
+)
+def test_a_damaged_state(check: Check, state: dict[str, str]) -> None:
+    check.mirror_again(**state)
+    red(check, 65, "state", "damaged")
+
+
+@pytest.mark.parametrize("version", ["", "2"])
+def test_a_state_of_another_format(check: Check, version: str) -> None:
+    check.mirror_again(format=version)
+    red(check, 78, "format", "same version")
+
+
+def test_a_mirror_that_ended_in_the_future(check: Check) -> None:
+    check.mirror_again(completed=stamp(-HOUR))
+    red(check, 65, "in the future", "clocks")
+
+
+@pytest.mark.parametrize(
+    ("message", "code"), [("Input/output error", 74), ("Stale file handle", 75), ("Permission denied", 77)]
+)
+def test_media_that_cannot_be_read(check: Check, message: str, code: int) -> None:
+    red(check, code, message, "as a whole", shims=faults.fail("find", 1, f"find: x: {message}"))
+    failing = f'if {READING.format("/media-replica/*")}; then echo "read: {message}" >&2; exit 1; fi; '
+    red(check, code, message, shims={"openssl": failing + faults.real("openssl")})
+
+
+# ---- both ----
+
+
+def test_what_is_wrong_with_both_is_told_at_once(check: Check) -> None:
+    newest = check.dumps.dumps()[-1]
+    check.dumps.damage(newest)
+    check.media.clear()
+    result = red(check, 65, newest, "was altered", "no state")
+    assert result.verdict["dump"] == newest
+
+
+def test_one_replica_alone_can_be_checked(check: Check) -> None:
+    check.media.clear()
+    assert "media_age_seconds" not in check.sound(**NO_MEDIA)
+    check.mirror()
+    check.dumps.volume.clear()
+    assert "dump" not in check.sound(**NO_DUMPS)
+    red(check, 64, "Neither", environment={"REPLICA_VOLUME": "", "MEDIA_REPLICA_VOLUME": ""})
+
+
+@pytest.mark.parametrize(("key", "claim"), [("database", "media-replica"), ("media", "database-replica")])
+def test_a_stack_with_one_replica_mounts_no_other(check: Check, key: str, claim: str) -> None:
+    values = merge_values(CHECK, {"replicaCheck": {key: False}})
+    claims = [
+        item["metadata"]["name"]
+        for item in render(values, namespace=NAMESPACE).of_kind("PersistentVolumeClaim")
+    ]
+    assert [name.rpartition("-")[0] for name in claims if name != "replica-check"] == [claim]
+    check.stack.install(values)
+    verdict = check.sound()
+    assert ("dump" in verdict, "media_age_seconds" in verdict) == (key == "media", key == "database")
+
+
+def test_what_was_read_must_be_remembered(check: Check) -> None:
+    with check.state.read_only():
+        red(check, 77, "cannot be remembered", "Read-only file system")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MAXIMUM_AGE_SECONDS", "0"),
+        ("MEDIA_MAXIMUM_AGE_SECONDS", "soon"),
+        ("REREAD_SECONDS", "-1"),
+        ("STATE_VOLUME", ""),
+    ],
+)
+def test_variable_that_makes_no_sense(check: Check, name: str, value: str) -> None:
+    red(check, 64, name, environment={name: value})
+
+
+POINTS: dict[str, dict[str, str]] = {
+    "the first look": faults.hold("ls"),
+    "the sha256": faults.hold("openssl", READING.format("/replica/*")),
+    "unpacking": faults.hold("gzip"),
+    "remembering": faults.hold("mv"),
+    "counting": faults.hold("find"),
+    "the sample": faults.hold("openssl", READING.format("/media-replica/*")),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("point", POINTS)
+def test_ended_from_outside(check: Check, point: str, number: signal.Signals) -> None:
+    with check.dumps.unharmed(), check.start(shims=POINTS[point]) as job:
+        job.reached("reached")
+        job.signal(number)
+        result = job.wait()
+    assert result.exit_code == 128 + number
+    if number == signal.SIGTERM:
+        assert_failed(result, 143, "told to stop")
+        assert [name for name in check.state.list() if name.startswith(".tmp.")] == []
+    check.sound()
