@@ -211,7 +211,7 @@ hash_sample() {
     part == "replica" { replica[path] = entry; next }
     path in hash && replica[path] == entry {
       shown = substr(path, 3)
-      gsub(/\\/, "\\\\", shown); gsub(/\t/, "\\t", shown); gsub(/\n/, "\\n", shown)
+      gsub(/\\/, "\\\\&", shown); gsub(/\t/, "\\t", shown); gsub(/\n/, "\\n", shown)
       printf "%s\t%s\t%s\n", hash[path], $1, shown
     }' \
     part=hash <(cd "$MEDIA_VOLUME" && xargs -0 -a "$WORK/chosen" sha256sum -z --) \

@@ -118,7 +118,7 @@ function need(entry,   a) {
 
 function tell(what, path) {
   if (told[what]++ >= 20) return
-  gsub(/\\/, "\\\\", path)
+  gsub(/\\/, "\\\\&", path)
   gsub(/\n/, "\\n", path)
   printf "note\t%s: %s\n", what, path
 }
