@@ -45,7 +45,7 @@ class DumpFolder:
     def __init__(self, volume: LocalVolume, folder: str, sample: Sample | None) -> None:
         self.volume = volume
         self.folder = folder
-        self._sample = sample
+        self.sample = sample
 
     def dumps(self) -> list[str]:
         """The final names in the folder, oldest first."""
@@ -107,12 +107,12 @@ class DumpFolder:
         self, stamp: datetime, *, verified: bool = True, dump: bytes | None = None, **manifest: object
     ) -> str:
         """The same with the time `stamp` in its name."""
-        assert self._sample is not None
-        dump = self._sample.dump if dump is None else dump
+        assert self.sample is not None
+        dump = self.sample.dump if dump is None else dump
         name = f"backup-{stamp:%Y-%m-%dT%H:%M:%SZ}-dumpall.sql.gz"
         self._write(f"{self.folder}/{name}", dump)
         if verified:
-            text = self._sample.manifest.decode()
+            text = self.sample.manifest.decode()
             for key, value in {"name": name, "bytes": len(dump), **manifest}.items():
                 text, count = re.subn(rf"^{key}\t.*$", f"{key}\t{value}", text, flags=re.MULTILINE)
                 if not count:

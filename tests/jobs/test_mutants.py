@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from stack_backup.render import CHART, render
+from stack_backup.render import render
 from tests.jobs import test_hourly, test_hourly_failures, test_hourly_retention
 from tests.jobs.hourly import NAMESPACE, VALUES, Hourly
+from tests.jobs.mutants import mutant
 
 PROGRAM, LIBRARY, READER = "postgres-backup-hourly.sh", "lib.sh", "dump-contents.awk"
 
@@ -63,11 +63,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Hourly], None]]] = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_missing_safeguard_is_seen(hourly: Hourly, tmp_path: Path, name: str) -> None:
     file, safeguard, instead, test = MUTANTS[name]
-    chart = shutil.copytree(CHART, tmp_path / "chart")
-    program = chart / "files" / file
-    text = program.read_text()
-    assert text.count(safeguard) == 1, f"{file} has no such safeguard any more: {safeguard!r}"
-    program.write_text(text.replace(safeguard, instead))
+    chart = mutant(tmp_path, file, safeguard, instead)
     hourly.stack.apply(render(VALUES, namespace=NAMESPACE, chart=chart))
     with pytest.raises(AssertionError):
         test(hourly)

@@ -7,8 +7,9 @@ import gzip
 import hashlib
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from stack_backup.runtime.pod import Faults
 from tests.jobs import faults
 from tests.jobs.dumps import DumpFolder, Sample, assert_failed
 from tests.jobs.hourly import IMAGE, VALUES
+from tests.jobs.mutants import mutant
 
 JOB = "replica-check"
 NAMESPACE = "staging-stack"
@@ -195,7 +197,7 @@ def test_media_that_the_mirror_brought(check: Check) -> None:
     verdict = check.sound()
     assert verdict["media_files"] == verdict["media_sampled"] == len(FILES)
     check.media.write("targets/two\nlines\tand a tab", b"2")
-    red(check, 65, "two\\nlines\\tand a tab".replace("\\n", "\n").replace("\\t", "\t"), "altered")
+    red(check, 65, "two\\nlines\\tand a tab", "altered")
 
 
 # ---- the dumps ----
@@ -264,9 +266,9 @@ def test_an_old_dump(check: Check) -> None:
     red(check, 65, newest, "120 minutes old", environment={"MAXIMUM_AGE_SECONDS": "3600"})
 
 
-def test_a_short_dump_is_not_hidden_by_an_older_whole_one(check: Check, sample: Sample) -> None:
+def test_a_short_dump_is_not_hidden_by_an_older_whole_one(check: Check) -> None:
     newest = check.dumps.dumps()[-1]
-    check.dumps.volume.write(f"hourly/{newest}", sample.dump[:-1])
+    check.dumps.volume.write(f"hourly/{newest}", check.dumps.read(newest)[:-1])
     red(check, 65, newest, "differ in name or size")
 
 
@@ -391,12 +393,8 @@ def test_any_altered_file_of_the_sample_is_named(check: Check, path: str) -> Non
         check.media.write(path, bytes([FILES[path][0] ^ 1]) + FILES[path][1:])
     else:
         check.media.remove(path)
-    shown = path.encode(errors="surrogateescape").decode(errors="ignore").replace("\t", " ")
-    result = check.run()
-    assert result.exit_code == 65, result.log
-    message = result.verdict["message"]
-    assert "missing or altered" in message
-    assert shown.split("\n")[0] in message
+    shown = escaped(path).encode(errors="surrogateescape").decode(errors="ignore")
+    red(check, 65, f'missing or altered: "{shown}"')
 
 
 def test_a_link_in_the_place_of_a_file(check: Check) -> None:
@@ -557,3 +555,69 @@ def test_ended_from_outside(check: Check, point: str, number: signal.Signals) ->
         assert_failed(result, 143, "told to stop")
         assert [name for name in check.state.list() if name.startswith(".tmp.")] == []
     check.sound()
+
+
+# ---- with one safeguard taken out ----
+
+PROGRAM = "replica-check.sh"
+MUTANTS: dict[str, tuple[str, str, str, Callable[[Check], None]]] = {
+    "any age will do": (PROGRAM, "((age <= MAXIMUM_AGE_SECONDS)) ||", "true ||", test_an_old_dump),
+    "an old mirror will do": (
+        PROGRAM,
+        "((age <= MEDIA_MAXIMUM_AGE_SECONDS)) ||",
+        "true ||",
+        test_an_old_mirror,
+    ),
+    "short dumps are passed over": (
+        PROGRAM,
+        "[[ -z $wrong ]] ||",
+        "true ||",
+        test_a_short_dump_is_not_hidden_by_an_older_whole_one,
+    ),
+    "the sha256 is not compared": (
+        PROGRAM,
+        'if ! is_what "$manifest"; then',
+        "if false; then",
+        test_an_altered_dump_stays_red,
+    ),
+    "a dump is not unpacked": (
+        PROGRAM,
+        'if ! attend read_through "$NEWEST" 2>"$WORK/unpack-error" ||',
+        "if",
+        lambda check: test_a_dump_that_was_published_broken(check, check.dumps.sample, "the end of the SQL"),
+    ),
+    "times of change are not looked at": (
+        PROGRAM,
+        "%.Y %.Z %i",
+        "%.Y %i",
+        lambda check: test_a_dump_that_changed_after_it_was_found_whole(check, "with its times"),
+    ),
+    "a dump is read once and never again": (
+        PROGRAM,
+        " && now - when < REREAD_SECONDS",
+        "",
+        test_a_damage_that_no_time_tells_is_found_when_it_is_read_again,
+    ),
+    "files are not counted": (PROGRAM, "\n  check_tree\n", "\n", test_a_file_too_many),
+    "no file is read": (
+        PROGRAM,
+        '[[ $(<"$WORK/sha256.read") == "$3" ]]',
+        "true",
+        lambda check: test_any_altered_file_of_the_sample_is_named(check, "-rf"),
+    ),
+    "a mirror that begins meanwhile is a fault": (
+        PROGRAM,
+        'if ! cmp -s -- "$WORK/state" "$WORK/state.after"; then',
+        "if false; then",
+        test_a_mirror_that_begins_while_the_files_are_counted,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_missing_safeguard_is_seen(check: Check, tmp_path: Path, name: str) -> None:
+    file, safeguard, instead, test = MUTANTS[name]
+    chart = mutant(tmp_path, file, safeguard, instead)
+    check.stack.apply(render(CHECK, namespace=NAMESPACE, chart=chart))
+    with pytest.raises(AssertionError):
+        test(check)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from stack_backup.runtime.pod import Faults
 from tests.jobs import faults
 from tests.jobs.dumps import DumpFolder, Sample, assert_failed
 from tests.jobs.hourly import NAMESPACE, VALUES, Hourly
+from tests.jobs.mutants import mutant
 
 JOB = "postgres-replicator-backup"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -260,8 +263,8 @@ def test_a_reader_never_loses_the_file_that_it_reads(replica: Replica) -> None:
             inode = (replica.folder.volume.path / "hourly" / names[0]).stat().st_ino
     with reader:
         assert reader.read() == replica.hourly.read(names[0])
-        assert (replica.folder.volume.path / "hourly" / names[0]).stat().st_ino == inode
     assert set(names) <= set(replica.folder.dumps())
+    assert (replica.folder.volume.path / "hourly" / names[0]).stat().st_ino == inode
 
     replica.folder.make_old(timedelta(seconds=21600 - 60))
     assert replica.run().verdict["removed"] == 0
@@ -457,3 +460,62 @@ def test_a_dump_from_the_future_is_not_the_newest(replica: Replica) -> None:
     replica.hourly.plant_at(datetime(2099, 1, 1, tzinfo=UTC))
     assert replica.run().succeeded
     assert replica.folder.dumps() == [good]
+
+
+# ---- with one safeguard taken out ----
+
+LIBRARY = "lib.sh"
+MUTANTS: dict[str, tuple[str, str, str, Callable[[Replica], None]]] = {
+    "any age will do": (
+        "postgres-replicator-backup.sh",
+        "((age <= MAXIMUM_AGE_SECONDS)) ||",
+        "true ||",
+        test_a_source_that_stands_still_is_copied_but_red_and_removes_nothing,
+    ),
+    "no grace for readers": (
+        "postgres-replicator-backup.sh",
+        '"$KEEP" "$GRACE_SECONDS"',
+        '"$KEEP" 0',
+        test_a_reader_never_loses_the_file_that_it_reads,
+    ),
+    "a damaged dump counts": (
+        "postgres-replicator-backup.sh",
+        '"$GRACE_SECONDS" whole',
+        '"$GRACE_SECONDS"',
+        test_no_good_dump_is_removed_on_the_strength_of_a_damaged_one,
+    ),
+    "any folder is ours": (
+        "postgres-replicator-backup.sh",
+        '\n  check_target "$dump"',
+        '\n  : "$dump"',
+        test_a_folder_of_another_stack_is_refused,
+    ),
+    "what is there is not read": (
+        LIBRARY,
+        "if ! [[ $2 -ef $1 ]]; then\n    read_afresh",
+        "if false; then\n    read_afresh",
+        test_a_damaged_copy_of_the_same_name_is_noticed,
+    ),
+    "the copy is not read back": (
+        LIBRARY,
+        'is_what "$manifest" ||\n      fail 74',
+        "true ||\n      fail 74",
+        test_a_replica_that_gives_back_something_else,
+    ),
+    "the room is not asked for": (LIBRARY, "    check_room ", "    : ", test_a_replica_without_room),
+    "a manifest that is there is the right one": (
+        LIBRARY,
+        'cmp -s -- "$manifest" "$target" && return\n',
+        "[[ ! -e $target ]] || return 0\n",
+        lambda replica: test_a_copy_is_given_the_manifest_that_it_lacks(replica, b"format\t1\nname\t"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_missing_safeguard_is_seen(replica: Replica, tmp_path: Path, name: str) -> None:
+    file, safeguard, instead, test = MUTANTS[name]
+    chart = mutant(tmp_path, file, safeguard, instead)
+    replica.stack.apply(render(merge_values(VALUES, REPLICA), namespace=NAMESPACE, chart=chart))
+    with pytest.raises(AssertionError):
+        test(replica)

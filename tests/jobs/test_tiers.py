@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import signal
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stack_backup.render import merge_values, render
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalStack, RunningJob
 from stack_backup.runtime.pod import Faults
 from tests.jobs import faults
 from tests.jobs.dumps import DumpFolder, Sample, assert_failed
-from tests.jobs.hourly import Hourly
+from tests.jobs.hourly import NAMESPACE, VALUES, Hourly
+from tests.jobs.mutants import mutant
 
 HOUR = timedelta(hours=1)
 TIERS = {"tiers": {"enabled": True}, "volumes": {"databaseBackup": {"size": "210Gi"}}}
@@ -391,6 +395,16 @@ def test_ended_from_outside(daily: Tier, point: str, number: signal.Signals) -> 
     assert daily.folder.verified() == [old, name]
 
 
+def test_a_run_that_is_killed_leaves_no_link_that_takes_space(daily: Tier) -> None:
+    """A forgotten link would keep the space of a dump that everybody thinks is removed."""
+    [name] = daily.hourly.plant_verified(1)
+    with daily.start(shims=POINTS["publishing the dump"]) as job:
+        job.reached("reached")
+        job.signal(signal.SIGKILL)
+        job.wait()
+    assert (daily.hourly.volume.path / f"hourly/{name}").stat().st_nlink == 1
+
+
 def test_leftovers_of_killed_runs_are_swept(daily: Tier) -> None:
     daily.hourly.plant_verified(1)
     daily.hourly.volume.write("daily/.tmp.backup-2001-01-01T00:00:00Z-dumpall.sql.gz.pod.1.2", b"half")
@@ -406,3 +420,61 @@ def test_a_monthly_dump_can_be_read_back(monthly: Tier) -> None:
     assert monthly.run().succeeded
     digest = hashlib.sha256(monthly.folder.read(name)).hexdigest()
     assert monthly.folder.manifest(name)["sha256"] == [[digest]]
+
+
+# ---- with one safeguard taken out ----
+
+LIBRARY = "lib.sh"
+MUTANTS: dict[str, tuple[str, str, str, Callable[[Tier], None]]] = {
+    "any age will do": (
+        "postgres-backup-tier.sh",
+        "((age <= MAXIMUM_AGE_SECONDS)) ||",
+        "true ||",
+        test_an_old_dump_is_refused_though_the_period_has_its_own,
+    ),
+    "any file is the dump of its period": (
+        "postgres-backup-tier.sh",
+        ' && verified "$path" && ! suspicious "$path"; then existing',
+        "; then existing",
+        test_what_is_no_verified_dump_of_the_period_does_not_count,
+    ),
+    "a folder that cannot be listed is empty": (
+        "postgres-backup-tier.sh",
+        "  open_source ",
+        "  : ",
+        test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one,
+    ),
+    "a suspicious dump is as good as any": (
+        LIBRARY,
+        'elif suspicious "$path"; then',
+        "elif false; then",
+        test_a_suspicious_dump_is_passed_over_for_the_good_one_before_it,
+    ),
+    "the source is not read": (
+        LIBRARY,
+        '  expect_digest "$source" ',
+        "  : ",
+        test_a_damaged_dump_is_not_kept_for_months,
+    ),
+    "a copy is as good as a link": (
+        LIBRARY,
+        "if [[ $how == ln ]] && can_link",
+        "if false && can_link",
+        test_the_newest_verified_dump_is_linked_and_takes_no_space,
+    ),
+    "a link is swept by its age": (
+        LIBRARY,
+        '    on_volume rm -- "$2"\n    return\n',
+        "    return\n",
+        test_a_run_that_is_killed_leaves_no_link_that_takes_space,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_missing_safeguard_is_seen(daily: Tier, tmp_path: Path, name: str) -> None:
+    file, safeguard, instead, test = MUTANTS[name]
+    chart = mutant(tmp_path, file, safeguard, instead)
+    daily.stack.apply(render(merge_values(VALUES, TIERS), namespace=NAMESPACE, chart=chart))
+    with pytest.raises(AssertionError):
+        test(daily)

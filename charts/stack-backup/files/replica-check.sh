@@ -200,22 +200,22 @@ measure_tree() {
 
 # check_sample FILE: are some files, other ones every time, what they were in the source?
 check_sample() {
-  local sum bytes path left=$SAMPLE_BYTES sampled=0 altered='' damaged='The sample that the mirror recorded is damaged.'
+  local sum bytes shown path left=$SAMPLE_BYTES sampled=0 altered='' damaged='The sample that the mirror recorded is damaged.'
   if [[ ! -e $1 ]]; then
     finding 66 'The replica of the media has no sample of its files.' 'Run media-replicator in the stack that is backed up.'
     return
   fi
   look 'The sample of the media cannot be read' shuf -n "$SAMPLE_FILES" -- "$1" >"$WORK/sample" || return 0
-  while IFS=$'\t' read -r sum bytes path; do
-    if ! [[ $sum =~ ^[0-9a-f]{64}$ && $bytes =~ ^(0|[1-9][0-9]{0,14})$ && -n $path ]]; then
+  while IFS=$'\t' read -r sum bytes shown; do
+    if ! [[ $sum =~ ^[0-9a-f]{64}$ && $bytes =~ ^(0|[1-9][0-9]{0,14})$ && -n $shown ]]; then
       finding 65 "$damaged" 'Run media-replicator in the stack that is backed up, and check the export.'
       return
     fi
     # One file at least, however large: else the largest would never be read.
     ((sampled == 0 || bytes <= left)) || continue
     left=$((left - bytes)) sampled=$((sampled + 1))
-    printf -v path %b "$path" # it has no other escapes than \\ \t \n
-    same_file "$MEDIA_REPLICA_VOLUME/$path" "$bytes" "$sum" || altered+="${altered:+, }\"$path\""
+    printf -v path %b "$shown" # it has no other escapes than \\ \t \n
+    same_file "$MEDIA_REPLICA_VOLUME/$path" "$bytes" "$sum" || altered+="${altered:+, }\"$shown\""
   done <"$WORK/sample"
   figure media_sampled "$sampled"
   [[ -z $altered ]] || finding 65 "These files of the media replica are missing or altered: $altered." \

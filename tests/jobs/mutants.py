@@ -1,0 +1,18 @@
+"""Programs with one safeguard taken out: the tests must see it. What they cannot see is not tested."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from stack_backup.render import CHART
+
+
+def mutant(folder: Path, file: str, safeguard: str, instead: str) -> Path:
+    """A copy of the chart in `folder` in whose program `file` the only `safeguard` is `instead`."""
+    chart = shutil.copytree(CHART, folder / "chart")
+    program = chart / "files" / file
+    text = program.read_text()
+    assert text.count(safeguard) == 1, f"{file} has no such safeguard any more: {safeguard!r}"
+    program.write_text(text.replace(safeguard, instead))
+    return chart
