@@ -502,7 +502,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Replica], None]]] = {
         "true ||\n      fail 74",
         test_a_replica_that_gives_back_something_else,
     ),
-    "the room is not asked for": (LIBRARY, "    check_room ", "    : ", test_a_replica_without_room),
+    "the room is not asked for": (LIBRARY, "    need_room ", "    : ", test_a_replica_without_room),
     "a manifest that is there is the right one": (
         LIBRARY,
         'cmp -s -- "$manifest" "$target" && return\n',

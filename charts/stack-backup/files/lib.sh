@@ -184,11 +184,11 @@ cause() {
 
 # on_volume COMMAND…: a command on the volume; when it fails, so does the job, with the file system's own words.
 on_volume() {
-  attend "$@" 2>"$WORK/volume-error" || refused
+  attend "$@" 2>"$WORK/volume-error" || volume_refused
 }
 
-# refused: ends the program with what the file system said last.
-refused() {
+# volume_refused: ends the program with what the file system said last.
+volume_refused() {
   cat -- "$WORK/volume-error" >&2
   classify_volume_error "$(<"$WORK/volume-error")"
   fail "$CODE" "The volume refused: $(cause "$WORK/volume-error")." "$ADVICE"
@@ -304,7 +304,7 @@ publish() {
 link() {
   if ! attend ln -T -- "$1" "$2" 2>"$WORK/volume-error" && ! [[ $2 -ef $1 ]]; then
     [[ ! -e $2 ]] || return 1
-    refused
+    volume_refused
   fi
   on_volume sync -- "${2%/*}"
 }
@@ -396,8 +396,8 @@ expect_digest() {
     fail 65 "$3 is not what its manifest says: its sha256 differs." 'It was changed or damaged: use another dump, and check the volume and its file server.'
 }
 
-# check_room FOLDER BYTES
-check_room() {
+# need_room FOLDER BYTES
+need_room() {
   local free need=$(($2 + (1 << 20)))
   on_volume df --output=avail --block-size=1 -- "$1" >"$WORK/free"
   free=$(tail -n 1 -- "$WORK/free")
@@ -423,7 +423,7 @@ take_over() {
     # The dump itself: a temporary link would be as old as the dump, so that another run might sweep it.
     temporary=$source
   else
-    check_room "$2" "$(stat -c %s -- "$source")"
+    need_room "$2" "$(stat -c %s -- "$source")"
     printf '%s' "$temporary" >"$WORK/progress"
     on_volume cp -- "$source" "$temporary"
     on_volume sync -- "$temporary"
@@ -463,7 +463,7 @@ put_manifest() {
   TEMPORARY+=("$temporary")
   on_volume cp -- "$manifest" "$temporary"
   on_volume sync -- "$temporary"
-  attend mv -T -- "$temporary" "$target" 2>"$WORK/volume-error" || cmp -s -- "$manifest" "$target" || refused
+  attend mv -T -- "$temporary" "$target" 2>"$WORK/volume-error" || cmp -s -- "$manifest" "$target" || volume_refused
   on_volume sync -- "${target%/*}"
 }
 
@@ -479,7 +479,7 @@ can_link() {
       return 1
       ;;
   esac
-  refused
+  volume_refused
 }
 
 # unpack PATH: a dump's SQL.

@@ -219,7 +219,7 @@ check_sample() {
   done <"$WORK/sample"
   figure media_sampled "$sampled"
   [[ -z $altered ]] || finding 65 "These files of the media replica are missing or altered: $altered." \
-    'Do not recover from them: check the export, and run media-replicator in the stack that is backed up.'
+    'Do not recover from them: check the export, move them away, and run media-replicator in the stack that is backed up.'
 }
 
 # same_file PATH BYTES SHA256: what cannot be read is a finding of its own.
