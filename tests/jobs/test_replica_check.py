@@ -321,6 +321,11 @@ def test_a_dump_that_cannot_be_read(check: Check, message: str, code: int) -> No
     red(check, code, message, shims={"openssl": failing + faults.real("openssl")})
 
 
+def test_a_reader_that_fails_is_no_fault_of_the_dump(check: Check) -> None:
+    broken = faults.fail("awk", 2, "awk: out of memory", "[[ $* == *dump-contents* ]]")
+    red(check, 75, "has the right sha256", "broke off", shims=broken)
+
+
 def test_a_folder_that_cannot_be_listed(check: Check) -> None:
     red(check, 74, "Input/output error", shims=faults.fail("ls", 2, "ls: reading: Input/output error"))
 
@@ -582,8 +587,8 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Check], None]]] = {
     ),
     "a dump is not unpacked": (
         PROGRAM,
-        'if ! attend read_through "$NEWEST" 2>"$WORK/unpack-error" ||',
-        "if",
+        "if ((unpacked + counted)) || ",
+        "if ",
         lambda check: test_a_dump_that_was_published_broken(check, check.dumps.sample, "the end of the SQL"),
     ),
     "times of change are not looked at": (

@@ -86,7 +86,7 @@ check_dumps() {
 
 # check_newest: reads it once, and again when the file is another one or REREAD_SECONDS have passed.
 check_newest() {
-  local memory=$STATE_VOLUME/dump temporary=$STATE_VOLUME/.tmp.dump.${POD_NAME:0:63}.$$ now when='' what='' key manifest
+  local memory=$STATE_VOLUME/dump temporary=$STATE_VOLUME/.tmp.dump.${POD_NAME:0:63}.$$ now when='' what='' key manifest unpacked counted
   manifest=$(manifest_of "$NEWEST")
   look 'The newest dump of the replica cannot be read' stat -c '%n %s %.Y %.Z %i' -- "$NEWEST" >"$WORK/key" || return 0
   key="$(<"$WORK/key") $(manifest_value "$manifest" sha256)"
@@ -105,9 +105,14 @@ check_newest() {
       'Do not recover from it. Move it away, check the export, and run postgres-replicator-backup again.'
     return
   fi
-  if ! attend read_through "$NEWEST" 2>"$WORK/unpack-error" ||
-    [[ $(manifest_value "$WORK/contents" sql_bytes) != "$(manifest_value "$manifest" sql_bytes)" ]]; then
-    cat -- "$WORK/unpack-error" >&2
+  attend read_through "$NEWEST" 2>"$WORK/unpack-error" || : # each stage has its own status
+  cat -- "$WORK/unpack-error" >&2
+  read -r unpacked counted <"$WORK/status"
+  if ((counted != 0 && counted != 65)); then
+    finding 75 "The newest dump of the replica, ${NEWEST##*/}, has the right sha256, but reading it broke off (awk $counted)." 'Read the lines above; the next run tries again.'
+    return
+  fi
+  if ((unpacked + counted)) || [[ $(manifest_value "$WORK/contents" sql_bytes) != "$(manifest_value "$manifest" sql_bytes)" ]]; then
     finding 65 "The newest dump of the replica, ${NEWEST##*/}, is as it was published, but it does not unpack to a whole dump: $(cause "$WORK/unpack-error")." \
       'Do not recover from it. Run postgres-backup-hourly and postgres-replicator-backup again.'
     return
@@ -121,7 +126,11 @@ check_newest() {
 }
 
 # read_through DUMP: unpacks it from its first to its last line.
-read_through() { unpack "$1" | awk -v contents="$WORK/contents" -f "$PROGRAMS/dump-contents.awk" >/dev/null; }
+read_through() {
+  set +e
+  unpack "$1" | awk -v contents="$WORK/contents" -f "$PROGRAMS/dump-scan.awk" -f "$PROGRAMS/dump-contents.awk" >/dev/null
+  printf '%s\n' "${PIPESTATUS[*]}" >"$WORK/status"
+}
 
 # ---- the media ----------------------------------------------------------------------------------------------------
 
