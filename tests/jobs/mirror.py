@@ -34,7 +34,7 @@ TO_STAGING: dict[str, Any] = {"volumes": {"media": {"existingClaim": TARGET}}}
 FILES = 20
 """Small files of a tree, so that a share of them is a number of files."""
 
-SLOWLY = {"BANDWIDTH_LIMIT": "1M", "TRANSFERS": "1"}
+SLOWLY = {"BANDWIDTH_LIMIT": "1M"}
 """With a file of some MiB, for what happens amid a copy."""
 
 

@@ -145,6 +145,15 @@ def test_what_was_deleted_or_replaced_is_in_the_trash(mirrored: Media) -> None:
     assert (trash / fragment).read_bytes() == old
 
 
+def test_every_file_may_be_edited_at_once(mirrored: Media) -> None:
+    files = [path for path in mirrored.source.rglob("*") if path.is_file() and not path.is_symlink()]
+    for path in files:
+        path.write_bytes(path.read_bytes() + b"!")
+    assert mirrored.mirror().verdict["copied"] == len(files)
+    [trash] = mirrored.trash()
+    assert len([path for path in trash.rglob("*") if path.is_file()]) == len(files)
+
+
 def test_a_second_change_on_the_same_day_takes_nothing_from_the_trash(mirrored: Media) -> None:
     for content in ("second", "third", "fourth"):
         mirrored.set("names/case", content)

@@ -12,6 +12,8 @@ umask 022
 # After the image's own: where the init container put the static binary.
 PATH+=:/tools
 
+NO_ROOM='Make room on the volume; the next run goes on from here.'
+
 OWN=.stack-backup
 # What a killed rclone leaves: named so that nobody else's file is taken for it. The next run removes it.
 HEX='[0-9a-f]'
@@ -136,7 +138,7 @@ logged() {
 classify_rclone_error() {
   case $2 in
     *'no space left'* | *'quota exceeded'* | *'file too big'* | *'out of space'*)
-      CODE=73 ADVICE='Make room on the volume; the next run goes on from here.'
+      CODE=73 ADVICE=$NO_ROOM
       ;;
     *'read-only file system'*) CODE=77 ADVICE='Check why the volume is read-only.' ;;
     *'permission denied'* | *'operation not permitted'*)
