@@ -9,6 +9,7 @@ umask 027
 # Messages in English and byte-wise text, whatever the image's default is: errors are told apart by their words.
 export LC_ALL=C TZ=UTC PGCONNECT_TIMEOUT=20
 
+NO_ROOM='Make the volume larger or keep fewer dumps; no dump is ever deleted to make room.'
 DUMP_NAME='^backup-[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z-dumpall\.sql\.(gz|zst)$'
 
 # ---- log, verdict, end --------------------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ classify_server_error() {
 classify_volume_error() {
   case $1 in
     *'No space left'* | *'quota exceeded'* | *'File too large'*)
-      CODE=73 ADVICE='Make the volume larger or keep fewer dumps; no dump is ever deleted to make room.'
+      CODE=73 ADVICE=$NO_ROOM
       ;;
     *'Read-only file system'* | *'Permission denied'* | *'Operation not permitted'* | *'Not a directory'*)
       CODE=77 ADVICE="The pod's user $(id -u):$(id -g) must have the right to: check the volume's owner, and that it is not read-only where it is written."

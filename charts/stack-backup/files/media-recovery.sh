@@ -26,6 +26,7 @@ main() {
   check_target
   survey
   UNTOUCHED='Some files of the stack may be recovered already, each of them whole; the next run goes on from here.'
+  sweep "$MEDIA_VOLUME"
   ((CONFLICTS == 0)) || make_way
   say "Recovering $FILES files, $(($(tree bytes) >> 20)) MiB, as of $MIRRORED: $COPIED to copy."
   if [[ $DELETE == true ]]; then

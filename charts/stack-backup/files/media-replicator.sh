@@ -35,6 +35,7 @@ main() {
   survey
   UNTOUCHED="The replica is marked as in progress; what it lost is in its trash $SINCE, and the next run goes on from here."
   write_state in-progress "$(state completed)" "$(state files)" "$(state bytes)"
+  sweep "$MEDIA_REPLICA_VOLUME"
   set_aside
   say "Mirroring $(tree files) files, $(($(tree bytes) >> 20)) MiB: $(tree to_copy) to copy, $(tree lost) to move to the trash."
   copy_tree sync "$MEDIA_VOLUME" "$MEDIA_REPLICA_VOLUME" --backup-dir "$TRASH" "${LIMIT[@]}"
@@ -102,7 +103,6 @@ survey() {
   local files bytes last last_bytes lost there allowed need free
   list "$MEDIA_VOLUME" source 'The source' readable
   compare source "$MEDIA_REPLICA_VOLUME" 'The replica'
-  notes
   files=$(tree files) bytes=$(tree bytes) lost=$(tree lost)
   figure files "$files"
   figure bytes "$bytes"
@@ -132,12 +132,6 @@ survey() {
   ((free >= need)) || fail 73 "The replica has $((free >> 20)) MiB left, and $((need >> 20)) MiB are to be copied." \
     'Make room on the export, or let the trash be emptied earlier (value mediaReplica.trashDays).'
   COPIED=$(tree to_copy) REMOVED=$lost
-}
-
-# notes: what the comparison has to say, into the log.
-notes() {
-  local note
-  while IFS= read -r note; do say "${note^}"; done < <(sed -n 's/^note\t//p' "$WORK/trees")
 }
 
 # write_state STATUS COMPLETED FILES BYTES: in one step; the last three are those of the last complete mirror.
@@ -173,7 +167,6 @@ verify() {
   mv -- "$WORK/source.gz" "$WORK/before.gz"
   list "$MEDIA_VOLUME" source 'The source'
   compare source "$MEDIA_REPLICA_VOLUME" 'The replica' before
-  notes
   name_some "$WORK/different" 'Not as in the source'
   (($(tree different) + $(tree extra) == 0)) ||
     fail 65 "The replica is not what the source is: $(tree different) files are missing or differ, $(tree extra) are only there." \
@@ -211,7 +204,7 @@ hash_sample() {
     part == "replica" { replica[path] = entry; next }
     path in hash && replica[path] == entry {
       shown = substr(path, 3)
-      gsub(/\\/, "\\\\&", shown); gsub(/\t/, "\\t", shown); gsub(/\n/, "\\n", shown)
+      gsub(/\\/, "&&", shown); gsub(/\t/, "\\t", shown); gsub(/\n/, "\\n", shown)
       printf "%s\t%s\t%s\n", hash[path], $1, shown
     }' \
     part=hash <(cd "$MEDIA_VOLUME" && xargs -0 -a "$WORK/chosen" sha256sum -z --) \

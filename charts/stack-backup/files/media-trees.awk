@@ -1,6 +1,6 @@
 # How a copy of a tree differs from its source, by listings of both. Records end with NUL: kind, size, time of change
-# (seconds), path, separated by tabs. Kinds: f file, u unreadable file, d folder, l link (path//target), s anything else;
-# `end` closes a complete listing.
+# (seconds), path, separated by tabs. Kinds: f file, u unreadable file, d folder, l link (path//target), p unfinished
+# file of rclone, s anything else; `end` closes a complete listing.
 #
 # The variable `part` says what is read: `source` and `target`, and `before`, the source at an earlier time: what has
 # changed since is no difference. Prints keys and values. Sizes are doubles: exact up to 2^53.
@@ -23,6 +23,11 @@ $1 == "end" {
     goal = substr(path, i + 2)
     path = substr(path, 1, i - 1)
   }
+}
+
+$1 == "p" {
+  if (part == "target") printf "%s%c", path, 0 > unfinished
+  next
 }
 
 part == "before" {
@@ -118,7 +123,7 @@ function need(entry,   a) {
 
 function tell(what, path) {
   if (told[what]++ >= 20) return
-  gsub(/\\/, "\\\\&", path)
+  gsub(/\\/, "&&", path)
   gsub(/\n/, "\\n", path)
   printf "note\t%s: %s\n", what, path
 }

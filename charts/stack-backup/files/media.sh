@@ -12,7 +12,12 @@ umask 022
 # After the image's own: where the init container put the static binary.
 PATH+=:/tools
 
+NO_ROOM='Make room on the volume; the next run goes on from here.'
+
 OWN=.stack-backup
+# What a killed rclone leaves: named so that nobody else's file is taken for it. The next run removes it.
+HEX='[0-9a-f]'
+UNFINISHED="*.$HEX$HEX$HEX$HEX$HEX$HEX$HEX$HEX.stack.partial"
 
 # ---- trees --------------------------------------------------------------------------------------------------------
 
@@ -21,7 +26,8 @@ OWN=.stack-backup
 listing() {
   local unreadable=()
   [[ ${2-} != readable ]] || unreadable=(-type f ! -readable -printf 'u\t%s\t%Ts\t%P\0' -o)
-  find "$1" -ignore_readdir_race -mindepth 1 -path "$1/$OWN" -prune -o \( "${unreadable[@]}" \
+  find "$1" -ignore_readdir_race -mindepth 1 -path "$1/$OWN" -prune -o \( \
+    -type f -name "$UNFINISHED" -printf 'p\t%s\t0\t%P\0' -o "${unreadable[@]}" \
     -type f -printf 'f\t%s\t%Ts\t%P\0' -o -type d -printf 'd\t0\t0\t%P\0' -o -type l -printf 'l\t%s\t0\t%P//%l\0' -o \
     -printf 's\t0\t0\t%P\0' \) && printf 'end\t0\t0\t\0'
 }
@@ -38,11 +44,14 @@ list() {
 }
 
 # compare NAME TARGET WHAT [BEFORE]: how TARGET differs from the listing NAME: keys and values, to $WORK/trees. Paths go
-# to $WORK/conflicts (of another kind in the target) and $WORK/different.
+# to $WORK/conflicts (of another kind in the target), $WORK/unfinished and $WORK/different.
 compare() {
-  : >"$WORK/conflicts"
-  : >"$WORK/different"
-  attend compare_streams "$@" >"$WORK/trees" 2>"$WORK/list-error" && return
+  local list note
+  for list in conflicts different unfinished; do : >"$WORK/$list"; done
+  if attend compare_streams "$@" >"$WORK/trees" 2>"$WORK/list-error"; then
+    while IFS= read -r note; do say "${note^}"; done < <(sed -n 's/^note\t//p' "$WORK/trees")
+    return
+  fi
   cat -- "$WORK/list-error" >&2
   classify_list_error "$(<"$WORK/list-error")"
   fail "$CODE" "$3 cannot be read as a whole: $(cause "$WORK/list-error")." "$ADVICE"
@@ -50,12 +59,22 @@ compare() {
 
 compare_streams() {
   awk -f "$PROGRAMS/media-trees.awk" -v conflicts="$WORK/conflicts" -v different="$WORK/different" \
+    -v unfinished="$WORK/unfinished" \
     part=before <([[ -z ${4-} ]] || gzip -dc -- "$WORK/$4.gz") \
     part=source <(gzip -dc -- "$WORK/$1.gz") part=target <(listing "$2")
 }
 
 # tree KEY: a figure of the last comparison.
 tree() { manifest_value "$WORK/trees" "$1"; }
+
+# sweep TARGET: takes away what killed runs left unfinished.
+sweep() {
+  local path
+  while IFS= read -r -d '' path; do
+    say "Removing $(escaped "$path"), left by a run that was killed."
+    on_volume rm -f -- "$1/$path"
+  done <"$WORK/unfinished"
+}
 
 # name_some FILE WHAT: the first paths of a list, into the log.
 name_some() {
@@ -87,7 +106,7 @@ use_rclone() {
     fail 64 "The variable BANDWIDTH_LIMIT is \"$BANDWIDTH_LIMIT\"; it must be a number of bytes a second, such as 50M." 'Correct the values of the release.'
   type -P rclone >"$WORK/probe" || fail 78 'There is no rclone in /tools.' 'Check the image of the init container (value rclone.image).'
   RCLONE=(--config /dev/null --local-encoding Raw --no-unicode-normalization --links --skip-specials
-    --modify-window 1s --create-empty-src-dirs --exclude "/$OWN/**" --retries 1 --local-fatal-if-no-space
+    --modify-window 1s --create-empty-src-dirs --exclude "/$OWN/**" --partial-suffix .stack.partial --exclude "$UNFINISHED" --retries 1 --local-fatal-if-no-space
     --transfers "$TRANSFERS" --checkers "$CHECKERS" --buffer-size 4Mi --bwlimit "$BANDWIDTH_LIMIT"
     --stats 60s --stats-one-line --stats-log-level NOTICE --log-level NOTICE)
 }
@@ -119,7 +138,7 @@ logged() {
 classify_rclone_error() {
   case $2 in
     *'no space left'* | *'quota exceeded'* | *'file too big'* | *'out of space'*)
-      CODE=73 ADVICE='Make room on the volume; the next run goes on from here.'
+      CODE=73 ADVICE=$NO_ROOM
       ;;
     *'read-only file system'*) CODE=77 ADVICE='Check why the volume is read-only.' ;;
     *'permission denied'* | *'operation not permitted'*)

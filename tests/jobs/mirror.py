@@ -1,0 +1,155 @@
+"""A stack's media, its replica and its volume to recover to, as the tests see them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stack_backup import media
+from stack_backup.render import merge_values
+from stack_backup.runtime import JobResult
+from stack_backup.runtime.local import LocalStack, LocalVolume, RunningJob
+from stack_backup.runtime.pod import Faults
+
+NAMESPACE = "media-stack"
+IMAGE = "postgres:15"
+MIRROR, RECOVERY = "media-replicator", "media-recovery"
+SOURCE, REPLICA, TARGET = "media", "media-replica", "media-of-staging"
+
+VALUES: dict[str, Any] = {
+    "database": {"image": {"repository": "postgres", "tag": "15"}},
+    "backup": {"enabled": False},
+    "mediaReplica": {"enabled": True, "sampleFiles": 20},
+    "mediaRecovery": {"enabled": True, "confirm": NAMESPACE},
+    "volumes": {"mediaReplica": {"existingClaim": REPLICA}},
+}
+TO_STAGING: dict[str, Any] = {"volumes": {"media": {"existingClaim": TARGET}}}
+"""The same release, but its media are the volume to recover to."""
+
+FILES = 20
+"""Small files of a tree, so that a share of them is a number of files."""
+
+SLOWLY = {"BANDWIDTH_LIMIT": "1M"}
+"""With a file of some MiB, for what happens amid a copy."""
+
+
+class Media:
+    """The media of a stack: `source`, `replica` and `target` are folders of this machine."""
+
+    def __init__(self, stack: LocalStack) -> None:
+        self.stack = stack
+        self.source = stack.volume(SOURCE).path
+        self.replica = stack.volume(REPLICA).path
+        self.target = stack.volume(TARGET).path
+
+    def clear(self) -> None:
+        """Empty volumes that belong to the pods, and the release as it was."""
+        for folder in (self.source, self.replica, self.target):
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            media.give(folder, 999)
+            folder.chmod(0o2770)
+        self.install({})
+
+    def install(self, values: Mapping[str, Any]) -> None:
+        self.stack.install(merge_values(VALUES, values))
+
+    def volume(self, claim: str) -> LocalVolume:
+        return self.stack.volume(claim)
+
+    def start(
+        self, job: str = MIRROR, *, environment: Mapping[str, str] | None = None, **faults: Any
+    ) -> RunningJob:
+        return self.stack.start(job, Faults(**faults), environment)
+
+    def run(
+        self, job: str = MIRROR, *, environment: Mapping[str, str] | None = None, **faults: Any
+    ) -> JobResult:
+        with self.start(job, environment=environment, **faults) as running:
+            return running.wait()
+
+    def mirror(self, **environment: str) -> JobResult:
+        """A mirror that must succeed, and be exact."""
+        result = self.run(environment=environment)
+        assert result.succeeded, result.log
+        assert result.verdict["outcome"] == "copied"
+        assert media.differences(media.snapshot(self.source), media.snapshot(self.replica)) == []
+        assert self.state()["status"] == "complete"
+        assert self.leftovers() == []
+        return result
+
+    def recover(self, **environment: str) -> JobResult:
+        """A recovery to the target that must succeed."""
+        self.install(TO_STAGING)
+        result = self.run(RECOVERY, environment=environment)
+        assert result.succeeded, result.log
+        assert result.verdict["outcome"] == "copied"
+        return result
+
+    def state(self) -> dict[str, str]:
+        text = (self.replica / ".stack-backup" / "state").read_text()
+        return dict(line.split("\t", 1) for line in text.splitlines())
+
+    def trash(self) -> list[Path]:
+        """The trash of every run, oldest first."""
+        return sorted((self.replica / ".stack-backup" / "trash").iterdir())
+
+    def leftovers(self) -> list[str]:
+        """Our own files in the replica that have no business there when no run is at work."""
+        names = {path.name for path in (self.replica / ".stack-backup").iterdir()}
+        return sorted(names - {"state", "sample.tsv", "trash"}) + partial(self.replica)
+
+    def set(self, path: str, content: str | bytes, root: Path | None = None) -> None:
+        """Write a file of the source as the stack does it, now."""
+        target = (root or self.source) / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content if isinstance(content, bytes) else content.encode())
+        media.give(root or self.source, 999)
+
+    @contextmanager
+    def untouched(self, folder: Path) -> Iterator[None]:
+        """Everything in a folder is there unchanged after the block, our own files included."""
+        before = everything(folder)
+        yield
+        after = everything(folder)
+        assert after == before, sorted(set(after.items()) ^ set(before.items()))
+
+
+def everything(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Inode, size and time of every file; a folder of ours that is empty is nothing."""
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        if not path.is_dir() or path.is_symlink():
+            found[str(path)] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
+
+
+def partial(folder: Path) -> list[str]:
+    """Unfinished files of rclone."""
+    return [
+        str(path) for path in folder.rglob("*") if re.search(r"\.[0-9a-f]{8}\.stack\.partial$", path.name)
+    ]
+
+
+def assert_failed(result: JobResult, code: int, *words: str) -> None:
+    """Red, with the documented exit code, and a verdict whose sentence holds `words`."""
+    assert result.exit_code == code, result.log
+    verdict = result.verdict
+    assert verdict, f"no verdict in the termination message:\n{result.log}"
+    assert (verdict["job"], verdict["exit"], verdict["outcome"]) == (result.job, code, "failed"), verdict
+    for word in words:
+        assert word.lower() in verdict["message"].lower(), verdict["message"]
+    assert result.log.splitlines()[-1].startswith("{"), "the verdict is the last line of the log"
+
+
+def make_fifo(path: Path) -> None:
+    subprocess.run(["mkfifo", str(path)], check=True)
