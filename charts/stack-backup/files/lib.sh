@@ -410,6 +410,7 @@ take_over() {
 }
 
 # unpack PATH: a dump's SQL.
+# shellcheck disable=SC2094 # unpack_stream only looks at the name
 unpack() { unpack_stream "$1" <"$1"; }
 
 # unpack_stream NAME: the same of what it reads; the name says how it is packed.

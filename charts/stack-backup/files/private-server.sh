@@ -97,7 +97,8 @@ load_private() {
     classify_volume_error "$(<"$WORK/volume-error")"
     fail "$CODE" "The dump cannot be read: $(cause "$WORK/volume-error")." "$ADVICE"
   }
-  printf '/proc/%s/fdinfo/%s' "$$" "$STREAM" >"$WORK/progress" # all who read from it share one position
+  # All who read from it share one position.
+  printf '/proc/%s/fdinfo/%s' "$$" "$STREAM" >"$WORK/progress"
   attend load_pipeline "$1" || : # every stage has its own status
   rm -f -- "$WORK/progress"
   exec {STREAM}<&-
