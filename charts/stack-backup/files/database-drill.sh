@@ -172,7 +172,7 @@ run_assertions() {
 
 # look_up_references: every media file that the restored database names must be in the replica of the media.
 look_up_references() {
-  local path count=0 missing=0 refused=0
+  local path mirror='' count=0 missing=0 refused=0
   [[ -n ${MEDIA_REPLICA_VOLUME-} && -s $SQL_FOLDER/references.sql ]] || return 0
   [[ -d $MEDIA_REPLICA_VOLUME && -x $MEDIA_REPLICA_VOLUME ]] ||
     fail 66 "The replica of the media $MEDIA_REPLICA_VOLUME is not there." 'Check its claim and its file server (value volumes.mediaReplica).'
@@ -195,7 +195,10 @@ look_up_references() {
   done <"$PRIVATE_FOLDER/references"
   figure references "$count"
   figure missing "$missing"
-  ((missing == 0)) || PROBLEMS+=("$missing of $count media files that the database names are missing in the replica of the media.")
+  # A file that is younger than the mirror is no loss.
+  [[ ! -f $MEDIA_REPLICA_VOLUME/.stack-backup/state ]] || mirror=$(manifest_value "$MEDIA_REPLICA_VOLUME/.stack-backup/state" completed)
+  ((missing == 0)) ||
+    PROBLEMS+=("$missing of $count media files that the database names are missing in the replica of the media${mirror:+, whose last complete mirror is of $mirror}.")
   ((refused == 0)) || PROBLEMS+=("$refused of $count paths that drill.references gives lead out of the replica (absolute, or with ..).")
 }
 
