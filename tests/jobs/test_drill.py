@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,7 +17,7 @@ import pytest
 from psycopg import sql
 
 from stack_backup import dataset
-from stack_backup.render import merge_values, render
+from stack_backup.render import CHART, merge_values, render
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalRuntime, LocalVolume
 from stack_backup.runtime.pod import Faults
@@ -109,7 +111,7 @@ def test_a_good_dump_is_proved(drill: Drill, planted: str) -> None:
     manifest = drill.hourly.manifest(planted)
     verdict = dict(result.verdict)
     assert planted in verdict.pop("message")
-    for key in ("seconds", "seconds_read", "seconds_restore", "seconds_compare"):
+    for key in ("seconds", "read_seconds", "load_seconds", "compare_seconds"):
         assert 0 <= verdict.pop(key) <= result.seconds + 1
     assert 500 < verdict.pop("age_seconds") < 700
     assert verdict == {
@@ -609,12 +611,6 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Drill], None]]] = {
         test_a_statement_that_the_server_refuses_is_named,
     ),
     "any age will do": (PROGRAM, "age <= MAXIMUM_AGE_SECONDS", "age >= 0", test_a_stale_dump),
-    "errors show rows": (
-        SERVER,
-        "--set=VERBOSITY=terse",
-        "",
-        test_no_row_of_the_data_is_in_the_log_of_a_failed_load,
-    ),
 }
 
 

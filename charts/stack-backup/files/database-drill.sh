@@ -30,17 +30,17 @@ main() {
   say "Reading $NAME ($((BYTES >> 20)) MiB)."
   clock
   expect_digest "$SOURCE" "$MANIFEST" "The dump $NAME"
-  lap seconds_read
+  lap read_seconds
   start_private_server "$SCRATCH/server.$RANDOM" "$DATABASE_SUPERUSER"
   check_extensions
   say "Restoring $NAME."
   clock
   load_private "$SOURCE"
-  lap seconds_restore
+  lap load_seconds
   say 'Comparing what was restored with the manifest.'
   clock
   compare
-  lap seconds_compare
+  lap compare_seconds
   run_assertions
   look_up_references
   judge
