@@ -120,8 +120,15 @@ watch() {
   kill -USR1 $$
 }
 
+# $WORK/progress names a file that is being written, or what the kernel knows of one that is being read.
 progress() {
-  [[ ! -s $WORK/progress ]] || printf ', %s MiB written' "$(($(stat -c %s -- "$(<"$WORK/progress")") >> 20))"
+  local path
+  [[ -s $WORK/progress ]] || return 0
+  path=$(<"$WORK/progress")
+  case $path in
+    /proc/*) printf ', %s MiB read' "$(($(awk '$1 == "pos:" { print $2 }' "$path") >> 20))" ;;
+    *) printf ', %s MiB written' "$(($(stat -c %s -- "$path") >> 20))" ;;
+  esac
 }
 
 # attend COMMAND…: runs it in a process group of its own, so that a signal ends it and all its children at once
@@ -484,10 +491,14 @@ can_link() {
 }
 
 # unpack PATH: a dump's SQL.
-unpack() {
+# shellcheck disable=SC2094 # unpack_stream only looks at the name
+unpack() { unpack_stream "$1" <"$1"; }
+
+# unpack_stream NAME: the same of what it reads; the name says how it is packed.
+unpack_stream() {
   case $1 in
-    *.zst) zstd -dc -q -- "$1" ;;
-    *) gzip -dc -- "$1" ;;
+    *.zst) zstd -dc -q ;;
+    *) gzip -dc ;;
   esac
 }
 
