@@ -1,0 +1,121 @@
+"""A real S3 server beside a stack, and what lies in it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack_backup.runtime.local import OWNER
+from stack_backup.runtime.sandbox import Bind, Container, Namespaces, Process
+from stack_backup.testbed import images
+
+KEY, SECRET = "AKIASTACKBACKUP", "a+secret/with=signs"
+PORT = 9000
+RCLONE = "/usr/local/bin/rclone"
+
+
+@dataclass
+class Store:
+    """`rclone serve s3` on the loopback of a stack: a bucket is a folder of `folder`."""
+
+    namespaces: Namespaces
+    folder: Path
+    output: Path
+    port: int = PORT
+    process: Process | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it listens."""
+        command = [RCLONE, "serve", "s3", "--config=/dev/null", f"--addr=127.0.0.1:{self.port}"]
+        # Without a cache it shows at once what a test changes behind its back.
+        command += [f"--auth-key={KEY},{SECRET}", "--dir-cache-time=0s", "--poll-interval=0", "/store"]
+        self.process = self._start(command, [Bind(self.folder, "/store")])
+        end = time.monotonic() + 30
+        while self.namespaces.run(self._asks(), check=False).returncode != 0:
+            if not self.process.running or time.monotonic() > end:
+                raise AssertionError(f"the store does not listen:\n{self.output.read_text()}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process = None
+
+    def configuration(self, *, secret: str = SECRET, port: int | None = None, crypt: str = "") -> bytes:
+        """rclone's configuration: the remote `s3`, and over the path `crypt` of it the remote `secret`."""
+        text = (
+            "[s3]\ntype = s3\nprovider = Rclone\n"
+            f"endpoint = http://127.0.0.1:{port or self.port}\n"
+            f"access_key_id = {KEY}\nsecret_access_key = {secret}\n"
+        )
+        if crypt:
+            text += f"[secret]\ntype = crypt\nremote = s3:{crypt}\npassword = {self._obscured('four words')}\n"
+        return text.encode()
+
+    def bucket(self, name: str) -> Path:
+        """Make a bucket; its folder."""
+        folder = self.folder / name
+        folder.mkdir()
+        folder.chmod(0o777)
+        return folder
+
+    def rclone(self, configuration: bytes, arguments: Sequence[str], to: Path) -> None:
+        """Run an rclone of somebody who has the configuration; `to` is its folder /to."""
+        (to / "rclone.conf").write_bytes(configuration)
+        for path in (to, to / "rclone.conf"):
+            path.chmod(0o777)
+        process = self._start([RCLONE, "--config=/to/rclone.conf", *arguments], [Bind(to, "/to")])
+        assert process.wait() == 0, self.output.read_text()
+
+    def _obscured(self, password: str) -> str:
+        rclone = images.rootfs("rclone/rclone:1.76.0") / RCLONE.lstrip("/")
+        return subprocess.run(
+            [rclone, "obscure", password], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    def _asks(self) -> list[str]:
+        return ["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{self.port}"]
+
+    def _start(self, command: Sequence[str], binds: Sequence[Bind]) -> Process:
+        image = images.rootfs("rclone/rclone:1.76.0")
+        with self.output.open("ab") as output:
+            return self.namespaces.start(
+                Container(
+                    name="store",
+                    rootfs=image,
+                    command=command,
+                    uid=OWNER,
+                    gid=OWNER,
+                    environment={"PATH": "/usr/bin:/bin", "HOME": "/tmp"},
+                    binds=binds,
+                    read_only_root=False,
+                ),
+                output,
+            )
+
+
+@contextmanager
+def serving(namespaces: Namespaces, folder: Path, port: int = PORT) -> Iterator[Store]:
+    """A store whose files lie in `folder`."""
+    data = folder / "store"
+    data.mkdir()
+    data.chmod(0o777)
+    store = Store(namespaces, data, folder / "store.log", port)
+    store.start()
+    try:
+        yield store
+    finally:
+        store.stop()
+
+
+def objects(folder: Path) -> Mapping[str, bytes]:
+    """Every object below a bucket's folder, by its key."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".rclone_temp")
+    }
