@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +32,7 @@ class Store:
     def start(self) -> None:
         """Start the server and wait until it listens."""
         command = [RCLONE, "serve", "s3", "--config=/dev/null", f"--addr=127.0.0.1:{self.port}"]
-        # Without a cache it shows at once what a test changes behind its back.
-        command += [f"--auth-key={KEY},{SECRET}", "--dir-cache-time=0s", "--poll-interval=0", "/store"]
+        command += [f"--auth-key={KEY},{SECRET}", "/store"]
         self.process = self._start(command, [Bind(self.folder, "/store")])
         end = time.monotonic() + 30
         while self.namespaces.run(self._asks(), check=False).returncode != 0:
@@ -45,6 +45,11 @@ class Store:
             self.process.kill()
             self.process = None
 
+    def forget(self) -> None:
+        """Let it see what was changed behind its back."""
+        if self.process is not None:
+            self.process.signal(signal.SIGHUP)
+
     def configuration(self, *, secret: str = SECRET, port: int | None = None, crypt: str = "") -> bytes:
         """rclone's configuration: the remote `s3`, and over the path `crypt` of it the remote `secret`."""
         text = (
@@ -53,7 +58,9 @@ class Store:
             f"access_key_id = {KEY}\nsecret_access_key = {secret}\n"
         )
         if crypt:
-            text += f"[secret]\ntype = crypt\nremote = s3:{crypt}\npassword = {self._obscured('four words')}\n"
+            text += (
+                f"[secret]\ntype = crypt\nremote = s3:{crypt}\npassword = {self._obscured('four words')}\n"
+            )
         return text.encode()
 
     def bucket(self, name: str) -> Path:

@@ -86,7 +86,7 @@ configure() {
 
 # reach: is the place there, and which hash does it know? Sets HASH to MD5, or to nothing (crypt, and some others).
 reach() {
-  RCLONE_RETRIES=1 RCLONE_LOW_LEVEL_RETRIES=3 rclone lsf --max-depth=1 "$REMOTE" || refused "$REMOTE cannot be listed"
+  RCLONE_RETRIES=1 RCLONE_LOW_LEVEL_RETRIES=2 rclone lsf --max-depth=1 "$REMOTE" || refused "$REMOTE cannot be listed"
   off_site backend features "$REMOTE"
   HASH=''
   if grep -Fq '"md5"' "$WORK/answer"; then HASH=MD5; fi
