@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,13 +71,17 @@ class Store:
         folder.chmod(0o777)
         return folder
 
-    def rclone(self, configuration: bytes, arguments: Sequence[str], to: Path) -> None:
-        """Run an rclone of somebody who has the configuration; `to` is its folder /to."""
-        (to / "rclone.conf").write_bytes(configuration)
-        for path in (to, to / "rclone.conf"):
+    def rclone(self, configuration: bytes, arguments: Sequence[str]) -> Path:
+        """Run an rclone of somebody who has the configuration; what it puts into its folder /to."""
+        place = Path(tempfile.mkdtemp(prefix="fetched-", dir=self.namespaces.folder))
+        (place / "to").mkdir()
+        (place / "rclone.conf").write_bytes(configuration)
+        for path in (place, place / "to", place / "rclone.conf"):
             path.chmod(0o777)
-        process = self._start([RCLONE, "--config=/to/rclone.conf", *arguments], [Bind(to, "/to")])
+        binds = [Bind(place / "to", "/to"), Bind(place / "rclone.conf", "/rclone.conf")]
+        process = self._start([RCLONE, "--config=/rclone.conf", *arguments], binds)
         assert process.wait() == 0, self.output.read_text()
+        return place / "to"
 
     def _obscured(self, password: str) -> str:
         rclone = images.rootfs("rclone/rclone:1.76.0") / RCLONE.lstrip("/")
@@ -106,12 +111,12 @@ class Store:
 
 
 @contextmanager
-def serving(namespaces: Namespaces, folder: Path, port: int = PORT) -> Iterator[Store]:
-    """A store whose files lie in `folder`."""
-    data = folder / "store"
+def serving(namespaces: Namespaces, port: int = PORT) -> Iterator[Store]:
+    """A store beside a stack, empty; its files end with the stack."""
+    data = namespaces.folder / f"store-{port}"
     data.mkdir()
     data.chmod(0o777)
-    store = Store(namespaces, data, folder / "store.log", port)
+    store = Store(namespaces, data, data.with_suffix(".log"), port)
     store.start()
     try:
         yield store

@@ -79,9 +79,6 @@ def replicator(
     del source  # planted before it is copied
     folder = tmp_path / "backup"
     hourly.volume.get_tree(folder)
-    for parent in (folder, *folder.parents):
-        if parent.stat().st_mode & 0o005 != 0o005 and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o055)
     with Nfs(size=getattr(request, "param", None)) as nfs:
         yield Replicator(nfs, postgres15, folder)
 
@@ -104,9 +101,6 @@ def test_replica_over_nfs(replicator: Replicator, hourly: Hourly, source: str) -
     assert_whole(replicator, hourly, source)
     status = (replicator.nfs.path / FOLDER / source).stat()
     assert (status.st_uid, status.st_gid) == (999, 999)
-
-    again = replicator.run()
-    assert (again.exit_code, again.verdict["outcome"]) == (0, "present"), again.log
 
 
 @pytest.mark.parametrize("replicator", [1 << 20], indirect=True)

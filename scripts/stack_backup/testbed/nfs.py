@@ -1,8 +1,8 @@
 """A real NFS server, and a real NFS client to run things on: nfs-ganesha, and Linux in user mode.
 
-Both run in namespaces of their own (see `runtime.sandbox`): nothing of them is seen on this machine's network or
-among its mounts, and all of it ends with this process, however it ends. A container's node cannot mount NFS
-where its kernel has no client; a kernel in user mode brings its own.
+Both run in namespaces of their own (see `runtime.sandbox`): nothing of them is seen on this machine's network
+or among its mounts, and all of it ends with this process, however it ends. A machine whose kernel has no NFS
+client cannot mount an export; a kernel in user mode brings its own.
 """
 
 from __future__ import annotations
@@ -22,13 +22,8 @@ from types import TracebackType
 from stack_backup.runtime.sandbox import Namespaces
 from stack_backup.testbed import Failure, system
 
-PACKAGES = {
-    "ganesha.nfsd": "nfs-ganesha",
-    "linux.uml": "user-mode-linux",
-    "slirp-fullbolt": "slirp",
-    "modprobe": "kmod",
-}
-"""Commands of this module, with the Debian package that brings each."""
+PACKAGES = ("nfs-ganesha", "nfs-ganesha-vfs", "user-mode-linux", "slirp", "kmod", "iproute2")
+"""Debian packages of this machine that are needed."""
 
 MODULES = Path("/usr/lib/uml/modules")
 PORT = 2049
@@ -40,15 +35,15 @@ _CONFIGURATION = """
 NFS_CORE_PARAM {{
   NFS_Protocols = 4; Protocols = 4; NFS_Port = {port}; Enable_NLM = false; Enable_RQUOTA = false;
 }}
-# After a restart a client may take back what it had open; nobody waits long for that.
-NFSV4 {{ Graceless = false; Grace_Period = 10; Lease_Lifetime = 10; RecoveryRoot = {folder}/recovery; }}
+NFSV4 {{ Graceless = {graceless}; Grace_Period = 5; Lease_Lifetime = 5; RecoveryRoot = {folder}/recovery; }}
 EXPORT {{
   Export_Id = 1; Path = {export}; Pseudo = {pseudo}; Protocols = 4; SecType = sys; Squash = {squash};
   Access_Type = {access}; FSAL {{ Name = VFS; }}
 }}
 """
 
-# PID 1 of the machine. Its disk is this machine's own, read-only: all that is written lies in memory or on the export.
+# PID 1 of the machine. Its disk is this machine's own, read-only: what is written lies in memory or on the
+# export.
 _INIT = """#!/bin/bash
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 finish() {{
@@ -57,8 +52,9 @@ finish() {{
   sleep 60
 }}
 mount -t proc proc /proc
-ip link set lo up && ip address add 10.0.2.15/24 dev eth0 && ip link set eth0 up && ip route add default via 10.0.2.2 &&
-  modprobe --dirname {folder} nfsv4 && mount -t tmpfs tmpfs /mnt && mkdir /mnt/root || finish 250
+ip link set lo up && ip address add 10.0.2.15/24 dev eth0 && ip link set eth0 up &&
+  ip route add default via 10.0.2.2 && modprobe --dirname {folder} nfsv4 &&
+  mount -t tmpfs tmpfs /mnt && mkdir /mnt/root || finish 250
 cd /mnt/root || finish 250
 for path in {rootfs}/*; do
   name=${{path##*/}}
@@ -66,10 +62,11 @@ for path in {rootfs}/*; do
     mkdir "$name" && mount --bind "$path" "$name" && mount -o remount,bind,ro "$name" || finish 250
   fi
 done
-mkdir proc dev tmp && mount -t proc proc proc && mount -t devtmpfs dev dev && mount -t tmpfs -o size=64m,mode=1777 tmp tmp &&
-  ln -s /proc/self/fd dev/fd || finish 250
+mkdir proc dev tmp && mount -t proc proc proc && mount -t devtmpfs dev dev &&
+  mount -t tmpfs -o size=64m,mode=1777 tmp tmp && ln -s /proc/self/fd dev/fd || finish 250
 {binds}
-mkdir -p .{target} && mount -t nfs -o {options},port={port},proto=tcp 10.0.2.2:{pseudo} .{target} || finish 251
+mkdir -p .{target} && mount -t nfs -o {options},port={port},proto=tcp 10.0.2.2:{pseudo} .{target} &&
+  grep " /mnt/root{target} nfs4 .*vers=4" /proc/mounts || finish 251
 {command}
 status=$?
 cd /
@@ -128,10 +125,7 @@ class Nfs:
     """
 
     def __init__(self, *, size: int | None = None, owner: int = 999) -> None:
-        missing = {package for name, package in PACKAGES.items() if shutil.which(name) is None}
-        if not Path("/usr/lib").glob("*/ganesha/libfsalvfs.so"):
-            missing.add("nfs-ganesha-vfs")
-        system.ensure_packages(*missing, "nfs-ganesha-vfs")
+        system.ensure_packages(*PACKAGES)
         self._namespaces = Namespaces("nfs")
         self.folder = self._namespaces.folder
         self._server: subprocess.Popen[bytes] | None = None
@@ -158,7 +152,10 @@ class Nfs:
             self._server.wait()
 
     def start(self, *, read_only: bool = False, squash: str = "Root_Squash") -> None:
-        """Start the server, and wait until it listens. Raises Failure with what it printed."""
+        """Start the server, and wait until it listens. Raises Failure with what it printed.
+
+        After a restart, clients may first take back what they had open; a new one waits for that.
+        """
         configuration, log = self.folder / "ganesha.conf", self.folder / "ganesha.log"
         configuration.write_text(
             _CONFIGURATION.format(
@@ -168,6 +165,7 @@ class Nfs:
                 pseudo=EXPORT,
                 squash=squash,
                 access="RO" if read_only else "RW",
+                graceless="true" if self._server is None or read_only else "false",
             )
         )
         command = ["ganesha.nfsd", "-F", "-L", str(log), "-f", str(configuration)]
