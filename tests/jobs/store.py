@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import tempfile
 import time
@@ -46,10 +45,10 @@ class Store:
             self.process.kill()
             self.process = None
 
-    def forget(self) -> None:
+    def restart(self) -> None:
         """Let it see what was changed behind its back."""
-        if self.process is not None:
-            self.process.signal(signal.SIGHUP)
+        self.stop()
+        self.start()
 
     def configuration(self, *, secret: str = SECRET, port: int | None = None, crypt: str = "") -> bytes:
         """rclone's configuration: the remote `s3`, and over the path `crypt` of it the remote `secret`."""
@@ -66,10 +65,8 @@ class Store:
 
     def bucket(self, name: str) -> Path:
         """Make a bucket; its folder."""
-        folder = self.folder / name
-        folder.mkdir()
-        folder.chmod(0o777)
-        return folder
+        self.rclone(self.configuration(), ["mkdir", f"s3:{name}"])
+        return self.folder / name
 
     def rclone(self, configuration: bytes, arguments: Sequence[str]) -> Path:
         """Run an rclone of somebody who has the configuration; what it puts into its folder /to."""

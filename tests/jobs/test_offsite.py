@@ -47,7 +47,6 @@ class OffSite:
 
     def run(self, code: int = 0, *words: str, **environment: str) -> JobResult:
         """A run that must end with `code`, and when it is red with a sentence that holds `words`."""
-        self.store.forget()
         return self.ended(self.stack.run(JOB, environment=environment), code, *words)
 
     def ended(self, result: JobResult, code: int, *words: str) -> JobResult:
@@ -60,7 +59,6 @@ class OffSite:
         return result
 
     def start(self, **environment: str) -> RunningJob:
-        self.store.forget()
         return self.stack.start(JOB, environment=environment)
 
     def objects(self, folder: str = "") -> Mapping[str, bytes]:
@@ -133,6 +131,7 @@ def test_only_what_is_older_than_enough_verified_dumps_is_removed(offsite: OffSi
     # A dump without a manifest is not counted; it goes only when enough verified ones are newer.
     uncounted = "backup-2020-01-01T00:00:00Z-dumpall.sql.gz"
     shutil.copy(offsite.object(first), offsite.object(uncounted))
+    offsite.store.restart()
     offsite.run(KEEP="3")
     assert offsite.dumps() == sorted([uncounted, first, second, "backup-notes.txt", *_bak(strangers)])
 
@@ -178,6 +177,7 @@ def test_object_that_was_changed_is_repaired(offsite: OffSite, same_size: bool) 
     content[1000] ^= 1
     path.write_bytes(content if same_size else content[:2000])
     os.utime(path, times)
+    offsite.store.restart()
     result = offsite.run()
     assert (result.verdict["repaired"], result.verdict["sent"]) == (1, 1)
     offsite.assert_same(name, other)
@@ -187,6 +187,7 @@ def test_object_that_was_deleted_is_sent_again(offsite: OffSite) -> None:
     name, other = offsite.hourly.plant_verified(2)
     offsite.run()
     offsite.object(name).unlink()
+    offsite.store.restart()
     assert offsite.run().verdict["sent"] == 1
     offsite.assert_same(name, other)
 
@@ -197,6 +198,7 @@ def test_changed_object_that_cannot_be_repaired_is_red_and_pushes_none_out(offsi
     for path in (f"{FOLDER}/{second}", offsite.hourly.manifest_path(second)):
         offsite.hourly.volume.remove(path)
     offsite.object(second).write_bytes(b"ransom")
+    offsite.store.restart()
     third = offsite.hourly.plant(timedelta(minutes=1))
     offsite.run(65, second, "was changed off-site")
     assert offsite.dumps() == sorted([first, second, third])
@@ -293,6 +295,7 @@ def test_altered_object_of_an_encrypted_remote_is_repaired(offsite: OffSite) -> 
     offsite.run()
     largest = max(offsite.folder.rglob("*"), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-1] + b"x")
+    offsite.store.restart()
     assert offsite.run().verdict["repaired"] == 1
 
 
@@ -362,6 +365,7 @@ def test_place_of_another_stack_is_left_alone(offsite: OffSite) -> None:
     for name in names:
         path = offsite.object(f".manifest/{name}.tsv")
         path.write_text(re.sub(r"(?m)^namespace\t.*$", "namespace\tstack-bob", path.read_text()))
+    offsite.store.restart()
     offsite.hourly.plant(timedelta(minutes=1))
     before = offsite.objects()
     offsite.run(77, "another stack", "stack-bob")
@@ -442,6 +446,7 @@ def test_changed_and_deleted_media_are_kept_for_a_while(media: OffSite) -> None:
         path.parent.mkdir(parents=True)
         path.write_bytes(b"old")
     subprocess.run(["chown", "--recursive", f"{OWNER}", media.folder / PLACE / "trash"], check=True)
+    media.store.restart()
     result = media.run()
     assert (result.verdict["media_replaced"], result.verdict["media_deleted"]) == (1, 1)
     assert result.verdict["trash_emptied"] == 1
@@ -473,6 +478,7 @@ def test_media_that_shrank_are_refused_until_somebody_says_so(media: OffSite, st
     media.run()
     if not state:
         (media.folder / PLACE / "media.state").unlink()
+        media.store.restart()
     before = media.objects()
     for number in range(3):
         media.stack.volume("media").remove(f"targets/{number}.sdf")
