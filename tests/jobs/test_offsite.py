@@ -317,9 +317,9 @@ def test_store_that_is_down(offsite: OffSite) -> None:
 def test_store_that_goes_away_amid_an_upload(offsite: OffSite, production: LocalStack) -> None:
     offsite.hourly.plant_verified(1)
     with serving(production.namespaces, 9001) as other:
-        other.bucket("b")
+        other.bucket("other")
         offsite.stack.secrets["offsite"]["rclone.conf"] = other.configuration()
-        offsite.install({"remote": "s3:b/c"})
+        offsite.install({"remote": "s3:other/place"})
         with offsite.start(BANDWIDTH_LIMIT="100k", RCLONE_RETRIES="1", RCLONE_LOW_LEVEL_RETRIES="2") as job:
             while "Sending" not in job.pod.log:
                 assert job.pod.running, job.pod.log

@@ -72,7 +72,7 @@ configure() {
       'Put the remote and its credentials into the configuration in the Secret, and name it in the value.'
   REMOTE=${REMOTE%/}
   export RCLONE_CONFIG=$WORK/rclone.conf RCLONE_CACHE_DIR=$WORK/cache RCLONE_ASK_PASSWORD=false
-  export RCLONE_CONTIMEOUT=20s RCLONE_STATS=30s RCLONE_STATS_ONE_LINE=true RCLONE_STATS_LOG_LEVEL=NOTICE
+  export RCLONE_CONTIMEOUT=20s RCLONE_STATS=0 RCLONE_STATS_ONE_LINE=true RCLONE_STATS_LOG_LEVEL=NOTICE
   export RCLONE_TRANSFERS=$TRANSFERS RCLONE_CHECKERS=16 RCLONE_BWLIMIT=${BANDWIDTH_LIMIT:-off}
   # A mistyped bucket is an error, and never made.
   export RCLONE_S3_NO_CHECK_BUCKET=true
@@ -260,7 +260,7 @@ send() {
     return 1
   fi
   off_site copyto --ignore-times "$manifest" "$there/.manifest/$name.tsv"
-  off_site copyto --ignore-times "$path" "$there/$name"
+  RCLONE_STATS=30s off_site copyto --ignore-times "$path" "$there/$name"
   off_site lsf --format="st${HASH:+h}" --hash=MD5 --separator='|' "$there/$name"
   said=$(<"$WORK/answer")
   size=${said%%|*} hash=''
@@ -341,7 +341,7 @@ copy_media() {
 
   time=$(date +%Y-%m-%dT%H%M%SZ)
   say "Copying the media: $files files, $((bytes >> 20)) MiB."
-  off_site sync --links --create-empty-src-dirs --backup-dir="$REMOTE/trash/media/$time" --missing-on-dst="$WORK/added" \
+  RCLONE_STATS=30s off_site sync --links --create-empty-src-dirs --backup-dir="$REMOTE/trash/media/$time" --missing-on-dst="$WORK/added" \
     --differ="$WORK/replaced" --missing-on-src="$WORK/deleted" "$MEDIA_VOLUME" "$REMOTE/media"
   CHANGED=$(cat -- "$WORK/added" "$WORK/replaced" "$WORK/deleted" | wc -l)
   figure media_added "$(wc -l <"$WORK/added")"
