@@ -227,6 +227,11 @@ class LocalStack:
             }
         }
 
+    @property
+    def namespaces(self) -> Namespaces:
+        """Where all of the stack runs: for what a test puts beside it, such as an off-site store."""
+        return self._namespaces
+
     def add_claim(self, name: str) -> None:
         """Make a claim that the stack brings, such as that of its media. See `runtime.Stack.add_claim`."""
         folder = self._namespaces.folder / "claims" / name

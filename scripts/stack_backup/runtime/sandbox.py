@@ -192,6 +192,18 @@ class Namespaces:
             raise SandboxError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip()}")
         return done
 
+    def popen(
+        self, command: Sequence[str], output: IO[bytes] | int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
+        """Start a command of this machine as root inside, the first of a process group of its own."""
+        return subprocess.Popen(
+            [*self._enter(), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
     def mount(self, kind: str, target: Path, options: str) -> None:
         """Mount a file system that needs no source."""
         self.run(["mount", "-t", kind, "-o", options, kind, str(target)])

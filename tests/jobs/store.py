@@ -1,0 +1,130 @@
+"""A real S3 server beside a stack, and what lies in it."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack_backup.runtime.local import OWNER
+from stack_backup.runtime.sandbox import Bind, Container, Namespaces, Process
+from stack_backup.testbed import images
+
+KEY, SECRET = "AKIASTACKBACKUP", "a+secret/with=signs"
+PORT = 9000
+RCLONE = "/usr/local/bin/rclone"
+
+
+@dataclass
+class Store:
+    """`rclone serve s3` on the loopback of a stack: a bucket is a folder of `folder`."""
+
+    namespaces: Namespaces
+    folder: Path
+    output: Path
+    port: int = PORT
+    process: Process | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it listens."""
+        command = [RCLONE, "serve", "s3", "--config=/dev/null", f"--addr=127.0.0.1:{self.port}"]
+        command += [f"--auth-key={KEY},{SECRET}", "/store"]
+        self.process = self._start(command, [Bind(self.folder, "/store")])
+        end = time.monotonic() + 30
+        while self.namespaces.run(self._asks(), check=False).returncode != 0:
+            if not self.process.running or time.monotonic() > end:
+                raise AssertionError(f"the store does not listen:\n{self.output.read_text()}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process = None
+
+    def restart(self) -> None:
+        """Let it see what was changed behind its back."""
+        self.stop()
+        self.start()
+
+    def configuration(self, *, secret: str = SECRET, port: int | None = None, crypt: str = "") -> bytes:
+        """rclone's configuration: the remote `s3`, and over the path `crypt` of it the remote `secret`."""
+        text = (
+            "[s3]\ntype = s3\nprovider = Rclone\n"
+            f"endpoint = http://127.0.0.1:{port or self.port}\n"
+            f"access_key_id = {KEY}\nsecret_access_key = {secret}\n"
+        )
+        if crypt:
+            text += (
+                f"[secret]\ntype = crypt\nremote = s3:{crypt}\npassword = {self._obscured('four words')}\n"
+            )
+        return text.encode()
+
+    def bucket(self, name: str) -> Path:
+        """Make a bucket; its folder."""
+        self.rclone(self.configuration(), ["mkdir", f"s3:{name}"])
+        return self.folder / name
+
+    def rclone(self, configuration: bytes, arguments: Sequence[str]) -> Path:
+        """Run an rclone of somebody who has the configuration; what it puts into its folder /to."""
+        place = Path(tempfile.mkdtemp(prefix="fetched-", dir=self.namespaces.folder))
+        (place / "to").mkdir()
+        (place / "rclone.conf").write_bytes(configuration)
+        for path in (place, place / "to", place / "rclone.conf"):
+            path.chmod(0o777)
+        binds = [Bind(place / "to", "/to"), Bind(place / "rclone.conf", "/rclone.conf")]
+        process = self._start([RCLONE, "--config=/rclone.conf", *arguments], binds)
+        assert process.wait() == 0, self.output.read_text()
+        return place / "to"
+
+    def _obscured(self, password: str) -> str:
+        rclone = images.rootfs("rclone/rclone:1.76.0") / RCLONE.lstrip("/")
+        return subprocess.run(
+            [rclone, "obscure", password], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    def _asks(self) -> list[str]:
+        return ["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{self.port}"]
+
+    def _start(self, command: Sequence[str], binds: Sequence[Bind]) -> Process:
+        image = images.rootfs("rclone/rclone:1.76.0")
+        with self.output.open("ab") as output:
+            return self.namespaces.start(
+                Container(
+                    name="store",
+                    rootfs=image,
+                    command=command,
+                    uid=OWNER,
+                    gid=OWNER,
+                    environment={"PATH": "/usr/bin:/bin", "HOME": "/tmp"},
+                    binds=binds,
+                    read_only_root=False,
+                ),
+                output,
+            )
+
+
+@contextmanager
+def serving(namespaces: Namespaces, port: int = PORT) -> Iterator[Store]:
+    """A store beside a stack, empty; its files end with the stack."""
+    data = namespaces.folder / f"store-{port}"
+    data.mkdir()
+    data.chmod(0o777)
+    store = Store(namespaces, data, data.with_suffix(".log"), port)
+    store.start()
+    try:
+        yield store
+    finally:
+        store.stop()
+
+
+def objects(folder: Path) -> Mapping[str, bytes]:
+    """Every object below a bucket's folder, by its key."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".rclone_temp")
+    }
