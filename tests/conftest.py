@@ -10,7 +10,7 @@ import pytest
 from stack_backup.testbed import tools
 
 # In the order in which they run: what is cheap fails first.
-LAYERS = ("render", "jobs", "cluster")
+LAYERS = ("render", "cli", "jobs", "cluster")
 LAYER_OF = pytest.StashKey[dict[str, str]]()
 NOT_RUN = pytest.StashKey[int]()
 
