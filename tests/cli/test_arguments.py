@@ -97,8 +97,8 @@ def test_wrong_arguments_end_with_64_and_a_sentence(
 
 def test_without_a_command_the_help_lists_them_all(command: Command) -> None:
     end = command()
-    for command in ("status", "list", "run", "recover", "drill"):
-        assert command in end.stdout + end.stderr
+    for name in ("status", "list", "run", "recover", "drill"):
+        assert name in end.stdout + end.stderr
 
 
 @pytest.mark.parametrize("option", [[], ["--kubeconfig", "/nowhere/config"]], ids=["default", "named"])

@@ -320,7 +320,7 @@ def test_a_stranger_is_told_to_log_in(command: Command, operator: Path, tmp_path
 
 @pytest.fixture
 def empty(runtime: ClusterRuntime) -> Iterator[str]:
-    name = "stack-test-cli-empty"
+    name = "stack-test-nothing"
     if not runtime.kube.get("Namespace", name):
         runtime.kube.create(namespace_object(name))
     yield name
