@@ -7,8 +7,10 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,6 +137,34 @@ def test_a_cluster_where_nobody_listens_ends_with_69(
     assert end.code == 69, end
     assert "The cluster at http://127.0.0.1:1 does not answer" in end.stderr
     assert "Traceback" not in end.stderr
+
+
+@pytest.fixture
+def plain() -> Iterator[int]:
+    """A port that answers in plain text, where TLS is spoken elsewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    with server.accept()[0] as connection:
+                        connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_a_cluster_that_speaks_no_tls_ends_with_69(command: Command, tmp_path: Path, plain: int) -> None:
+    path = tmp_path / "config"
+    clusters = [{"name": "c", "cluster": {"server": f"https://127.0.0.1:{plain}"}}]
+    path.write_text(yaml.safe_dump(KUBECONFIG | {"clusters": clusters}))
+    end = command("status", kubeconfig=path)
+    assert end.code == 69, end
+    assert f"The cluster at https://127.0.0.1:{plain} does not answer" in end.stderr
+    assert len(end.stderr.splitlines()) == 1
 
 
 @pytest.fixture

@@ -165,3 +165,11 @@ def test_a_dump_is_what_its_manifest_makes_of_it() -> None:
     assert [point.state for point in found] == ["future", "unverified", "suspicious", "verified"]
     assert (found[3].rows, found[3].tables, found[3].bytes) == (7, 2, 1024)
     assert found[1].rows is None
+
+
+def test_a_media_replica_is_what_its_state_says() -> None:
+    lines = ["format\t1", "status\tin-progress", "since\t2026-11-25T02:04:00Z", "files\t135000", "bytes\t9"]
+    one = points._media("media-replica", "media-recovery", lines, "")
+    assert (one.status, one.since, one.files, one.bytes) == ("in-progress", "2026-11-25T02:04:00Z", 135000, 9)
+    assert one.completed is None
+    assert points._media("media-replica", "media-recovery", [], "").status == ""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import yaml
 
 from stack_backup.render import merge_values
@@ -18,10 +21,10 @@ RECOVERY = "database-recovery"
 RECOVERABLE = merge_values(
     VALUES, {"databaseRecovery": {"enabled": True, "source": "backup", "scratch": {"size": "64Mi"}}}
 )
-"""The hourly backup, and a recovery that is run by hand."""
+"""Production's hourly backup, and its recovery by hand."""
 
 # What it was given, and a refusal by the programs' own library: here the way to and from a program is tested.
-_REFUSES = """
+REFUSES = """
 . /programs/lib.sh
 begin
 UNTOUCHED='The database is as it was.'
@@ -31,14 +34,26 @@ fail 77 "The confirmation is \\"$CONFIRM\\" and the dump \\"$DUMP\\"." 'Look aga
 """
 
 
-def let_recovery_refuse(stack: ClusterStack) -> None:
-    """Let the CronJob of the recovery run a program that refuses, and says what it was given."""
-    cronjob = stack.kube.get("CronJob", RECOVERY, stack.namespace)
-    assert cronjob is not None
-    template = cronjob["spec"]["jobTemplate"]["spec"]["template"]
-    template["spec"]["containers"][0]["command"] = ["/bin/bash", "-c", _REFUSES]
-    patch = {"spec": {"jobTemplate": {"spec": {"template": template}}}}
-    stack.kube.patch("CronJob", RECOVERY, stack.namespace, patch)
+@contextmanager
+def another_program(stack: ClusterStack, script: str = REFUSES) -> Iterator[None]:
+    """Let the CronJob of the recovery run another program for a while."""
+
+    def put(command: list[str]) -> list[str]:
+        cronjob = stack.kube.get("CronJob", RECOVERY, stack.namespace)
+        assert cronjob is not None
+        template = cronjob["spec"]["jobTemplate"]["spec"]["template"]
+        container = template["spec"]["containers"][0]
+        before: list[str] = container["command"]
+        container["command"] = command
+        patch = {"spec": {"jobTemplate": {"spec": {"template": template}}}}
+        stack.kube.patch("CronJob", RECOVERY, stack.namespace, patch)
+        return before
+
+    own = put(["/bin/bash", "-c", script])
+    try:
+        yield
+    finally:
+        put(own)
 
 
 def documented_role() -> dict[str, Any]:
@@ -72,3 +87,10 @@ def access(stack: ClusterStack, user: str, role: dict[str, Any], folder: Path) -
     path.write_text(yaml.safe_dump(config))
     path.chmod(0o600)
     return path
+
+
+def tables(stack: ClusterStack) -> list[str]:
+    """The tables of the application's database."""
+    with psycopg.connect(stack.database.dsn("frag")) as connection:
+        found = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+        return [name for (name,) in found.fetchall()]

@@ -18,7 +18,7 @@ from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup.testbed import ansible
 from stack_backup.testbed.paths import BIN, PROJECT
 from tests.cluster.conftest import dumps, release_objects
-from tests.cluster.operators import RECOVERABLE, RECOVERY, access, documented_role, let_recovery_refuse
+from tests.cluster.operators import RECOVERABLE, RECOVERY, access, another_program, documented_role, tables
 from tests.render import contract
 
 NAMESPACE = "stack-test-awx"
@@ -164,30 +164,37 @@ def test_a_job_made_by_awx_counts_as_its_cronjob_s_own(stack: ClusterStack) -> N
 
 @pytest.mark.usefixtures("installed")
 def test_a_recovery_that_refuses_is_red_with_the_program_s_own_sentence(
+    playbook: Playbook, operator: Path
+) -> None:
+    end = playbook("recover-database", kubeconfig=operator, confirm="production-stack")
+    assert end.returncode == 2, end.stdout
+    failed = next(line for line in end.stdout.splitlines() if line.startswith("fatal: "))
+    assert f"The run is confirmed for production-stack, and this is {NAMESPACE}." in failed
+    assert "The live database is as it was." in failed
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_recovery_is_green_and_brings_the_named_dump_back(
     playbook: Playbook, stack: ClusterStack, operator: Path
 ) -> None:
-    let_recovery_refuse(stack)
-    end = playbook(
-        "recover-database", kubeconfig=operator, confirm="production-stack", dump="2026-11-25T01:51:00Z"
-    )
-    assert end.returncode == 2, end.stdout
-    sentence = 'The confirmation is "production-stack" and the dump "2026-11-25T01:51:00Z".'
-    failed = next(line for line in end.stdout.splitlines() if line.startswith("fatal: "))
-    assert json.dumps(sentence)[1:-1] in failed
-    assert "The database is as it was. Look again." in failed
+    stack.database.execute("CREATE TABLE kept AS SELECT 1 AS number", "frag")
+    backup = playbook("backup-now", kubeconfig=operator)
+    assert backup.returncode == 0, backup.stdout
+    stack.database.execute("DROP TABLE kept; CREATE TABLE lost AS SELECT 1 AS number", "frag")
+    assert playbook("backup-now", kubeconfig=operator).returncode == 0
+    (stamp,) = re.findall(r"The dump backup-(\S+)-dumpall.sql.gz is published", backup.stdout)
+    end = playbook("recover-database", kubeconfig=operator, confirm=NAMESPACE, dump=stamp)
+    assert end.returncode == 0, end.stdout
+    assert '"outcome": "recovered"' in end.stdout
+    assert tables(stack) == ["kept"]
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_job_that_leaves_no_verdict_is_red_and_named(
     playbook: Playbook, stack: ClusterStack, operator: Path
 ) -> None:
-    cronjob = stack.kube.get("CronJob", RECOVERY, stack.namespace)
-    assert cronjob is not None
-    template = cronjob["spec"]["jobTemplate"]["spec"]["template"]
-    template["spec"]["containers"][0]["command"] = ["/bin/bash", "-c", "echo lost; exit 3"]
-    patch = {"spec": {"jobTemplate": {"spec": {"template": template}}}}
-    stack.kube.patch("CronJob", RECOVERY, stack.namespace, patch)
-    end = playbook("recover-database", kubeconfig=operator, confirm=NAMESPACE)
+    with another_program(stack, "echo lost; exit 3"):
+        end = playbook("recover-database", kubeconfig=operator, confirm=NAMESPACE)
     assert end.returncode == 2, end.stdout
     (name,) = re.findall(rf"fatal: .*Job ({RECOVERY}-awx-\S+) in {NAMESPACE} failed", end.stdout)
     assert "without a verdict of its program" in end.stdout

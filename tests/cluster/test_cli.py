@@ -16,24 +16,32 @@ from typing import Any, Self
 
 import pytest
 
+from stack_backup.render import merge_values
 from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup.runtime.manifests import namespace_object
 from stack_backup.runtime.runs import finished
 from tests.cluster.conftest import dumps
-from tests.cluster.operators import RECOVERABLE, RECOVERY, access, documented_role, let_recovery_refuse
+from tests.cluster.operators import RECOVERABLE, RECOVERY, access, another_program, documented_role, tables
 from tests.render import contract
 
 NAMESPACE = "stack-test-cli"
+MEDIA = {
+    "mediaRecovery": {"enabled": True},
+    # An export of its own: those of the production stack are shared with other tests.
+    "volumes": {"mediaReplica": {"nfs": {"path": "/test-cli-media"}}},
+}
+STATE = (
+    "status\tcomplete\nsince\t2026-11-25T02:04:00Z\ncompleted\t2026-11-25T02:09:00Z\nfiles\t3\nbytes\t4096\n"
+)
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
 def stack(runtime: ClusterRuntime) -> Iterator[ClusterStack]:
-    """A release with an hourly backup, and a recovery whose program refuses."""
+    """A release with an hourly backup and a recovery."""
     with runtime.stack(NAMESPACE) as stack:
-        stack.install(RECOVERABLE)
+        stack.install(merge_values(RECOVERABLE, MEDIA))
         stack.database.execute("CREATE TABLE note AS SELECT generate_series(1, 7) AS number")
-        let_recovery_refuse(stack)
         yield stack
 
 
@@ -75,6 +83,13 @@ def _jobs(stack: ClusterStack) -> set[str]:
     return {job["metadata"]["name"] for job in stack.kube.find("Job", stack.namespace)}
 
 
+@pytest.fixture
+def refusing(stack: ClusterStack) -> Iterator[None]:
+    """While a recovery would refuse, and say what it was given."""
+    with another_program(stack):
+        yield
+
+
 @pytest.fixture(scope="module")
 def backup(command: Command) -> subprocess.CompletedProcess[str]:
     """A backup by hand, as text."""
@@ -96,7 +111,7 @@ def test_after_it_all_is_well_and_the_next_run_is_known(command: Command) -> Non
     document = _json(end)
     assert (end.returncode, end.stderr, document["red"]) == (0, "", False), end
     jobs = {job["job"]: job for job in document["jobs"]}
-    assert sorted(jobs) == [RECOVERY, contract.HOURLY]
+    assert sorted(jobs) == [RECOVERY, "media-recovery", contract.HOURLY]
     hourly = jobs[contract.HOURLY]
     assert hourly["schedule"] == contract.SCHEDULE
     assert hourly["next_run"].endswith(":51:00Z")
@@ -115,11 +130,14 @@ def test_the_list_shows_every_dump_and_leaves_nothing_behind(command: Command, s
     for name in (old, future):
         volume.write(f"{contract.FOLDER}/{name}", b"x" * 2000)
     volume.write(f"daily/{old}", b"x" * 2000)
+    replica = stack.volume(stack.claim_of("media-recovery", "media-replica"))
+    replica.write(".stack-backup/state", STATE.encode())
     before, jobs = volume.list(contract.FOLDER), _jobs(stack)
     try:
         end = command("list", "-o", "json")
         assert (end.returncode, end.stderr) == (0, ""), end
-        (place,) = _json(end)["places"]
+        (place,), (media,) = _json(end)["places"], _json(end)["media"]
+        assert (media["status"], media["files"], media["bytes"]) == ("complete", 3, 4096)
         assert (place["claim"], place["problem"]) == (contract.CLAIM, "")
         seen = [(point["dump"], point["folder"], point["state"]) for point in place["points"]]
         assert seen == [
@@ -136,6 +154,8 @@ def test_the_list_shows_every_dump_and_leaves_nothing_behind(command: Command, s
         table = command("list").stdout
         assert point["time"] in table
         assert "unverified" in table
+        assert "complete at 2026-11-25T02:09:00Z" in table
+        assert "3 files, 4.0 KiB" in table
         assert volume.list(contract.FOLDER) == before
         assert _jobs(stack) == jobs
     finally:
@@ -159,6 +179,20 @@ def test_a_failed_run_ends_with_its_program_s_code_and_sentence_until_a_good_one
     assert command("status").returncode == 0
 
 
+@pytest.mark.usefixtures("backup")
+def test_a_recovery_brings_the_named_dump_back(command: Command, stack: ClusterStack) -> None:
+    stack.database.execute("CREATE TABLE kept AS SELECT 1 AS number", "frag")
+    dump = _json(command("run", contract.HOURLY, "-o", "json"))["verdict"]["dump"]
+    stack.database.execute("DROP TABLE kept; CREATE TABLE lost AS SELECT 1 AS number", "frag")
+    assert command("run", contract.HOURLY).returncode == 0
+    end = command("recover", "database", "--dump", dump, "--confirm", NAMESPACE, "-o", "json")
+    document = _json(end)
+    assert (end.returncode, document["verdict"]["outcome"]) == (0, "recovered"), end
+    assert document["verdict"]["dump"] == dump
+    assert tables(stack) == ["kept"]
+
+
+@pytest.mark.usefixtures("refusing")
 def test_a_recovery_hands_on_its_confirmation_and_dump(command: Command) -> None:
     name = "backup-2026-11-25T01:51:00Z-dumpall.sql.gz"
     end = command("recover", "database", "--dump", name, "--confirm", NAMESPACE)
@@ -178,9 +212,8 @@ def test_a_recovery_hands_on_its_confirmation_and_dump(command: Command) -> None
             77,
             "'production-stack', but the namespace",
         ),
-        (["recover", "media", "--confirm", NAMESPACE], 64, "There is no job media-recovery"),
         (["drill"], 64, "There is no job database-drill"),
-        (["run", "bogus"], 64, f"There are: {RECOVERY}, {contract.HOURLY}."),
+        (["run", "bogus"], 64, f"There are: {RECOVERY}, media-recovery, {contract.HOURLY}."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -246,6 +279,7 @@ class Terminal:
 @pytest.mark.parametrize(
     ("typed", "says"), [(NAMESPACE, "Look again."), ("production-stack", "Nothing was started")]
 )
+@pytest.mark.usefixtures("refusing")
 def test_on_a_terminal_the_namespace_has_to_be_typed(
     operator: Path, stack: ClusterStack, typed: str, says: str
 ) -> None:
@@ -258,6 +292,7 @@ def test_on_a_terminal_the_namespace_has_to_be_typed(
         assert says in terminal.seen
 
 
+@pytest.mark.usefixtures("refusing")
 def test_an_interrupt_leaves_the_job_running_and_says_its_name(operator: Path, stack: ClusterStack) -> None:
     before = _jobs(stack)
     with Terminal(operator, "run", RECOVERY, "--set", "SLEEP=300") as terminal:

@@ -92,19 +92,27 @@ def list_points(
     namespace: Namespace = None,
     output: Output = Format.text,
 ) -> int:
-    """The restore points: every dump on the volumes of the release. A Job lists them, and is deleted."""
+    """The restore points: every dump and media replica of the release. A Job lists them, and is deleted."""
     from stack_backup.cli import points, show
 
     release = _connect(kubeconfig, context, namespace)
     if output is Format.json:
-        places = points.of_release(release)
-        _print_json({"namespace": release.namespace, "places": [place.as_dict() for place in places]})
+        places, media = points.of_release(release)
+        _print_json(
+            {
+                "namespace": release.namespace,
+                "places": [place.as_dict() for place in places],
+                "media": [one.as_dict() for one in media],
+            }
+        )
     else:
         console = _console()
         with console.status("Listing the volumes ..."):
-            places = points.of_release(release)
+            places, media = points.of_release(release)
         show.points(console, release.namespace, places)
-    return Exit.RED if any(place.problem for place in places) else 0
+        show.media(console, release.namespace, media)
+    problems = [place.problem for place in places] + [one.problem for one in media]
+    return Exit.RED if any(problems) else 0
 
 
 @app.command()

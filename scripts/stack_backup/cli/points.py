@@ -1,4 +1,4 @@
-"""Restore points: the dumps on the volumes that the release's jobs mount.
+"""Restore points: the dumps, and the media replicas, on the volumes that the release's jobs mount.
 
 Only a pod sees a volume: so a Job is made that mounts it read-only, prints what lies there, and is deleted.
 """
@@ -24,6 +24,11 @@ MOUNTS = (
     ("postgres-replicator-backup", "database-replica"),
     ("replica-check", "database-replica"),
 )
+MEDIA_MOUNTS = (
+    ("media-recovery", "media-replica"),
+    ("replica-check", "media-replica"),
+    ("media-replicator", "media-replica"),
+)
 DEADLINE = 300
 PLACE = "/dumps"
 # One line a dump: folder, name, bytes, whether its manifest agrees with it as the programs require, and from
@@ -46,6 +51,12 @@ for path in */backup-*-dumpall.sql.*; do
         tables, first["server_version"], first["namespace"]
     }' "$manifest"
 done
+printf 'end\n'
+"""
+# The state that the mirror keeps: key and value.
+STATE = r"""
+set -Eeuo pipefail
+if [[ -f $1/.stack-backup/state ]]; then cat -- "$1/.stack-backup/state"; fi
 printf 'end\n'
 """
 _NAME = re.compile(r"backup-(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)-dumpall\.sql\.(?:gz|zst)")
@@ -81,30 +92,63 @@ class Place:
         return asdict(self)
 
 
-def of_release(release: Release, now: datetime | None = None) -> list[Place]:
-    """The restore points of every volume that the release's jobs mount, newest first. Raises Problem."""
+@dataclass(frozen=True)
+class Media:
+    """A replica of media. `status` is `complete`, `in-progress` (since `since`), or empty where no mirror has
+    left its state; the rest is of the last complete mirror. `problem`: why it could not be looked at.
+    """
+
+    claim: str
+    job: str
+    status: str = ""
+    since: str | None = None
+    completed: str | None = None
+    files: int | None = None
+    bytes: int | None = None
+    namespace: str | None = None
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def of_release(release: Release, now: datetime | None = None) -> tuple[list[Place], list[Media]]:
+    """The dumps, newest first, and the media, on every volume that the release's jobs mount."""
     now = now or datetime.now(UTC)
-    found = list(_claims(release.cronjobs()))
-    if not found:
+    cronjobs = release.cronjobs()
+    wanted = [(LIST, *one) for one in _claims(cronjobs, MOUNTS)]
+    wanted += [(STATE, *one) for one in _claims(cronjobs, MEDIA_MOUNTS)]
+    if not wanted:
         raise Problem(
             Exit.NO_RELEASE,
-            f"No job of the release in {release.namespace} mounts a volume of dumps: nothing to list.",
+            f"No job of the release in {release.namespace} mounts a volume of dumps or of media.",
         )
-    runs: list[tuple[str, str, Run]] = []
+    places: list[Place] = []
+    media: list[Media] = []
+    runs: list[tuple[str, str, str, Run]] = []
     try:
-        for cronjob, volume, claim in found:
-            body = listing_job(cronjob, volume)
-            runs.append((claim, cronjob["metadata"]["name"], Run(release, "list", body["metadata"]["name"])))
+        for script, cronjob, volume, claim in wanted:
+            body = listing_job(cronjob, volume, script)
+            run = Run(release, "list", body["metadata"]["name"])
+            runs.append((script, claim, cronjob["metadata"]["name"], run))
             release.create(body)
-        return [_place(claim, job, run, now) for claim, job, run in runs]
+        for script, claim, job, run in runs:
+            lines, problem = _read(run)
+            if script is LIST:
+                places.append(Place(claim, job, _points(lines, now), problem))
+            else:
+                media.append(_media(claim, job, lines, problem))
     finally:
-        for _, _, run in runs:
+        for *_, run in runs:
             release.delete("Job", run.name)
+    return places, media
 
 
-def _claims(cronjobs: dict[str, Object]) -> Iterator[tuple[Object, Object, str]]:
+def _claims(
+    cronjobs: dict[str, Object], mounts: tuple[tuple[str, str], ...]
+) -> Iterator[tuple[Object, Object, str]]:
     seen = set()
-    for job, name in MOUNTS:
+    for job, name in mounts:
         if job not in cronjobs:
             continue
         for volume in cronjobs[job]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]:
@@ -114,7 +158,7 @@ def _claims(cronjobs: dict[str, Object]) -> Iterator[tuple[Object, Object, str]]
                 yield cronjobs[job], volume, claim
 
 
-def listing_job(cronjob: Object, volume: Object) -> Object:
+def listing_job(cronjob: Object, volume: Object, script: str = LIST) -> Object:
     """A Job with the pod of a CronJob, stripped to its image, its limits and one volume, mounted read-only.
 
     It has no owner, as it is no run of that job and must not count as one. Nobody has to delete it.
@@ -128,7 +172,7 @@ def listing_job(cronjob: Object, volume: Object) -> Object:
         {key: container[key] for key in kept if key in container}
         | {
             "resources": container["resources"] | {"requests": {"cpu": "20m", "memory": "64Mi"}},
-            "command": ["/bin/bash", "-c", LIST, "list", PLACE],
+            "command": ["/bin/bash", "-c", script, "list", PLACE],
             "volumeMounts": [{"name": volume["name"], "mountPath": PLACE, "readOnly": True}],
         }
     ]
@@ -147,18 +191,31 @@ def listing_job(cronjob: Object, volume: Object) -> Object:
     }
 
 
-def _place(claim: str, job: str, run: Run, now: datetime) -> Place:
+def _read(run: Run) -> tuple[list[str], str]:
+    """What a listing Job printed, and why that is not all."""
     lines: list[str] = []
     states: list[str] = []
     end = run.follow(lines.append, states.append)
     if exit_code(end) == 0 and lines and lines[-1] == "end":
-        return Place(claim, job, _points(lines, now))
-    said = (
-        lines[-1]
-        if lines
-        else next((one for one in reversed(states) if "wait" in one or "no node" in one), "")
+        return lines[:-1], ""
+    waits = (state for state in reversed(states) if "waits" in state or "no node" in state)
+    said = lines[-1] if lines else next(waits, "")
+    return [], f"It could not be listed ({end.reason or 'cut off'}). {said}".rstrip()
+
+
+def _media(claim: str, job: str, lines: list[str], problem: str) -> Media:
+    state = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    return Media(
+        claim=claim,
+        job=job,
+        status=state.get("status", ""),
+        since=state.get("since"),
+        completed=state.get("completed"),
+        files=int(state["files"]) if "files" in state else None,
+        bytes=int(state["bytes"]) if "bytes" in state else None,
+        namespace=state.get("namespace"),
+        problem=problem,
     )
-    return Place(claim, job, [], f"It could not be listed ({end.reason or 'cut off'}). {said}".rstrip())
 
 
 def _points(lines: list[str], now: datetime) -> list[Point]:

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stack_backup.cli.points import Place
+from stack_backup.cli.points import Media, Place
 from stack_backup.cli.status import JobStatus
 from stack_backup.runtime import JobResult
 
@@ -118,6 +118,25 @@ def points(console: Console, namespace: str, places: list[Place]) -> None:
                 Text(point.state, _POINT[point.state]),
             )
         console.print(table)
+
+
+def media(console: Console, namespace: str, replicas: list[Media]) -> None:
+    for one in replicas:
+        name = f"Media on claim {one.claim} of {namespace} (job {one.job}): "
+        if one.problem:
+            console.print(Text.assemble((name, "bold red"), one.problem))
+        else:
+            console.print(Text.assemble((name, "bold"), _media(one), "."))
+
+
+def _media(one: Media) -> str:
+    if not one.status:
+        return "no mirror has left its state there"
+    last = "never complete"
+    if one.completed and one.files is not None and one.bytes is not None:
+        ago = duration(_age(one.completed))
+        last = f"complete at {one.completed} ({ago} ago), {one.files:,} files, {size(one.bytes)}"
+    return last if one.status == "complete" else f"{last}; a mirror is in progress since {one.since}"
 
 
 def _age(stamp: str) -> float:
