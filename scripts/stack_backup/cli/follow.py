@@ -44,7 +44,7 @@ class Run:
 
     def follow(self, line: Callable[[str], None], state: Callable[[str], None]) -> JobResult:
         """Give every line of the log to `line` and what is going on to `state`, until the Job has ended."""
-        answered = time.monotonic()
+        away: float | None = None
         while True:
             try:
                 job = self.release.get("Job", self.name)
@@ -53,15 +53,17 @@ class Run:
                         Exit.RED, f"Job {self.name} is gone: somebody deleted it, and how it ended with it."
                     )
                 self.pods = pods_of(self.release.find("Pod", _of(self.name)), self.name)
+                away = None  # a log that is quiet for long breaks off, too
                 state(_doing(self.pods))
                 self._follow(line)
                 if finished(job):
                     return result(self.job, job, self.pods, "")
-                answered = time.monotonic()
             except Problem as problem:
                 if problem.code != Exit.UNREACHABLE:
                     raise
-                if time.monotonic() - answered > PATIENCE:
+                now = time.monotonic()
+                away = now if away is None else away
+                if now - away > PATIENCE:
                     raise
                 state("the cluster does not answer; trying again")
             time.sleep(POLL)
