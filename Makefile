@@ -25,8 +25,8 @@ demo-cluster: .venv/.installed ## The same story on a kind cluster, the CronJob 
 test: lint ## Everything: lint, then the render, jobs and cluster tests
 	$(PYTHON) -m pytest --cluster
 
-check: lint ## The fast loop: lint, then the render and jobs tests
-	$(PYTHON) -m pytest tests/render tests/jobs
+check: lint ## The fast loop: lint, then the render, command line and jobs tests
+	$(PYTHON) -m pytest tests/render tests/cli tests/jobs
 
 lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, helm lint, ct lint, kubeconform, generated files
 	$(TESTBED) tools --names helm,helm3,ct,kubeconform,helm-docs,shfmt,shellcheck

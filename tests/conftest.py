@@ -10,7 +10,7 @@ import pytest
 from stack_backup.testbed import tools
 
 # In the order in which they run: what is cheap fails first.
-LAYERS = ("render", "jobs", "cluster")
+LAYERS = ("render", "cli", "jobs", "cluster")
 LAYER_OF = pytest.StashKey[dict[str, str]]()
 NOT_RUN = pytest.StashKey[int]()
 
@@ -25,7 +25,12 @@ def _layer(item: pytest.Item) -> str:
     """The folder of `tests/` that holds the test; whatever carries the marker needs the cluster."""
     if item.get_closest_marker("cluster"):
         return "cluster"
-    return next((part for part in item.path.parts if part in LAYERS), "other")
+    return next((part for part in _parts(item) if part in LAYERS), "other")
+
+
+def _parts(item: pytest.Item) -> tuple[str, ...]:
+    """Below the project's own folder, which may be called anything."""
+    return item.path.relative_to(item.config.rootpath).parts
 
 
 @pytest.hookimpl(trylast=True)

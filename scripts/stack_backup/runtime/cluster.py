@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -12,7 +11,6 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +33,7 @@ from stack_backup.runtime.manifests import (
     server_pod,
 )
 from stack_backup.runtime.postgres import SUPERUSER
+from stack_backup.runtime.runs import containers, finished, manual_job, pods_of, result, statuses
 from stack_backup.testbed.cluster import EXPORT
 from stack_backup.testbed.paths import BIN
 
@@ -276,29 +275,7 @@ class ClusterStack:
 
         `change` may alter the Job's specification: for a run that is to go wrong, or to look around.
         """
-        cronjob = self._cronjob(job)
-        template = cronjob["spec"]["jobTemplate"]
-        if change is not None:
-            change(template["spec"])
-        metadata = template.get("metadata", {})
-        manual = {"cronjob.kubernetes.io/instantiate": "manual"}
-        owner = {key: cronjob["metadata"][key] for key in ("name", "uid")}
-        made = self.kube.create(
-            {
-                "apiVersion": "batch/v1",
-                "kind": "Job",
-                "metadata": {
-                    "name": f"{job}-manual-{secrets.token_hex(3)}",
-                    "labels": metadata.get("labels", {}),
-                    "annotations": manual | metadata.get("annotations", {}),
-                    "ownerReferences": [
-                        owner | {"apiVersion": "batch/v1", "kind": "CronJob", "controller": True}
-                    ],
-                },
-                "spec": template["spec"],
-            },
-            self.namespace,
-        )
+        made = self.kube.create(manual_job(self._cronjob(job), change), self.namespace)
         return str(made["metadata"]["name"])
 
     def await_scheduled(self, job: str, *, timeout: float = 600) -> JobResult:
@@ -353,27 +330,13 @@ class ClusterStack:
             namespace=self.namespace,
             name=name,
         )
-        condition = finished(ended)
-        assert condition is not None
-        pods = self.kube.find("Pod", self.namespace, labels=f"batch.kubernetes.io/job-name={name}")
-        pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-        statuses = [
-            (pod["metadata"]["name"], status)
+        pods = pods_of(self.kube.find("Pod", self.namespace), name)
+        log = "".join(
+            self.kube.log(self.namespace, pod["metadata"]["name"], status["name"])
             for pod in pods
-            for status in (*_statuses(pod, "initContainerStatuses"), *_statuses(pod, "containerStatuses"))
-            if status.get("containerID")
-        ]
-        last = statuses[-1][1]["state"].get("terminated", {}) if statuses else {}
-        return JobResult(
-            job=job,
-            exit_code=last.get("exitCode"),
-            verdict=_verdict(last.get("message", "")),
-            log="".join(self.kube.log(self.namespace, pod, status["name"]) for pod, status in statuses),
-            seconds=(
-                _time(condition["lastTransitionTime"]) - _time(ended["status"]["startTime"])
-            ).total_seconds(),
-            reason=condition["reason"] if condition["type"] == "Failed" else "",
+            for status in containers(pod)
         )
+        return result(job, ended, pods, log)
 
     # Its files and servers
 
@@ -475,30 +438,6 @@ class ClusterRuntime:
                 stack.remove()
 
 
-def finished(job: Object) -> Object | None:
-    """The condition that ended a Job. SuccessCriteriaMet or FailureTarget may stand before it in the list."""
-    for condition in job.get("status", {}).get("conditions", ()):
-        if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
-            return dict(condition)
-    return None
-
-
-def _statuses(pod: Object, kind: str) -> list[Object]:
-    return list(pod.get("status", {}).get(kind, ()))
-
-
-def _time(stamp: Any) -> datetime:
-    return datetime.fromisoformat(str(stamp))
-
-
-def _verdict(message: str) -> Mapping[str, Any]:
-    try:
-        verdict = json.loads(message.strip().rpartition("\n")[2])
-    except ValueError:
-        return {}
-    return verdict if isinstance(verdict, dict) else {}
-
-
 def _gone(objects: list[Object]) -> bool:
     return not objects
 
@@ -506,7 +445,7 @@ def _gone(objects: list[Object]) -> bool:
 def _await_ready(kube: Kube, namespace: str, pod: str) -> None:
     def ready(pods: list[Object]) -> bool:
         restarts = sum(
-            status["restartCount"] for item in pods for status in _statuses(item, "containerStatuses")
+            status["restartCount"] for item in pods for status in statuses(item, "containerStatuses")
         )
         if restarts > 2:
             raise KubeError(f"it ended {restarts} times")

@@ -1,94 +1,40 @@
 """A cluster's API as the cluster runtime and its tests need it.
 
-Objects go through the `kubernetes` client as plain dictionaries; what is a stream (exec, port-forward) or is
-printed for a person (describe, events, logs) goes through kubectl.
+Objects go as in `api`; what is a stream (exec, port-forward) or printed for a person (describe, events, logs)
+goes through kubectl.
 """
 
 from __future__ import annotations
 
-import math
-import os
 import re
 import subprocess
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from kubernetes import config
-from kubernetes.client import ApiException
-from kubernetes.dynamic import DynamicClient
-from kubernetes.dynamic.exceptions import NotFoundError
 
-Found = TypeVar("Found")
-Object = dict[str, Any]
+from stack_backup.runtime.api import Api, Found, NotInTime
+from stack_backup.runtime.runs import Object
 
-_GROUPS = {
-    "CronJob": "batch/v1",
-    "Job": "batch/v1",
-    "NetworkPolicy": "networking.k8s.io/v1",
-    "StatefulSet": "apps/v1",
-}
-_GONE = 410
+__all__ = ["Kube", "KubeError", "Object", "PortForward"]
 
 
 class KubeError(Exception):
     """The cluster refused something or was not done in time; the message says what, with evidence."""
 
 
-class Kube:
+class Kube(Api):
     """One cluster, reached by its kubeconfig and nothing else (no KUBECONFIG, no ~/.kube)."""
 
     def __init__(self, kubeconfig: Path, kubectl: Path) -> None:
         self.kubeconfig = kubeconfig
         self._kubectl = kubectl
-        client = config.new_client_from_config(config_file=str(kubeconfig))  # type: ignore[no-untyped-call]
-        # No discovery cache (nothing can lie under /dev/null): it would outlive the cluster behind that port.
-        self._dynamic = DynamicClient(client, cache_file=f"{os.devnull}/none")  # type: ignore[no-untyped-call]
+        super().__init__(config.new_client_from_config(config_file=str(kubeconfig)))  # type: ignore[no-untyped-call]
 
     # Objects
-
-    def resource(self, kind: str) -> Any:
-        return self._dynamic.resources.get(api_version=_GROUPS.get(kind, "v1"), kind=kind)
-
-    def create(self, body: Object, namespace: str | None = None) -> Object:
-        made: Object = self.resource(body["kind"]).create(body=body, namespace=namespace).to_dict()
-        return made
-
-    def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
-        """The live object, or None if there is none."""
-        try:
-            found: Object = self.resource(kind).get(name=name, namespace=namespace).to_dict()
-        except NotFoundError:
-            return None
-        return found
-
-    def find(self, kind: str, namespace: str | None = None, labels: str | None = None) -> list[Object]:
-        items: list[Object] = (
-            self.resource(kind).get(namespace=namespace, label_selector=labels).to_dict()["items"]
-        )
-        return items
-
-    def patch(self, kind: str, name: str, namespace: str, body: Object) -> Object:
-        """A JSON merge patch: null removes, lists are replaced."""
-        patched: Object = (
-            self.resource(kind)
-            .patch(name=name, namespace=namespace, body=body, content_type="application/merge-patch+json")
-            .to_dict()
-        )
-        return patched
-
-    def delete(self, kind: str, name: str, namespace: str | None = None, grace: int | None = None) -> None:
-        """Delete an object and, in the background, what it owns; one that is gone already is no error."""
-        options: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
-        if grace is not None:
-            options["gracePeriodSeconds"] = grace
-        try:
-            self.resource(kind).delete(name=name, namespace=namespace, body=options)
-        except NotFoundError:
-            return
 
     def wait(
         self,
@@ -106,48 +52,12 @@ class Kube:
         `timeout` in seconds. Raises `KubeError` with events, descriptions and logs when it has passed, or at
         once when `until` raises one because waiting has become pointless.
         """
-        selection = {"namespace": namespace, "label_selector": labels}
+        selection = {"namespace": namespace, "name": name, "labels": labels}
         try:
-            return self._watch(self.resource(kind), until, timeout, name, selection)
-        except KubeError as error:
+            return self.watch(kind, until, timeout=timeout, **selection)
+        except (KubeError, NotInTime) as error:
             evidence = "" if namespace is None else "\n" + self.evidence(namespace)
             raise KubeError(f"{what}: {error}{evidence}") from error
-
-    def _watch(
-        self,
-        resource: Any,
-        until: Callable[[list[Object]], Found | None],
-        timeout: float,
-        name: str | None,
-        selection: dict[str, Any],
-    ) -> Found:
-        field = None if name is None else f"metadata.name={name}"
-        deadline = time.monotonic() + timeout
-        while True:
-            listing = resource.get(field_selector=field, **selection).to_dict()
-            objects = {item["metadata"]["uid"]: item for item in listing["items"]}
-            if found := until(list(objects.values())):
-                return found
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise KubeError(f"not within {timeout:.0f} s")
-            try:
-                for event in resource.watch(
-                    name=name,
-                    resource_version=listing["metadata"]["resourceVersion"],
-                    timeout=math.ceil(min(left, 60)),
-                    **selection,
-                ):
-                    item = event["raw_object"]
-                    if event["type"] == "DELETED":
-                        objects.pop(item["metadata"]["uid"], None)
-                    else:
-                        objects[item["metadata"]["uid"]] = item
-                    if found := until(list(objects.values())):
-                        return found
-            except ApiException as error:
-                if error.status != _GONE:  # too old a version: list again
-                    raise
 
     def log(self, namespace: str, pod: str, container: str) -> str:
         return self.run("logs", pod, "--container", container, namespace=namespace).decode(errors="replace")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import secrets
 import shutil
@@ -25,6 +24,7 @@ from stack_backup.render import CHART, Objects, render
 from stack_backup.runtime import JobResult, claim_of, with_environment
 from stack_backup.runtime.pod import Faults, Image, NotStarted, Pod, Surroundings
 from stack_backup.runtime.postgres import SUPERUSER, LocalServer
+from stack_backup.runtime.runs import verdict
 from stack_backup.runtime.sandbox import TOOLS, Namespaces, own_folder
 from stack_backup.testbed import images, system
 
@@ -182,7 +182,7 @@ class RunningJob:
         self._result = JobResult(
             job=self.job,
             exit_code=self.pod.exit_code,
-            verdict=_verdict(self.pod.termination_message),
+            verdict=verdict(self.pod.termination_message),
             log=self.pod.log,
             seconds=time.monotonic() - self._begun,
             reason=reason,
@@ -377,18 +377,6 @@ class LocalRuntime:
                 yield stack
             finally:
                 stack.database.stop(immediate=True)
-
-
-def _verdict(message: str) -> dict[str, Any]:
-    """The verdict in a termination message; empty when the program wrote none."""
-    lines = message.strip().splitlines()
-    if not lines:
-        return {}
-    try:
-        verdict = json.loads(lines[-1])
-    except json.JSONDecodeError:
-        return {}
-    return verdict if isinstance(verdict, dict) else {}
 
 
 def _remove(folder: Path, lock: int) -> None:

@@ -1,0 +1,109 @@
+"""A run that is followed over a bad connection, without a cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from stack_backup.cli import Exit, Problem, follow
+from stack_backup.cli.follow import Run
+from stack_backup.runtime.runs import Object
+
+LINES = ["one", "two", "three", '{"job":"j","exit":0,"outcome":"published","message":"It is done."}']
+AWAY = Problem(Exit.UNREACHABLE, "The cluster does not answer.")
+
+
+class Release:
+    """A Job of one pod that prints LINES; what it is asked at the `away` numbered turns gets no answer."""
+
+    namespace = "production-stack"
+
+    def __init__(self, away: set[int], *, cut: int = len(LINES), code: int = 0) -> None:
+        self._away, self._cut, self._code = away, cut, code
+        self._asked = 0
+
+    def _answer(self) -> None:
+        self._asked += 1
+        if self._asked in self._away:
+            raise AWAY
+
+    @property
+    def _over(self) -> bool:
+        return self._asked > 8
+
+    def get(self, kind: str, name: str) -> Object | None:
+        self._answer()
+        kind = "Failed" if self._code else "Complete"
+        condition = {
+            "type": kind,
+            "status": "True",
+            "lastTransitionTime": "2026-11-25T12:00:09Z",
+            "reason": "R",
+        }
+        status = {"startTime": "2026-11-25T12:00:00Z", "conditions": [condition] if self._over else []}
+        return {"metadata": {"name": name, "creationTimestamp": "2026-11-25T12:00:00Z"}, "status": status}
+
+    def find(self, kind: str, labels: str | None = None) -> list[Object]:  # noqa: ARG002
+        self._answer()
+        ended = {"terminated": {"exitCode": self._code, "message": LINES[-1] if not self._code else ""}}
+        container = {"name": "c", "containerID": "i", "state": ended if self._over else {"running": {}}}
+        labels_of = {"batch.kubernetes.io/job-name": "j-1"}
+        metadata = {"name": "p", "creationTimestamp": "2026-11-25T12:00:00Z", "labels": labels_of}
+        return [{"metadata": metadata, "status": {"containerStatuses": [container]}}]
+
+    def log(self, pod: str, container: str, *, follow: bool = False) -> Iterator[str]:  # noqa: ARG002
+        self._answer()
+        yield from LINES if not follow else LINES[: self._cut]
+        if follow:
+            raise AWAY
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "POLL", 0)
+
+
+def _follow(release: Release) -> tuple[list[str], list[str], int, str]:
+    """Lines and states that were shown, exit code and sentence."""
+    lines: list[str] = []
+    states: list[str] = []
+    run = Run(release, "j", "j-1")  # type: ignore[arg-type]
+    end = run.follow(lines.append, states.append)
+    return lines, states, follow.exit_code(end), follow.message(end, run.pods)
+
+
+@pytest.mark.parametrize("cut", range(4))
+def test_a_log_that_breaks_off_is_taken_up_where_it_was(cut: int) -> None:
+    lines, _, code, sentence = _follow(Release(set(), cut=cut))
+    assert lines == LINES[:-1]
+    assert (code, sentence) == (0, json.loads(LINES[-1])["message"])
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_cluster_that_is_away_for_a_moment_is_asked_again(turn: int) -> None:
+    lines, states, code, _ = _follow(Release({turn}))
+    assert (lines, code) == (LINES[:-1], 0)
+    assert "the cluster does not answer; trying again" in states
+
+
+def test_a_cluster_that_stays_away_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "PATIENCE", 0)
+    with pytest.raises(Problem) as caught:
+        _follow(Release(set(range(2, 99))))
+    assert caught.value.code == Exit.UNREACHABLE
+
+
+def test_a_log_that_is_quiet_for_long_is_no_cluster_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "PATIENCE", -1)
+    with pytest.raises(Problem):
+        _follow(Release({2}))
+    monkeypatch.setattr(follow, "PATIENCE", 0)
+    assert _follow(Release(set(), cut=1))[0] == LINES[:-1]
+
+
+def test_a_job_that_failed_without_a_verdict_ends_with_its_program_s_code() -> None:
+    _, _, code, sentence = _follow(Release(set(), code=137))
+    assert code == 137
+    assert sentence == "The Job failed: its program ended with 137 and left no verdict; read its log."

@@ -1,0 +1,96 @@
+"""A stack with a release as an operator meets it, and the operator's own access to the cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import yaml
+
+from stack_backup.render import merge_values
+from stack_backup.runtime.cluster import ClusterStack
+from stack_backup.testbed.paths import PROJECT
+from tests.cluster.conftest import VALUES
+
+RECOVERY = "database-recovery"
+RECOVERABLE = merge_values(
+    VALUES, {"databaseRecovery": {"enabled": True, "source": "backup", "scratch": {"size": "64Mi"}}}
+)
+"""Production's hourly backup, and its recovery by hand."""
+
+# What it was given, and a refusal by the programs' own library: here the way to and from a program is tested.
+REFUSES = """
+. /programs/lib.sh
+begin
+UNTOUCHED='The database is as it was.'
+say "I was told to sleep ${SLEEP-0} s."
+attend sleep "${SLEEP-0}"
+fail 77 "The confirmation is \\"$CONFIRM\\" and the dump \\"$DUMP\\"." 'Look again.'
+"""
+
+
+@contextmanager
+def another_program(stack: ClusterStack, script: str = REFUSES) -> Iterator[None]:
+    """Let the CronJob of the recovery run another program for a while."""
+
+    def put(command: list[str]) -> list[str]:
+        cronjob = stack.kube.get("CronJob", RECOVERY, stack.namespace)
+        assert cronjob is not None
+        template = cronjob["spec"]["jobTemplate"]["spec"]["template"]
+        container = template["spec"]["containers"][0]
+        before: list[str] = container["command"]
+        container["command"] = command
+        patch = {"spec": {"jobTemplate": {"spec": {"template": template}}}}
+        stack.kube.patch("CronJob", RECOVERY, stack.namespace, patch)
+        return before
+
+    own = put(["/bin/bash", "-c", script])
+    try:
+        yield
+    finally:
+        put(own)
+
+
+def documented_role() -> dict[str, Any]:
+    """The Role that docs/command-line.md tells administrators to give."""
+    text = (PROJECT / "docs" / "command-line.md").read_text()
+    (role,) = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    return dict(role)
+
+
+def access(stack: ClusterStack, user: str, role: dict[str, Any], folder: Path) -> Path:
+    """The kubeconfig of a user with this Role in the stack's namespace, and no right beyond."""
+    objects = [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": user}},
+        role | {"metadata": {"name": user}},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": user},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user},
+            "subjects": [{"kind": "ServiceAccount", "name": user, "namespace": stack.namespace}],
+        },
+    ]
+    body = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}).encode()
+    stack.kube.run("apply", "--filename=-", namespace=stack.namespace, stdin=body)
+    token = stack.kube.run("create", "token", user, namespace=stack.namespace).decode().strip()
+    config = yaml.safe_load(stack.kube.kubeconfig.read_text())
+    config["users"] = [{"name": user, "user": {"token": token}}]
+    for context in config["contexts"]:
+        context["context"] |= {"user": user, "namespace": stack.namespace}
+    path = folder / f"{user}.kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    path.chmod(0o600)
+    return path
+
+
+def tables(stack: ClusterStack) -> list[str]:
+    """The tables of the application's database."""
+    with psycopg.connect(stack.database.dsn("frag")) as connection:
+        found = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+        return [name for (name,) in found.fetchall()]
