@@ -120,8 +120,6 @@ examine() {
   printf '%s\n' "${PIPESTATUS[*]}" >"$WORK/status"
 }
 
-read_contents() { awk -v contents="$WORK/contents" -f "$PROGRAMS/dump-scan.awk" -f "$PROGRAMS/dump-contents.awk"; }
-
 # What the part holds is printed; nothing of it fits into memory.
 cut_part() {
   awk -v only="${NAME//\\/"\\\\"}" -v create="$WORK/create" -v properties="$WORK/properties" -v roles="$WORK/roles" -v version="$WORK/version" \

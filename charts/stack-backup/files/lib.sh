@@ -502,6 +502,9 @@ unpack_stream() {
   esac
 }
 
+# read_contents: passes a dump's text on, and writes what it holds to $WORK/contents. Fails when it is no whole dump.
+read_contents() { awk -v contents="$WORK/contents" -f "$PROGRAMS/dump-scan.awk" -f "$PROGRAMS/dump-contents.awk"; }
+
 # count_verified FOLDER
 count_verified() {
   local path count=0

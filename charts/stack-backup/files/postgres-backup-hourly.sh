@@ -122,7 +122,7 @@ take_dump() {
 pipeline() {
   set +e
   pg_dumpall --username="$DATABASE_SUPERUSER" --no-password 2>"$WORK/dump-error" |
-    awk -v contents="$WORK/contents" -f "$PROGRAMS/dump-scan.awk" -f "$PROGRAMS/dump-contents.awk" | "${COMPRESS[@]}" |
+    read_contents | "${COMPRESS[@]}" |
     tee --output-error=exit -- "$1" 2>"$WORK/volume-error" | digest >"$WORK/sha256"
   printf '%s\n' "${PIPESTATUS[*]}" >"$WORK/status"
 }

@@ -128,7 +128,7 @@ check_newest() {
 # read_through DUMP: unpacks it from its first to its last line.
 read_through() {
   set +e
-  unpack "$1" | awk -v contents="$WORK/contents" -f "$PROGRAMS/dump-scan.awk" -f "$PROGRAMS/dump-contents.awk" >/dev/null
+  unpack "$1" | read_contents >/dev/null
   printf '%s\n' "${PIPESTATUS[*]}" >"$WORK/status"
 }
 
