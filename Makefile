@@ -7,6 +7,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 TESTBED := $(PYTHON) -m stack_backup.testbed
 VALUES := $(wildcard values/*.yaml)
+PARALLEL := --numprocesses auto --dist worksteal
 PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup/testbed/image/*.sh) scripts/bootstrap .ci/run
 
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
@@ -16,17 +17,18 @@ export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/.installed ## Tell the whole story on this machine: fill, back up, restore, compare (no cluster)
+demo: .venv/.installed ## Tell the whole story on this machine: back up, replicate, recover, lose, recover again (no cluster)
 	$(PYTHON) -m stack_backup.demo
 
-demo-cluster: .venv/.installed ## The same story on a kind cluster, the CronJob fired by its controller
+demo-cluster: .venv/.installed ## The same story on two kind clusters, the first backup fired by the CronJob's controller
 	$(PYTHON) -m stack_backup.demo --cluster
 
-test: lint ## Everything: lint, then the render, jobs and cluster tests
-	$(PYTHON) -m pytest --cluster
+test: lint ## Everything: lint, then every test, those on kind clusters last
+	$(PYTHON) -m pytest $(PARALLEL)
+	$(PYTHON) -m pytest --cluster -m cluster
 
-check: lint ## The fast loop: lint, then the render, command line and jobs tests
-	$(PYTHON) -m pytest tests/render tests/cli tests/jobs
+check: lint ## The loop while you work: lint, then the render, command line and jobs tests
+	$(PYTHON) -m pytest $(PARALLEL) tests/render tests/cli tests/jobs
 
 lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, helm lint, ct lint, kubeconform, generated files
 	$(TESTBED) tools --names helm,helm3,ct,kubeconform,helm-docs,shfmt,shellcheck
