@@ -454,7 +454,7 @@ def test_scratch_space_that_is_too_small(drill: Drill) -> None:
 
 def test_scratch_space_that_is_full_in_the_end(drill: Drill) -> None:
     """The estimate may be wrong."""
-    drill.install(scratch={"size": "256Mi"})
+    drill.install(scratch={"size": "320Mi"})
     big = "CREATE TABLE public.big AS SELECT repeat('x', 1900) FROM generate_series(1, 200000);"
     drill.plant(sql=before_the_tables(big))
     red(drill.run(), 73, "No space left", "scratch.size")
