@@ -37,8 +37,9 @@ Lines = list[list[str]]
 class Drill:
     """The drill of a stack, and the dumps that it may take."""
 
-    def __init__(self, hourly: Hourly) -> None:
+    def __init__(self, hourly: Hourly, sample: Sample) -> None:
         self.hourly = hourly
+        self.sample = sample
         self.stack = hourly.stack
         self.install()
 
@@ -60,9 +61,7 @@ class Drill:
         `change` gets and gives the manifest's lines as fields; `sql` the dump's text. The manifest's sha256
         and size are those of the dump that is planted: only what it says of the content may be wrong.
         """
-        sample = self.hourly._sample
-        assert sample is not None
-        dump = sample.dump
+        dump = self.sample.dump
         if sql is not None:
             text = gzip.decompress(dump).decode()
             changed = sql(text)
@@ -78,8 +77,8 @@ class Drill:
 
 
 @pytest.fixture
-def drill(hourly: Hourly) -> Drill:
-    return Drill(hourly)
+def drill(hourly: Hourly, sample: Sample) -> Drill:
+    return Drill(hourly, sample)
 
 
 @pytest.fixture
@@ -227,6 +226,7 @@ def test_a_user_without_a_name_can_drill(drill: Drill) -> None:
 def test_real_molecules_are_proved_and_nowhere_but_in_their_own_image(runtime: LocalRuntime) -> None:
     with runtime.stack(NAMESPACE) as stack:
         dataset.fill(stack.database, molecules=300)
+        stack.install(VALUES)
         hourly = Hourly(stack, None)
         own = {"database": {"image": {"repository": "stack-database", "tag": "15"}}}
         hourly.install(merge_values(DRILL, own))
@@ -242,6 +242,7 @@ def test_postgresql_17_takes_its_own_dump_and_an_older_one_and_15_takes_none_of_
 ) -> None:
     with runtime.stack("staging-stack", "postgres:17") as stack:
         dataset.fill(stack.database, molecules=0)
+        stack.install(VALUES)
         hourly = Hourly(stack, sample)
         newer = merge_values(DRILL, {"database": {"image": {"repository": "postgres", "tag": "17"}}})
         hourly.install(newer)
@@ -421,9 +422,7 @@ def test_a_dump_that_was_cut_off_is_no_verified_one(drill: Drill, planted: str) 
 
 
 def test_a_file_that_is_no_gzip_though_its_manifest_agrees(drill: Drill) -> None:
-    sample = drill.hourly._sample
-    assert sample is not None
-    data = sample.dump[:-1000]
+    data = drill.sample.dump[:-1000]
     drill.hourly.plant(timedelta(minutes=9), dump=data, sha256=hashlib.sha256(data).hexdigest())
     red(drill.run(), 65, "cannot be unpacked")
 
@@ -454,7 +453,7 @@ def test_scratch_space_that_is_too_small(drill: Drill) -> None:
 
 def test_scratch_space_that_is_full_in_the_end(drill: Drill) -> None:
     """The estimate may be wrong."""
-    drill.install(scratch={"size": "256Mi"})
+    drill.install(scratch={"size": "320Mi"})
     big = "CREATE TABLE public.big AS SELECT repeat('x', 1900) FROM generate_series(1, 200000);"
     drill.plant(sql=before_the_tables(big))
     red(drill.run(), 73, "No space left", "scratch.size")

@@ -13,7 +13,7 @@ PROGRAMS=${BASH_SOURCE[0]%/*}
 # shellcheck source=charts/stack-backup/files/private-server.sh
 . "$PROGRAMS/private-server.sh"
 
-EMPTY_SERVER=$((128 << 20)) # what a server without data takes, its log of changes included
+EMPTY_SERVER=$((256 << 20)) # what a server without data takes, its log of changes included
 
 main() {
   begin
