@@ -195,9 +195,13 @@ class Namespaces:
     def popen(
         self, command: Sequence[str], output: IO[bytes] | int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
-        """Start a command of this machine as root inside, the first of a process group of its own."""
+        """Start a command of this machine as root inside, the first of a process group of its own.
+
+        It has a PID namespace: whatever it starts, in whichever group, ends when the group is killed.
+        """
+        alone = [tool("unshare"), "--mount-proc", "--pid", "--fork", "--kill-child=KILL"]
         return subprocess.Popen(
-            [*self._enter(), *command],
+            [*self._enter(), *alone, "bash", "-c", '"$@"; exit', "bash", *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -35,7 +35,7 @@ _CONFIGURATION = """
 NFS_CORE_PARAM {{
   NFS_Protocols = 4; Protocols = 4; NFS_Port = {port}; Enable_NLM = false; Enable_RQUOTA = false;
 }}
-NFSV4 {{ Graceless = {graceless}; Grace_Period = 5; Lease_Lifetime = 5; RecoveryRoot = {folder}/recovery; }}
+NFSV4 {{ Graceless = {graceless}; Grace_Period = 15; Lease_Lifetime = 60; RecoveryRoot = {folder}/recovery; }}
 EXPORT {{
   Export_Id = 1; Path = {export}; Pseudo = {pseudo}; Protocols = 4; SecType = sys; Squash = {squash};
   Access_Type = {access}; FSAL {{ Name = VFS; }}
