@@ -6,8 +6,9 @@ SHELL := /bin/bash
 
 PYTHON := .venv/bin/python
 TESTBED := $(PYTHON) -m stack_backup.testbed
-VALUES := $(wildcard values/*.yaml)
 PARALLEL := --numprocesses auto --dist worksteal
+# Each stack's namespace and values.
+STACKS := production-stack=values/production.yaml staging-stack=values/staging.yaml stack-alice-default=values/developer.yaml
 PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup/testbed/image/*.sh) scripts/bootstrap .ci/run
 
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
@@ -38,9 +39,9 @@ lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, helm lint, ct
 	shellcheck --external-sources $(PROGRAMS)
 	shfmt --indent 2 --case-indent --diff $(PROGRAMS)
 	yamllint --strict .
-	for values in $(VALUES); do helm lint --strict --namespace production-stack --values $$values charts/stack-backup; done
+	for stack in $(STACKS); do helm lint --strict --namespace $${stack%=*} --values $${stack#*=} charts/stack-backup; done
 	ct lint --config ct.yaml
-	$(PYTHON) -m stack_backup.kubeconform $(VALUES)
+	$(PYTHON) -m stack_backup.kubeconform $(STACKS)
 	helm-docs --chart-search-root charts --dry-run --log-level warning | diff -u charts/stack-backup/README.md - || \
 	  { echo "charts/stack-backup/README.md is not what helm-docs makes of values.yaml: run 'make docs'." >&2; exit 1; }
 

@@ -1,4 +1,4 @@
-"""`python -m stack_backup.kubeconform VALUES…`: each stack's objects through kubeconform, nothing fetched.
+"""`python -m stack_backup.kubeconform NAMESPACE=VALUES…`: the objects of stacks through kubeconform.
 
 The schemas are those of the package kubernetes-validate. Their references name an address of their own, which
 kubeconform does not follow, so the definitions that a kind needs are written into its schema.
@@ -71,10 +71,11 @@ def main(stacks: list[str]) -> None:
     tools.ensure("helm", "kubeconform")
     newest = max(int(path.name.split(".")[1]) for path in SCHEMAS.glob("v1.*-local-strict"))
     for stack in stacks:
-        objects = render(load_values(Path(stack)))
+        namespace, _, values = stack.partition("=")
+        objects = render(load_values(Path(values)), namespace=namespace)
         for minor in (OLDEST, newest):
             with TemporaryDirectory() as folder:
-                print(f"{stack}, Kubernetes 1.{minor}: {check(objects, minor, Path(folder))}")
+                print(f"{values} in {namespace}, Kubernetes 1.{minor}: {check(objects, minor, Path(folder))}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import yaml
-from pyhelm3 import Client, Command, Error
+from pyhelm3 import Client, Command, Error, command
 from pyhelm3.models import Chart
 
 from stack_backup.testbed.paths import BIN, PROJECT
@@ -134,6 +134,14 @@ def load_values(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RenderError(f"{path} holds a {type(values).__name__}, not a map of values.")
     return values
+
+
+class _Loader(yaml.CSafeLoader):
+    """pyhelm3's loader of YAML, on libyaml: a render is read in a tenth of the time."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:value", command.SafeLoader.construct_value)
+command.SafeLoader = _Loader
 
 
 class _Command(Command):  # type: ignore[misc]  # pyhelm3 is untyped

@@ -50,7 +50,7 @@ TEST_MACHINE: Mapping[str, Any] = {
 
 _OFF = {"enabled": False}
 BACKUP_ALONE: Mapping[str, Any] = dict.fromkeys(
-    ("tiers", "databaseReplica", "mediaReplica", "databaseRecovery", "drill"), _OFF
+    ("tiers", "databaseReplica", "mediaReplica", "databaseRecovery", "mediaRecovery", "drill"), _OFF
 )
 """Laid over production's values where only the hourly backup is of interest."""
 

@@ -23,7 +23,10 @@ FOLDER = contract.FOLDER
 KEEP = contract.KEEP
 
 IMAGE = "postgres:15"
-VALUES: dict[str, Any] = {"database": {"image": {"repository": "postgres", "tag": "15"}}}
+VALUES: dict[str, Any] = {
+    "database": {"image": {"repository": "postgres", "tag": "15"}},
+    "backup": {"dumpSize": "15Mi"},
+}
 
 
 class Hourly(DumpFolder):

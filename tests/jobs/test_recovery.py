@@ -30,6 +30,7 @@ LATER = "written after the dump"
 NFS = {"nfs": {"server": "nas.example.org"}}
 COMMON = {
     "database": {"image": {"repository": "postgres", "tag": "15"}},
+    "backup": {"dumpSize": "1Mi"},
     "volumes": {"databaseReplica": NFS, "mediaReplica": NFS},
     "databaseRecovery": {"enabled": True, "scratch": {"size": "1Gi"}},
 }

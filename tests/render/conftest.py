@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from kubernetes_validate import utils
 
 from stack_backup.render import CHART, Objects, render
 from stack_backup.testbed import tools
@@ -15,6 +18,14 @@ from tests.render.stacks import STACKS
 @pytest.fixture(scope="session", autouse=True)
 def _helm3() -> None:
     tools.ensure("helm3")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _schemas_of_kubernetes_are_read_once() -> Iterator[None]:
+    """Of a megabyte each, they would be parsed again for every object."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "schema_contents", cache(utils.schema_contents))
+        yield
 
 
 @pytest.fixture(params=STACKS)

@@ -38,3 +38,47 @@ SECRET_KEYS = {"superuser": "root_password", "owner": "user_password"}
 
 # Every namespace that the chart is installed in: the two stacks, and one per developer.
 NAMESPACES = re.compile(r"production-stack|staging-stack|stack-[a-z0-9]+-[a-z0-9-]+")
+
+# What production runs by itself, with the time of each; all in TIME_ZONE.
+MEDIA_REPLICATOR = "media-replicator"
+DATABASE_REPLICATOR = "postgres-replicator-backup"
+# Folder beside `hourly`, and how many dumps are kept there.
+TIERS = {
+    "postgres-backup-daily": ("daily", 7),
+    "postgres-backup-weekly": ("weekly", 4),
+    "postgres-backup-monthly": ("monthly", 12),
+}
+SCHEDULES = {
+    HOURLY: SCHEDULE,
+    "postgres-backup-daily": "21 0 * * *",
+    "postgres-backup-weekly": "31 0 * * 0",
+    "postgres-backup-monthly": "41 0 8 * *",
+    DATABASE_REPLICATOR: "4 2 * * *",
+    MEDIA_REPLICATOR: "4 2 * * *",
+    "database-drill": "11 3 * * 6",
+}
+
+# What runs by hand alone, on every stack: it replaces what is there.
+DATABASE_RECOVERY = "database-recovery"
+MEDIA_RECOVERY = "media-recovery"
+
+# What every stack that loads from the replicas runs by itself.
+REPLICA_CHECK = "replica-check"
+
+# A copy in another place, for who wants one.
+OFFSITE = "offsite"
+
+# The exports that both clusters mount.
+NFS_SERVER = "130.246.213.182"
+DATABASE_EXPORT = "/nfs/kubernetes-db-replica"
+MEDIA_EXPORT = "/nfs/kubernetes-media-replica"
+REPLICA_FOLDER = "hourly"
+REPLICA_KEEP = 2
+
+# A stack's own media files.
+MEDIA_CLAIM = "media"
+MEDIA_GIB = 240
+"""About 135,000 files, September 2025."""
+
+CONSUMERS = {"staging": "staging-stack", "developer": "stack-alice-default"}
+"""The stacks that load from the replicas, with a namespace of theirs."""

@@ -1,4 +1,4 @@
-"""Rules that every pod, every CronJob and every object of every stack keeps.
+"""Rules that every pod, every CronJob, every object and every render as a whole keeps.
 
 A rule takes one thing and yields a sentence for each breach. `test_rules.py` holds every render against every
 rule, and breaks a render at least once for every rule to see that the rule can fail.
@@ -7,12 +7,13 @@ rule, and breaks a render at least once for every rule to see that the rule can 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from zoneinfo import available_timezones
 
 Thing = dict[str, Any]
 Rule = Callable[[Thing], Iterator[str]]
+RenderRule = Callable[[Sequence[Thing]], Iterator[str]]
 
 # Of the restricted Pod Security level.
 ALLOWED_VOLUMES = {
@@ -29,6 +30,25 @@ SCALE = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15} | {
 }
 # Exit codes that a second attempt cannot mend: usage, missing source, no space, permission, configuration.
 HOPELESS = {64, 66, 73, 77, 78}
+# Where each job may write: every other claim that it mounts is a source, and a source is never written.
+# Scratch space ends with the pod.
+WRITES: dict[str, set[str]] = {
+    "postgres-backup-hourly": {"/backup"},
+    "postgres-backup-daily": {"/backup"},
+    "postgres-backup-weekly": {"/backup"},
+    "postgres-backup-monthly": {"/backup"},
+    "postgres-replicator-backup": {"/replica"},
+    "media-replicator": {"/media-replica"},
+    "database-recovery": set(),
+    "media-recovery": {"/media"},
+    "database-drill": set(),
+    "replica-check": {"/state"},
+    "offsite": set(),
+}
+# What takes the place of live data.
+REPLACES = {"database-recovery", "media-recovery"}
+# Claims that a stack has of its own; all others that a pod mounts are made by the chart.
+OF_THE_STACK = {"media"}
 
 
 def quantity(text: str | int) -> float:
@@ -143,6 +163,22 @@ def mounts_what_it_reads_read_only(pod: Thing) -> Iterator[str]:
                 yield f"container {container['name']}: {mount['mountPath']} is not mounted read-only"
 
 
+def reads_claims_read_only_at_both_ends(pod: Thing) -> Iterator[str]:
+    """The claim's end makes the node mount it read-only, the mount's keeps the container from writing."""
+    claims = {
+        volume["name"]: volume["persistentVolumeClaim"].get("readOnly", False)
+        for volume in pod.get("volumes", [])
+        if "persistentVolumeClaim" in volume
+    }
+    for container in containers(pod):
+        for mount in container.get("volumeMounts", []):
+            if claims.get(mount["name"], mount.get("readOnly", False)) != mount.get("readOnly", False):
+                yield (
+                    f"container {container['name']}: {mount['mountPath']} is read-only at one end only, "
+                    "of the volume and its mount"
+                )
+
+
 def mounts_every_volume_once(pod: Thing) -> Iterator[str]:
     given = [volume["name"] for volume in pod.get("volumes", [])]
     mounts = [
@@ -180,6 +216,10 @@ def bounds_its_scratch_space(pod: Thing) -> Iterator[str]:
     ]
     in_memory = 0.0
     for volume in pod.get("volumes", []):
+        if "ephemeral" in volume:
+            claim = volume["ephemeral"]["volumeClaimTemplate"]["spec"]
+            if "storage" not in claim.get("resources", {}).get("requests", {}):
+                yield f"ephemeral {volume['name']} asks for no size"
         if "emptyDir" not in volume:
             continue
         if "sizeLimit" not in volume["emptyDir"]:
@@ -232,6 +272,7 @@ POD_RULES: list[Rule] = [
     has_no_service_account_token,
     reads_secrets_as_files,
     mounts_what_it_reads_read_only,
+    reads_claims_read_only_at_both_ends,
     mounts_every_volume_once,
     has_requests_and_limits,
     bounds_its_scratch_space,
@@ -296,23 +337,82 @@ def keeps_its_evidence(cronjob: Thing) -> Iterator[str]:
 def gives_up_only_where_a_retry_cannot_help(cronjob: Thing) -> Iterator[str]:
     job = cronjob["spec"]["jobTemplate"]["spec"]
     rules = job.get("podFailurePolicy", {}).get("rules", [])
+    names = {container["name"] for container in job["template"]["spec"]["containers"]}
+    for rule in rules:
+        on = rule.get("onExitCodes", {})
+        if on and on.get("values") != sorted(set(on.get("values", []))):
+            yield f"the exit codes {on.get('values')} are not sorted and unique"
+        if on and on.get("containerName") not in names:
+            yield f"a failure rule names the container {on.get('containerName')!r}, which is not there"
+    if cronjob["metadata"]["name"] in REPLACES:
+        return
     first = rules[0] if rules else {}
     if first.get("action") != "Ignore" or [c["type"] for c in first.get("onPodConditions", [])] != [
         "DisruptionTarget"
     ]:
         yield "its first failure rule does not ignore a disruption: a drained node would count as a failure"
-    names = {container["name"] for container in containers(job["template"]["spec"])}
     codes: set[int] = set()
     for rule in rules:
         on = rule.get("onExitCodes", {})
         if rule.get("action") == "FailJob" and on.get("operator") == "In":
             codes |= set(on["values"])
-        if on and on.get("values") != sorted(set(on.get("values", []))):
-            yield f"the exit codes {on.get('values')} are not sorted and unique"
-        if on.get("containerName", next(iter(names))) not in names:
-            yield f"a failure rule names the container {on['containerName']}, which is not there"
     if codes != HOPELESS:
         yield f"it gives up on the exit codes {sorted(codes)}, not on {sorted(HOPELESS)}"
+
+
+def repeats_nothing_that_replaces_data(cronjob: Thing) -> Iterator[str]:
+    """Neither after a failure nor after a disruption: somebody looks first."""
+    if cronjob["metadata"]["name"] not in REPLACES:
+        return
+    job = cronjob["spec"]["jobTemplate"]["spec"]
+    if job.get("backoffLimit") != 0:
+        yield f"backoffLimit is {job.get('backoffLimit')!r}: it would be repeated blindly"
+    rules = [
+        (
+            rule["action"],
+            rule.get("onExitCodes", {}).get("operator"),
+            rule.get("onExitCodes", {}).get("values"),
+        )
+        for rule in job.get("podFailurePolicy", {}).get("rules", [])
+    ]
+    if rules != [("FailJob", "NotIn", [0])]:
+        yield f"its failure rules are {rules}, not to fail the Job at any exit code but 0"
+
+
+def replaces_data_only_when_confirmed(cronjob: Thing) -> Iterator[str]:
+    """By hand the confirmation comes with the run; what runs by itself names its own namespace."""
+    if cronjob["metadata"]["name"] not in REPLACES:
+        return
+    (container,) = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    confirm = {variable["name"]: variable.get("value") for variable in container["env"]}.get("CONFIRM")
+    if confirm is None:
+        yield "it has no CONFIRM"
+    elif confirm not in ("", cronjob["metadata"]["namespace"]):
+        yield f"CONFIRM is {confirm!r}, not its namespace"
+    elif not confirm and cronjob["spec"].get("suspend") is not True:
+        yield "it is not suspended, although nothing confirms what it replaces"
+
+
+def runs_never_or_as_scheduled(cronjob: Thing) -> Iterator[str]:
+    """The words of a template of runs by hand: they are in no stack's own schedule."""
+    if cronjob["spec"]["schedule"] == "@yearly" and cronjob["spec"].get("suspend") is not True:
+        yield "it is a template of runs by hand, and would run every New Year"
+
+
+def writes_only_what_is_its_own(cronjob: Thing) -> Iterator[str]:
+    name = cronjob["metadata"]["name"]
+    pod = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    claims = {volume["name"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume}
+    written = {
+        mount["mountPath"]
+        for container in containers(pod)
+        for mount in container.get("volumeMounts", [])
+        if mount["name"] in claims and mount.get("readOnly") is not True
+    }
+    if name not in WRITES:
+        yield "WRITES does not say where it may write"
+    elif written != WRITES[name]:
+        yield f"it can write to {sorted(written)}, not to {sorted(WRITES[name])}"
 
 
 def is_cron(text: str) -> bool:
@@ -349,6 +449,10 @@ CRONJOB_RULES: list[Rule] = [
     ends,
     keeps_its_evidence,
     gives_up_only_where_a_retry_cannot_help,
+    repeats_nothing_that_replaces_data,
+    replaces_data_only_when_confirmed,
+    runs_never_or_as_scheduled,
+    writes_only_what_is_its_own,
 ]
 
 
@@ -414,4 +518,116 @@ OBJECT_RULES: list[Rule] = [
     survives_uninstall_if_it_holds_data,
     runs_only_when_asked,
     gives_no_token,
+]
+
+
+# -- a render as a whole -------------------------------------------------------------------------------------
+
+
+def _of_kind(objects: Sequence[Thing], kind: str) -> dict[str, Thing]:
+    return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
+
+
+def _mounts_of_claims(objects: Sequence[Thing]) -> Iterator[tuple[str, str, bool]]:
+    """The owner, the claim and whether it is written, for every claim of every CronJob's pod."""
+    for name, cronjob in _of_kind(objects, "CronJob").items():
+        for volume in cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]:
+            if "persistentVolumeClaim" in volume:
+                claim = volume["persistentVolumeClaim"]
+                yield name, claim["claimName"], not claim.get("readOnly", False)
+
+
+def binds_every_volume_to_its_own_claim(objects: Sequence[Thing]) -> Iterator[str]:
+    """Both ways, and without a class: no other claim can take the volume, no provisioner the claim."""
+    claims, volumes = _of_kind(objects, "PersistentVolumeClaim"), _of_kind(objects, "PersistentVolume")
+    for name, volume in volumes.items():
+        reference, spec = volume["spec"].get("claimRef", {}), volume["spec"]
+        claim = claims.get(reference.get("name", ""))
+        if claim is None or claim["metadata"]["namespace"] != reference.get("namespace"):
+            yield f"PersistentVolume {name} is kept for the claim {reference}, which is not there"
+            continue
+        wanted = claim["spec"]
+        if name != f"{reference['namespace']}-{reference['name']}":
+            yield f"PersistentVolume {name} does not carry its namespace and claim in its name"
+        if wanted.get("volumeName") != name:
+            yield f"claim {reference['name']} is not bound to PersistentVolume {name}"
+        if not spec.get("storageClassName") == wanted.get("storageClassName") == "":
+            yield f"PersistentVolume {name} or its claim has a storage class, or the cluster's default one"
+        if spec["accessModes"] != wanted["accessModes"]:
+            yield f"PersistentVolume {name} and its claim differ in their access modes"
+        if spec["capacity"]["storage"] != wanted["resources"]["requests"]["storage"]:
+            yield f"PersistentVolume {name} and its claim differ in size"
+    for name, claim in claims.items():
+        if claim["spec"].get("volumeName", "") not in {"", *volumes}:
+            yield f"claim {name} waits for a PersistentVolume that is not there"
+
+
+def lets_only_the_producer_write_a_replica(objects: Sequence[Thing]) -> Iterator[str]:
+    written = {claim for _, claim, writes in _mounts_of_claims(objects) if writes}
+    for name, volume in _of_kind(objects, "PersistentVolume").items():
+        export, claim = volume["spec"].get("nfs"), volume["spec"].get("claimRef", {}).get("name")
+        if export is None:
+            yield f"PersistentVolume {name} is not of NFS"
+            continue
+        read_only = export.get("readOnly", False) and volume["spec"]["accessModes"] == ["ReadOnlyMany"]
+        if claim in written and volume["spec"]["accessModes"] != ["ReadWriteMany"]:
+            yield f"PersistentVolume {name} is written, but not ReadWriteMany"
+        if claim in written and export.get("readOnly", False):
+            yield f"PersistentVolume {name} is read-only, but a job writes it"
+        if claim not in written and not read_only:
+            yield f"PersistentVolume {name} can be written, but no job of this release makes the replica"
+
+
+def mounts_only_claims_that_are_there(objects: Sequence[Thing]) -> Iterator[str]:
+    claims = {*_of_kind(objects, "PersistentVolumeClaim"), *OF_THE_STACK}
+    mounted = set()
+    for owner, claim, _ in _mounts_of_claims(objects):
+        mounted.add(claim)
+        if claim not in claims:
+            yield f"{owner} mounts the claim {claim}, which nobody makes"
+    for claim in claims - mounted - OF_THE_STACK:
+        yield f"the claim {claim} is mounted by no job"
+
+
+def closes_every_pod_to_the_network(objects: Sequence[Thing]) -> Iterator[str]:
+    """One policy denies everything to every pod; others add no more than ways out to given ports."""
+    policies = _of_kind(objects, "NetworkPolicy").values()
+    for name, cronjob in _of_kind(objects, "CronJob").items():
+        labels = cronjob["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+        own = [policy["spec"] for policy in policies if selects(policy["spec"]["podSelector"], labels)]
+        denying = [
+            spec
+            for spec in own
+            if set(spec["policyTypes"]) == {"Ingress", "Egress"}
+            and not spec.get("egress")
+            and not spec.get("ingress")
+        ]
+        if not denying:
+            yield f"no policy denies everything to the pods of {name}"
+        for spec in own:
+            if spec.get("ingress"):
+                yield f"a policy lets something reach the pods of {name}"
+            if any(not rule.get("ports") for rule in spec.get("egress", [])):
+                yield f"a policy lets the pods of {name} reach every port"
+
+
+def selects(selector: Thing, labels: dict[str, str]) -> bool:
+    """Whether a label selector matches; an empty one matches everything."""
+    met = {
+        "In": lambda value, values: value in values,
+        "NotIn": lambda value, values: value not in values,
+        "Exists": lambda value, _: value is not None,
+        "DoesNotExist": lambda value, _: value is None,
+    }
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        met[expression["operator"]](labels.get(expression["key"]), expression.get("values", []))
+        for expression in selector.get("matchExpressions", [])
+    )
+
+
+RENDER_RULES: list[RenderRule] = [
+    binds_every_volume_to_its_own_claim,
+    lets_only_the_producer_write_a_replica,
+    mounts_only_claims_that_are_there,
+    closes_every_pod_to_the_network,
 ]

@@ -91,9 +91,9 @@ def lint(values: Mapping[str, Any], executable: str = "helm", chart: Path = CHAR
 
 
 def to_yaml(data: Any) -> str:
-    """YAML in block style with two blanks of indentation, keys in their given order."""
+    """YAML with two blanks of indentation, keys in their given order, maps of plain values on one line."""
     yaml = YAML()
-    yaml.default_flow_style = False
+    yaml.default_flow_style = None
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.width = 120
     text = StringIO()

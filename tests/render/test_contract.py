@@ -1,13 +1,15 @@
-"""Production's render, and that of the chart's defaults, is what the operators rely on."""
+"""Each stack's render, and that of the chart's defaults, is what the operators rely on."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from stack_backup.render import CHART, Objects, render
+from stack_backup.render import CHART, Objects, merge_values, render
 from tests.render import contract
 from tests.render.rules import quantity
 from tests.render.stacks import STACKS
@@ -60,9 +62,11 @@ def test_the_next_hour_is_the_retry(cronjob: dict[str, Any]) -> None:
 
 
 def test_no_object_leaves_the_namespace_of_the_release(installed: Objects) -> None:
+    """A PersistentVolume has none."""
     assert {item["metadata"].get("namespace", contract.NAMESPACE) for item in installed} == {
         contract.NAMESPACE
     }
+    assert {item["kind"] for item in installed if "namespace" not in item["metadata"]} <= {"PersistentVolume"}
 
 
 def test_dumps_lie_in_the_hourly_folder_of_the_volume(
@@ -132,19 +136,6 @@ def test_the_job_runs_its_own_program_from_the_chart(installed: Objects, pod: di
     assert name in installed.get("ConfigMap", volume["configMap"]["name"])["data"]
 
 
-def test_the_job_is_given_what_its_program_asks_for_and_nothing_else(environment: dict[str, str]) -> None:
-    programs = "".join(path.read_text(encoding="utf-8") for path in (CHART / "files").glob("*.sh"))
-    required = {
-        name for line in re.findall(r"^ *require (.*)$", programs, re.MULTILINE) for name in line.split()
-    }
-    assert len(required) > 5
-    assert required <= set(environment)
-    # libpq, bash and mktemp read these by themselves.
-    by_others = {"PGPORT", "PGHOST", "HOME", "TMPDIR", "LC_ALL"}
-    unread = {name for name in environment if not re.search(rf"\b{name}\b", programs)}
-    assert unread <= by_others
-
-
 def test_the_job_knows_its_name_and_writes_its_verdict_where_kubernetes_reads_it(
     pod: dict[str, Any], environment: dict[str, str]
 ) -> None:
@@ -165,3 +156,197 @@ def test_what_the_program_writes_outside_the_volume_stays_in_memory(
     volume, _ = _volume_at(pod, "/tmp")
     assert volume["emptyDir"]["medium"] == "Memory"
     assert environment["HOME"] == environment["TMPDIR"] == "/tmp"
+
+
+# -- every job of a stack ------------------------------------------------------------------------------------
+
+
+def _job(objects: Objects, name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """The CronJob's spec, its pod and its environment."""
+    spec = objects.get("CronJob", name)["spec"]
+    pod = spec["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    return spec, pod, {variable["name"]: variable.get("value", "") for variable in container["env"]}
+
+
+def _claim_at(pod: dict[str, Any], path: str) -> tuple[str, bool]:
+    """The claim mounted at `path`, and whether it is read-only there."""
+    volume, mount = _volume_at(pod, path)
+    return volume["persistentVolumeClaim"]["claimName"], mount.get("readOnly", False)
+
+
+def _export(objects: Objects, claim: str) -> tuple[str, str, bool]:
+    """Server, path and whether it is read-only, of the NFS export behind a claim."""
+    volume = objects.get(
+        "PersistentVolume", objects.get("PersistentVolumeClaim", claim)["spec"]["volumeName"]
+    )
+    nfs = volume["spec"]["nfs"]
+    return nfs["server"], nfs["path"], nfs.get("readOnly", False)
+
+
+def test_production_runs_at_the_agreed_times(production: Objects) -> None:
+    running = {item["metadata"]["name"]: item["spec"] for item in production.of_kind("CronJob")}
+    by_itself = {name: spec["schedule"] for name, spec in running.items() if not spec["suspend"]}
+    assert by_itself == contract.SCHEDULES
+    assert {running[name]["timeZone"] for name in by_itself} == {contract.TIME_ZONE}
+    assert running.keys() - by_itself.keys() == {contract.DATABASE_RECOVERY, contract.MEDIA_RECOVERY}
+
+
+@pytest.mark.parametrize("tier", contract.TIERS)
+def test_a_tier_is_kept_beside_the_hourly_dumps(production: Objects, tier: str) -> None:
+    _, pod, environment = _job(production, tier)
+    folder, keep = contract.TIERS[tier]
+    assert _claim_at(pod, contract.MOUNT) == (contract.CLAIM, False)
+    assert environment["BACKUP_VOLUME"] == contract.MOUNT
+    assert environment["SOURCE_FOLDER"] == contract.FOLDER
+    assert (environment["TIER"], environment["KEEP"]) == (folder, str(keep))
+
+
+def test_everything_that_production_keeps_fits_on_its_volume(production: Objects) -> None:
+    kept = contract.KEEP + sum(keep for _, keep in contract.TIERS.values())
+    claim = production.get("PersistentVolumeClaim", contract.CLAIM)
+    size = quantity(claim["spec"]["resources"]["requests"]["storage"])
+    assert size >= 1.3 * kept * contract.DUMP_GIB * 2**30
+
+
+def test_the_newest_dump_is_written_to_the_export_of_the_replica(production: Objects) -> None:
+    _, pod, environment = _job(production, contract.DATABASE_REPLICATOR)
+    assert _claim_at(pod, environment["BACKUP_VOLUME"]) == (contract.CLAIM, True)
+    assert environment["BACKUP_FOLDER"] == contract.FOLDER
+    claim, read_only = _claim_at(pod, environment["REPLICA_VOLUME"])
+    assert not read_only
+    assert _export(production, claim) == (contract.NFS_SERVER, contract.DATABASE_EXPORT, False)
+    assert environment["REPLICA_FOLDER"] == contract.REPLICA_FOLDER
+    assert environment["KEEP"] == str(contract.REPLICA_KEEP)
+
+
+def test_the_media_are_written_to_the_export_of_their_replica(production: Objects) -> None:
+    _, pod, environment = _job(production, contract.MEDIA_REPLICATOR)
+    assert _claim_at(pod, environment["MEDIA_VOLUME"]) == (contract.MEDIA_CLAIM, True)
+    claim, read_only = _claim_at(pod, environment["MEDIA_REPLICA_VOLUME"])
+    assert not read_only
+    assert _export(production, claim) == (contract.NFS_SERVER, contract.MEDIA_EXPORT, False)
+    size = production.get("PersistentVolumeClaim", claim)["spec"]["resources"]["requests"]["storage"]
+    assert quantity(size) > contract.MEDIA_GIB * 2**30
+
+
+def test_a_dead_export_stops_no_dump(production: Objects) -> None:
+    """A pod whose NFS server does not answer never starts: what dumps mounts no export."""
+    exports = {item["spec"]["claimRef"]["name"] for item in production.of_kind("PersistentVolume")}
+    for job in (contract.HOURLY, *contract.TIERS):
+        _, pod, _ = _job(production, job)
+        claims = {volume.get("persistentVolumeClaim", {}).get("claimName") for volume in pod["volumes"]}
+        assert not claims & exports, job
+
+
+def test_production_is_recovered_from_its_own_volume(production: Objects) -> None:
+    spec, pod, environment = _job(production, contract.DATABASE_RECOVERY)
+    assert spec["suspend"] is True
+    assert environment["CONFIRM"] == ""
+    assert environment["ALLOW_SOURCE_SERVER"] == "true"
+    assert _claim_at(pod, environment["SOURCE_VOLUME"]) == (contract.CLAIM, True)
+    folders = [contract.FOLDER, *(folder for folder, _ in contract.TIERS.values())]
+    assert environment["SOURCE_FOLDERS"].split() == folders
+
+
+@pytest.fixture(params=contract.CONSUMERS)
+def consumer(request: pytest.FixtureRequest) -> Objects:
+    return render(STACKS[request.param][0], namespace=contract.CONSUMERS[request.param])
+
+
+def test_a_consumer_backs_up_nothing_and_checks_the_replicas_every_hour(consumer: Objects) -> None:
+    names = {item["metadata"]["name"] for item in consumer.of_kind("CronJob")}
+    assert names == {contract.DATABASE_RECOVERY, contract.MEDIA_RECOVERY, contract.REPLICA_CHECK}
+    spec, pod, environment = _job(consumer, contract.REPLICA_CHECK)
+    assert re.fullmatch(r"\d+ \* \* \* \*", spec["schedule"])
+    assert spec["suspend"] is False
+    for name in ("REPLICA_VOLUME", "MEDIA_REPLICA_VOLUME"):
+        assert _claim_at(pod, environment[name])[1] is True
+
+
+def test_a_consumer_recovers_its_database_from_the_export_that_it_cannot_write(consumer: Objects) -> None:
+    spec, pod, environment = _job(consumer, contract.DATABASE_RECOVERY)
+    assert spec["suspend"] is True
+    assert (environment["CONFIRM"], environment["ALLOW_SOURCE_SERVER"]) == ("", "false")
+    claim, read_only = _claim_at(pod, environment["SOURCE_VOLUME"])
+    assert read_only
+    assert _export(consumer, claim) == (contract.NFS_SERVER, contract.DATABASE_EXPORT, True)
+    assert environment["SOURCE_FOLDERS"] == contract.REPLICA_FOLDER
+
+
+def test_a_consumer_recovers_its_media_from_the_export_that_it_cannot_write(consumer: Objects) -> None:
+    spec, pod, environment = _job(consumer, contract.MEDIA_RECOVERY)
+    assert spec["suspend"] is True
+    assert (environment["CONFIRM"], environment["DELETE"]) == ("", "false")
+    assert _claim_at(pod, environment["MEDIA_VOLUME"]) == (contract.MEDIA_CLAIM, False)
+    claim, read_only = _claim_at(pod, environment["MEDIA_REPLICA_VOLUME"])
+    assert read_only
+    assert _export(consumer, claim) == (contract.NFS_SERVER, contract.MEDIA_EXPORT, True)
+
+
+def test_a_developer_adds_five_lines_for_an_image_of_their_own_and_a_nightly_reload() -> None:
+    own = """\
+database:
+  image: {repository: registry.example.org/database, tag: "17"}
+databaseRecovery:
+  schedule: 30 5 * * *
+  confirm: stack-alice-default
+"""
+    assert len(own.splitlines()) <= 5
+    values, namespace = STACKS["developer"]
+    objects = render(merge_values(values, yaml.safe_load(own)), namespace=namespace)
+    spec, pod, _ = _job(objects, contract.DATABASE_RECOVERY)
+    assert (spec["schedule"], spec["suspend"]) == ("30 5 * * *", False)
+    assert pod["containers"][0]["image"] == "registry.example.org/database:17"
+
+
+def test_a_recovery_uses_the_passwords_of_its_own_stack(objects: Objects) -> None:
+    for job in objects.of_kind("CronJob"):
+        if job["metadata"]["name"] != contract.DATABASE_RECOVERY:
+            continue
+        _, pod, environment = _job(objects, contract.DATABASE_RECOVERY)
+        for variable, key in (("PASSWORD_FILE", "superuser"), ("OWNER_PASSWORD_FILE", "owner")):
+            folder, _, name = environment[variable].rpartition("/")
+            volume, _ = _volume_at(pod, folder)
+            assert volume["secret"]["secretName"] == contract.SECRET
+            assert {"key": contract.SECRET_KEYS[key], "path": name} in volume["secret"]["items"]
+
+
+# -- the environment, between a template and its program -----------------------------------------------------
+
+# libpq, bash and mktemp read these by themselves; the last one is given to every pod.
+READ_BY_OTHERS = {"PGPORT", "PGHOST", "HOME", "TMPDIR", "LC_ALL", "NAMESPACE"}
+EVERY_JOB = [
+    *contract.SCHEDULES,
+    contract.DATABASE_RECOVERY,
+    contract.MEDIA_RECOVERY,
+    contract.REPLICA_CHECK,
+    contract.OFFSITE,
+]
+
+
+@pytest.fixture
+def everything() -> Objects:
+    values, namespace = STACKS["ci/everything"]
+    return render(values, namespace=namespace)
+
+
+def test_every_job_is_known_here(everything: Objects) -> None:
+    assert sorted(item["metadata"]["name"] for item in everything.of_kind("CronJob")) == sorted(EVERY_JOB)
+
+
+@pytest.mark.parametrize("job", EVERY_JOB)
+def test_a_job_is_given_what_its_program_asks_for_and_nothing_else(everything: Objects, job: str) -> None:
+    def program(name: str) -> Path:
+        _, pod, _ = _job(everything, name)
+        return CHART / "files" / pod["containers"][0]["command"][1].rpartition("/")[2]
+
+    shared = set((CHART / "files").iterdir()) - {program(name) for name in EVERY_JOB}
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted({program(job), *shared}))
+    text = text.replace("\\\n", "")
+    _, _, environment = _job(everything, job)
+    required = {name for line in re.findall(r"^ *require (.*)$", text, re.MULTILINE) for name in line.split()}
+    assert len(required) > 5
+    assert required <= set(environment)
+    unread = {name for name in environment if not re.search(rf"\b{name}\b", text)}
+    assert unread <= READ_BY_OTHERS

@@ -1,4 +1,4 @@
-"""What a release is made of: exactly these objects, and for production exactly this text.
+"""What a release is made of: exactly these objects, and for each stack that is shipped exactly this text.
 
 After a change that is meant to show, `pytest tests/render --update-golden` writes the text anew; the diff
 then belongs into the commit.
@@ -6,41 +6,90 @@ then belongs into the commit.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from stack_backup.render import CHART, Objects, load_values, render
+from stack_backup.render import CHART, Objects, load_values, merge_values, render
+from stack_backup.testbed.paths import PROJECT
 from tests.render import contract
 from tests.render.rules import CRONJOB_NAME, LABEL_VALUE
 from tests.render.stacks import STACKS, to_yaml
 
-GOLDEN = Path(__file__).parent / "golden" / "production.yaml"
+GOLDEN = Path(__file__).parent / "golden"
 PROGRAMS = "stack-backup-programs"
+# What is in the name of a replica's volume: another export, size or right to write is another volume.
+DIGEST = re.compile(r"(?<=-replica-)[0-9a-f]{8}$")
 
-BACKUP = [
+ALWAYS = [
     "ConfigMap/stack-backup-programs",
-    "CronJob/postgres-backup-hourly",
     "NetworkPolicy/stack-backup",
-    "PersistentVolumeClaim/database-backup",
     "ServiceAccount/stack-backup",
 ]
+BACKUP = [
+    *ALWAYS,
+    "CronJob/postgres-backup-hourly",
+    "NetworkPolicy/stack-backup-database",
+    "PersistentVolumeClaim/database-backup",
+]
+# With - for the digest, and NAMESPACE for the stack's own.
+REPLICAS = [
+    "PersistentVolume/NAMESPACE-database-replica--",
+    "PersistentVolume/NAMESPACE-media-replica--",
+    "PersistentVolumeClaim/database-replica--",
+    "PersistentVolumeClaim/media-replica--",
+]
+PRODUCTION = [
+    *BACKUP,
+    *REPLICAS,
+    "ConfigMap/stack-backup-sql",
+    "CronJob/database-drill",
+    "CronJob/database-recovery",
+    "CronJob/media-recovery",
+    "CronJob/media-replicator",
+    "CronJob/postgres-backup-daily",
+    "CronJob/postgres-backup-monthly",
+    "CronJob/postgres-backup-weekly",
+    "CronJob/postgres-replicator-backup",
+]
+CONSUMER = [
+    *ALWAYS,
+    *REPLICAS,
+    "ConfigMap/stack-backup-sql",
+    "CronJob/database-recovery",
+    "CronJob/media-recovery",
+    "CronJob/replica-check",
+    "NetworkPolicy/stack-backup-database",
+    "PersistentVolumeClaim/replica-check",
+]
 INVENTORY: dict[str, list[str]] = {
-    "production": BACKUP,
+    "production": PRODUCTION,
+    "staging": CONSUMER,
+    "developer": CONSUMER,
     "defaults": BACKUP,
     "ci/default": BACKUP,
-    "ci/everything": BACKUP,
+    "ci/everything": [
+        *PRODUCTION,
+        "CronJob/offsite",
+        "CronJob/replica-check",
+        "NetworkPolicy/stack-backup-offsite",
+        "PersistentVolumeClaim/replica-check",
+    ],
 }
 
 
 def test_a_stack_holds_exactly_these_objects(stack: str, objects: Objects) -> None:
     assert stack in INVENTORY, f"write down in INVENTORY what {stack} holds: {objects.names()}"
-    assert sorted(objects.names()) == sorted(INVENTORY[stack])
+    _, namespace = STACKS[stack]
+    names = [DIGEST.sub("-", name).replace(f"/{namespace}-", "/NAMESPACE-") for name in objects.names()]
+    assert sorted(names) == sorted(INVENTORY[stack])
 
 
 def test_the_inventory_knows_no_stack_that_is_gone() -> None:
     assert set(INVENTORY) == set(STACKS)
-    assert "production" in STACKS
+    assert {"production", *contract.CONSUMERS} <= set(STACKS)
 
 
 def test_every_stack_is_rendered_for_a_namespace_that_the_operators_have() -> None:
@@ -48,19 +97,33 @@ def test_every_stack_is_rendered_for_a_namespace_that_the_operators_have() -> No
         assert contract.NAMESPACES.fullmatch(namespace), name
 
 
-def test_production_renders_as_recorded(production: Objects, request: pytest.FixtureRequest) -> None:
-    """Without the text of the programs, which have tests of their own, and the chart's version."""
-    programs = production.get("ConfigMap", PROGRAMS)["data"]
-    for name in programs:
-        programs[name] = f"<files/{name}>\n"
+def test_every_stack_is_linted_in_its_own_namespace() -> None:
+    """A recovery's confirmation and the names of volumes depend on it."""
+    makefile, ct = ((PROJECT / name).read_text(encoding="utf-8") for name in ("Makefile", "ct.yaml"))
+    for path in (PROJECT / "values").iterdir():
+        _, namespace = STACKS[path.stem]
+        assert f"{namespace}=values/{path.name}" in makefile
+        assert f"--namespace {namespace} --values values/{path.name}\n" in ct
+
+
+@pytest.mark.parametrize("shipped", ["production", *contract.CONSUMERS])
+def test_a_stack_renders_as_recorded(shipped: str, request: pytest.FixtureRequest) -> None:
+    """Without the programs, which have tests of their own, and the chart's version."""
+    values, namespace = STACKS[shipped]
+    objects = render(values, namespace=namespace)
+    objects.get("ConfigMap", PROGRAMS)["data"] = "<files/*>"
     version = load_values(CHART / "Chart.yaml")["version"]
-    text = "---\n" + "---\n".join(to_yaml(item) for item in sorted(production, key=lambda item: item["kind"]))
-    text = text.replace(f"stack-backup-{version}", "stack-backup-<version>").replace(
-        f" {version}\n", " <version>\n"
-    )
+    text = "---\n" + "---\n".join(to_yaml(item) for item in sorted(objects, key=lambda item: item["kind"]))
+    text = text.replace(f"stack-backup-{version}", "stack-backup-<version>")
+    text = re.sub(rf"(app.kubernetes.io/version: ){re.escape(version)}\b", r"\1<version>", text)
+    golden = GOLDEN / f"{shipped}.yaml"
     if request.config.getoption("--update-golden"):
-        GOLDEN.write_text(text, encoding="utf-8")
-    assert text == GOLDEN.read_text(encoding="utf-8")
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")
+
+
+def test_no_golden_render_is_left_over() -> None:
+    assert {path.stem for path in GOLDEN.iterdir()} == {"production", *contract.CONSUMERS}
 
 
 def test_the_programs_are_the_files_of_the_chart(objects: Objects) -> None:
@@ -85,6 +148,36 @@ def test_the_names_of_the_contract_do_not_depend_on_the_release() -> None:
     objects = render(values, namespace=namespace, release=LONGEST_RELEASE)
     assert objects.get("CronJob", contract.HOURLY)
     assert objects.get("PersistentVolumeClaim", contract.CLAIM)
+    assert objects.names() == render(values, namespace=namespace).names()
+
+
+def _replicas(**nfs: Any) -> set[str]:
+    values, namespace = STACKS["staging"]
+    changed = merge_values(values, {"volumes": {"databaseReplica": nfs}})
+    return {name for name in render(changed, namespace=namespace).names() if "database-replica" in name}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nfs": {"server": "192.0.2.7"}},
+        {"nfs": {"path": "/elsewhere"}},
+        {"nfs": {"mountOptions": ["nfsvers=4.2"]}},
+        {"size": "30Gi"},
+    ],
+    ids=str,
+)
+def test_another_export_is_another_volume_as_neither_can_be_changed(change: dict[str, Any]) -> None:
+    """Neither a volume's source nor anything of a bound claim: the upgrade would fail."""
+    assert len(_replicas()) == 2
+    assert not _replicas() & _replicas(**change)
+
+
+def test_a_consumer_that_becomes_the_producer_gets_a_volume_that_can_be_written() -> None:
+    values, namespace = STACKS["staging"]
+    producer = merge_values(values, {"backup": {"enabled": True}, "databaseReplica": {"enabled": True}})
+    names = {name for name in render(producer, namespace=namespace).names() if "database-replica" in name}
+    assert not names & _replicas()
 
 
 def test_the_longest_names_fit(stack: str) -> None:

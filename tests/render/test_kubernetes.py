@@ -11,7 +11,7 @@ from kubernetes_validate.utils import all_versions
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 
-from stack_backup.render import CHART, Objects, RenderError, load_values, render
+from stack_backup.render import CHART, Objects, RenderError, load_values, merge_values, render
 from tests.render.stacks import STACKS, template
 
 
@@ -68,9 +68,26 @@ def test_names_that_read_as_something_else_stay_text(name: str, claim: str) -> N
             "owner": name,
             "secret": {"name": name, "superuserKey": name, "ownerKey": name},
         },
+        "rclone": {"image": {"repository": name, "tag": name}},
+        "databaseReplica": {"folder": name},
+        "databaseRecovery": {"sql": name, "confirm": name, "scratch": {"storageClass": name}},
+        "drill": {"assertions": {name: name}, "references": name, "scratch": {"storageClass": name}},
+        "mediaReplica": {"sentinel": name, "bandwidthLimit": "123"},
+        "mediaRecovery": {"confirm": name},
+        "offsite": {"remote": f"{name}:{name}", "secret": {"name": name, "key": name}},
         "serviceAccount": {"name": name},
-        "volumes": {"databaseBackup": {"existingClaim": claim, "storageClass": name}},
+        "volumes": {
+            "databaseBackup": {"existingClaim": claim, "storageClass": name},
+            "databaseReplica": {"existingClaim": claim and "456", "nfs": {"server": name}},
+            "mediaReplica": {
+                "existingClaim": claim and "1e4",
+                "nfs": {"server": name, "mountOptions": [name]},
+            },
+            "media": {"existingClaim": "789"},
+            "replicaCheck": {"existingClaim": claim and "1e5", "storageClass": name},
+        },
     }
+    values = merge_values(STACKS["ci/everything"][0], values)
     for item in render(values, namespace=name, release=name):
         kubernetes_validate.validate(item, _text(OLDEST), strict=True)
 
@@ -82,6 +99,28 @@ def test_an_awkward_name_of_the_database_reaches_the_pod_unchanged(name: str) ->
     _, pod = next(render({"database": {"name": name}}).pods())
     environment = {variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]}
     assert environment["DATABASE_NAME"] == name
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 'it''s' AS \"quoted\";\n-- {{ .Values }}\n",
+        "  SELECT 1;\n---\nSELECT 2;\n\n",
+        "\\connect frag\n\t#no comment",
+        "SELECT 'frägalysis ☃';",
+        "true",
+    ],
+)
+def test_sql_of_the_values_reaches_its_file_unchanged(sql: str) -> None:
+    own = {
+        "databaseRecovery": {"sql": sql},
+        "drill": {"references": sql, "assertions": {"first": sql, "second": sql}},
+    }
+    values, namespace = STACKS["ci/everything"]
+    data = render(merge_values(values, own), namespace=namespace).get("ConfigMap", "stack-backup-sql")["data"]
+    names = ["assertion-first", "assertion-has-targets", "assertion-second", "recovery", "references"]
+    assert sorted(data) == [f"{name}.sql" for name in names]
+    assert {text for name, text in data.items() if "has-targets" not in name} == {sql}
 
 
 @pytest.mark.parametrize("breach", ["unknown field", "wrong type", "no schema"])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import pytest
 
-from stack_backup.render import render
+from stack_backup.render import Objects, render
 from tests.render import contract
 from tests.render.stacks import STACKS, notes
 
 
+@cache
 def _notes(stack: str) -> str:
     return notes(*STACKS[stack])
 
@@ -39,6 +41,47 @@ def test_every_object_that_is_named_is_there(stack: str) -> None:
 )
 def test_production_is_told_how_to_run_and_read_its_backup(needed: str) -> None:
     assert needed in _notes("production")
+
+
+def test_every_job_is_named_with_its_time(stack: str, objects: Objects) -> None:
+    text = _notes(stack)
+    for job in objects.of_kind("CronJob"):
+        (line,) = re.findall(rf"^  {job['metadata']['name']}  .*$", text, re.MULTILINE)
+        schedule = "by hand" if job["spec"]["suspend"] else job["spec"]["schedule"]
+        assert f" {schedule} " in line
+        assert len(line) <= 130, line
+
+
+def test_every_claim_of_dumps_or_media_is_named(stack: str, objects: Objects) -> None:
+    text = _notes(stack)
+    for claim in objects.of_kind("PersistentVolumeClaim"):
+        name = claim["metadata"]["name"]
+        assert name in text or name == contract.REPLICA_CHECK
+
+
+@pytest.mark.parametrize("consumer", contract.CONSUMERS)
+def test_a_consumer_is_told_how_to_recover_and_nothing_of_backups(consumer: str) -> None:
+    text, namespace = _notes(consumer), contract.CONSUMERS[consumer]
+    for job in (contract.DATABASE_RECOVERY, contract.MEDIA_RECOVERY):
+        begin, change, make = re.search(
+            rf"(kubectl .*cronjob/{job} .*) \|\n *(kubectl .*) \|\n *(kubectl .*)", text
+        ).groups()  # type: ignore[union-attr]
+        assert "--dry-run=client" in begin
+        assert f"CONFIRM={namespace} " in change
+        assert f"--namespace {namespace} create --filename -" in make
+    assert "cronjob/replica-check" in text
+    assert not re.search(r"backed up|backup-now|list-dumps|postgres-backup", text)
+
+
+def test_a_job_that_is_held_is_said_to_be() -> None:
+    values = {"backup": {"suspend": True}}
+    assert re.search(rf"{contract.HOURLY} +suspended ", notes(values, contract.NAMESPACE))
+
+
+def test_a_release_without_jobs_says_so() -> None:
+    text = notes({"backup": {"enabled": False}}, contract.NAMESPACE)
+    assert "No job is enabled for production-stack" in text
+    assert "kubectl" not in text
 
 
 def test_no_template_syntax_is_left(stack: str) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import Objects, render
+from stack_backup.render import Objects, merge_values, render
 from stack_backup.testbed.paths import BIN
 from tests.render import contract
+from tests.render.rules import selects
+from tests.render.stacks import STACKS
 
 
 def _pod(objects: Objects) -> dict[str, Any]:
@@ -130,6 +132,89 @@ def test_the_account_is_made_or_used(account: dict[str, Any], used: str, made: l
     assert [item["metadata"]["name"] for item in objects.of_kind("ServiceAccount")] == made
 
 
+# -- recoveries, drills and replicas ------------------------------------------------------------------------
+
+
+def _everything(**values: Any) -> Objects:
+    base, namespace = STACKS["ci/everything"]
+    return render(merge_values(base, values), namespace=namespace)
+
+
+def _volumes(objects: Objects, job: str) -> dict[str, Any]:
+    pod = objects.get("CronJob", job)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    return {volume["name"]: volume for volume in pod["volumes"]}
+
+
+@pytest.mark.parametrize("section", ["databaseRecovery", "mediaRecovery"])
+def test_a_recovery_is_a_template_of_runs_by_hand_until_it_has_a_schedule(section: str) -> None:
+    job = {"databaseRecovery": contract.DATABASE_RECOVERY, "mediaRecovery": contract.MEDIA_RECOVERY}[section]
+    spec = _everything().get("CronJob", job)["spec"]
+    assert (spec["schedule"], spec["suspend"]) == ("@yearly", True)
+    _, namespace = STACKS["ci/everything"]
+    nightly: dict[str, Any] = {"schedule": "30 5 * * *", "confirm": namespace}
+    spec = _everything(**{section: nightly}).get("CronJob", job)["spec"]
+    assert (spec["schedule"], spec["suspend"]) == ("30 5 * * *", False)
+    spec = _everything(**{section: {**nightly, "suspend": True}}).get("CronJob", job)["spec"]
+    assert (spec["schedule"], spec["suspend"]) == ("30 5 * * *", True)
+
+
+@pytest.mark.parametrize(
+    ("section", "job"),
+    [("databaseRecovery", contract.DATABASE_RECOVERY), ("drill", "database-drill")],
+)
+def test_scratch_space_is_on_the_nodes_disk_or_of_a_class(section: str, job: str) -> None:
+    values = {section: {"scratch": {"size": "50Gi", "storageClass": ""}}}
+    assert _volumes(_everything(**values), job)["scratch"]["emptyDir"] == {"sizeLimit": "50Gi"}
+    values = {section: {"scratch": {"size": "50Gi", "storageClass": "fast"}}}
+    claim = _volumes(_everything(**values), job)["scratch"]["ephemeral"]["volumeClaimTemplate"]["spec"]
+    assert claim == {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": "50Gi"}},
+    }
+
+
+def test_only_a_drill_that_looks_up_media_files_mounts_their_replica() -> None:
+    assert "media-replica" in _volumes(_everything(), "database-drill")
+    assert "media-replica" not in _volumes(_everything(drill={"references": ""}), "database-drill")
+
+
+def test_an_off_site_copy_without_media_mounts_none() -> None:
+    assert "media" in _volumes(_everything(), contract.OFFSITE)
+    assert "media" not in _volumes(_everything(offsite={"media": False}), contract.OFFSITE)
+
+
+def test_a_replica_on_a_claim_that_exists_needs_no_export() -> None:
+    names = {"databaseReplica": "dumps-by-hand", "mediaReplica": "media-by-hand"}
+    objects = _everything(volumes={key: {"existingClaim": name} for key, name in names.items()})
+    assert objects.of_kind("PersistentVolume") == []
+    mounted = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for job in objects.of_kind("CronJob")
+        for volume in _volumes(objects, job["metadata"]["name"]).values()
+        if "persistentVolumeClaim" in volume
+    }
+    assert set(names.values()) < mounted
+    made = {item["metadata"]["name"] for item in objects.of_kind("PersistentVolumeClaim")}
+    assert made == {contract.CLAIM, contract.REPLICA_CHECK}
+
+
+def test_a_volume_that_no_job_needs_is_not_made() -> None:
+    """Staging with the database alone has no volume of media, and the other way round."""
+    values, namespace = STACKS["staging"]
+    for kept, left_out in (("database", "media"), ("media", "database")):
+        changed = merge_values(
+            values, {f"{left_out}Recovery": {"enabled": False}, "replicaCheck": {"enabled": False}}
+        )
+        names = " ".join(render(changed, namespace=namespace).names())
+        assert f"PersistentVolume/{namespace}-{kept}-replica-" in names
+        assert f"{left_out}-replica" not in names
+
+
+def test_the_claim_of_the_dumps_can_be_mounted_by_several_jobs() -> None:
+    assert _claim()["accessModes"] == ["ReadWriteMany"]
+
+
 # -- what pods may reach -------------------------------------------------------------------------------------
 
 
@@ -138,18 +223,41 @@ def _policies(objects: Objects, labels: dict[str, str]) -> list[dict[str, Any]]:
     return [
         item["spec"]
         for item in objects.of_kind("NetworkPolicy")
-        if item["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+        if selects(item["spec"]["podSelector"], labels)
     ]
 
 
-def test_every_pod_may_reach_the_database_and_name_service_and_nothing_reaches_it(objects: Objects) -> None:
+def _ways_out(objects: Objects, job: str) -> list[dict[str, Any]]:
+    """The rules of every policy that lets the job's pods reach something."""
+    template = objects.get("CronJob", job)["spec"]["jobTemplate"]["spec"]["template"]
+    return [
+        rule for spec in _policies(objects, template["metadata"]["labels"]) for rule in spec.get("egress", [])
+    ]
+
+
+def test_a_pod_reaches_what_its_job_needs_and_nothing_reaches_it(stack: str, objects: Objects) -> None:
+    everything = stack == "ci/everything"
+    reached = {
+        contract.HOURLY: [53, contract.PORT],
+        contract.DATABASE_RECOVERY: [53, contract.PORT],
+        contract.OFFSITE: [53, 443, 8443],
+    }
     for item in objects.of_kind("CronJob"):
-        labels = item["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
-        (policy,) = _policies(objects, labels)
-        assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
-        assert "ingress" not in policy
-        ports = [[port["port"] for port in rule["ports"]] for rule in policy["egress"]]
-        assert ports == [[53, 53], [contract.PORT]]
+        name = item["metadata"]["name"]
+        ports = {port["port"] for rule in _ways_out(objects, name) for port in rule["ports"]}
+        assert sorted(ports) == reached.get(name, []), name
+    assert not everything or {item["metadata"]["name"] for item in objects.of_kind("CronJob")} > set(reached)
+
+
+def test_the_off_site_store_is_looked_for_anywhere_or_where_it_is_said_to_be() -> None:
+    peers = [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
+    for given, expected in (([], {}), (peers, {"to": peers})):
+        values = {
+            "offsite": {"enabled": True, "remote": "s3:backups", "folders": ["hourly"]},
+            "networkPolicy": {"offsitePeers": given, "offsitePorts": [9000]},
+        }
+        *_, rule = _ways_out(render(values), contract.OFFSITE)
+        assert rule == {"ports": [{"port": 9000, "protocol": "TCP"}], **expected}
 
 
 def test_pods_of_others_are_left_alone(production: Objects) -> None:
@@ -164,8 +272,8 @@ def test_the_database_is_looked_for_in_the_stacks_namespace_or_where_it_is_said_
     peers = [{"ipBlock": {"cidr": "10.0.0.7/32"}}]
     for given, expected in (([], [{"podSelector": {}}]), (peers, peers)):
         values = {"networkPolicy": {"databasePeers": given}, "database": {"port": 6432}}
-        (item,) = render(values).of_kind("NetworkPolicy")
-        assert item["spec"]["egress"][-1] == {"to": expected, "ports": [{"port": 6432, "protocol": "TCP"}]}
+        *_, rule = _ways_out(render(values), contract.HOURLY)
+        assert rule == {"to": expected, "ports": [{"port": 6432, "protocol": "TCP"}]}
 
 
 def test_the_policy_can_be_left_out() -> None:

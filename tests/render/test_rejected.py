@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -82,6 +83,106 @@ def test_a_bad_value_is_refused_by_every_tool(key: str, values: dict[str, Any]) 
         assert key in said, f"{tool} does not name {key}: {said}"
 
 
+# Values of one key that are refused, by their place. A tool gets many at once, for speed: it lists them all.
+REFUSED: dict[str, list[Any]] = {
+    "rclone.image.tag": ["latest", ""],
+    "rclone.image.repository": ["", "rclone/rclone@sha256:abc"],
+    "tiers.enabled": ["yes"],
+    "tiers.daily.keep": [0],
+    "tiers.daily.schedule": ["", "21 0 * *"],
+    "tiers.weekly.schedule": ["31 0 * * 7"],
+    "tiers.monthly.keep": [-1],
+    "tiers.maximumAgeSeconds": [59],
+    "databaseReplica.folder": ["", ".manifest", "../hourly", "a/b", "-x"],
+    "databaseReplica.keep": [0],
+    "databaseReplica.graceSeconds": [-1],
+    "databaseReplica.schedule": ["@reboot"],
+    "mediaReplica.minimumShare": [101, -1],
+    "mediaReplica.sentinel": ["/etc/passwd", "two\nlines"],
+    "mediaReplica.trashDays": [0],
+    "mediaReplica.transfers": [0, 257],
+    "mediaReplica.checkers": [0],
+    "mediaReplica.bandwidthLimit": ["0", "50 MB", "fast", "-1M"],
+    "mediaReplica.sampleFiles": [0],
+    "databaseRecovery.source": ["production", ""],
+    "databaseRecovery.dump": ["", "newest", "2022-11-28", "backup-2022-11-28T08:51:08Z-dumpall.sql.gz"],
+    "databaseRecovery.confirm": ["Production", "a b"],
+    "databaseRecovery.allowSourceServer": ["yes"],
+    "databaseRecovery.keepFormerSeconds": [-1],
+    "databaseRecovery.scratch.size": ["", "10 GB"],
+    "databaseRecovery.scratch.storageClass": ["Fast!"],
+    "databaseRecovery.schedule": ["daily", "60 5 * * *"],
+    "mediaRecovery.confirm": ["Staging"],
+    "mediaRecovery.delete": ["false"],
+    "mediaRecovery.transfers": [0],
+    "mediaRecovery.schedule": ["@reboot"],
+    "drill.assertions": [{"Has Rows": "SELECT true"}, {"rows": ""}, {"rows": 1}, {61 * "a": "SELECT true"}],
+    "drill.dump": ["oldest"],
+    "drill.schedule": [""],
+    "drill.maximumAgeSeconds": [0],
+    "drill.scratch.size": [40],
+    "replicaCheck.maximumAgeSeconds": [0],
+    "replicaCheck.mediaMaximumAgeSeconds": ["1d"],
+    "replicaCheck.rereadSeconds": [-1],
+    "offsite.remote": ["backups", ":s3:backups", "s3:two\nlines"],
+    "offsite.folders": [[], ["daily", "daily"], ["../daily"], ["daily weekly"]],
+    "offsite.keep": [0],
+    "offsite.trashDays": [0],
+    "offsite.secret.name": ["", "Not_A_Name"],
+    "offsite.secret.key": ["", "a/b"],
+    "volumes.databaseReplica.existingClaim": ["Not_A_Name"],
+    "volumes.databaseReplica.nfs.server": ["nfs server", "-nfs"],
+    "volumes.databaseReplica.nfs.path": ["", "nfs/dumps"],
+    "volumes.databaseReplica.nfs.mountOptions": [[""], ["soft"], "hard"],
+    "volumes.databaseReplica.size": ["20 GB"],
+    "volumes.mediaReplica.nfs.path": ["media"],
+    "volumes.media.existingClaim": [""],
+    "volumes.replicaCheck.accessModes": [["ReadOnlyMany"], []],
+    "networkPolicy.offsitePorts": [[], [0], ["443"]],
+    "networkPolicy.offsitePeers": [[{}]],
+}  # fmt: skip
+
+
+@cache
+def _said_of_all(turn: int) -> dict[str, str]:
+    """What every tool says when each key has its bad value of this turn, or its last one."""
+    bad = [
+        nested(tuple(key.split(".")), values[min(turn, len(values) - 1)]) for key, values in REFUSED.items()
+    ]
+    values = merge_values(*bad)
+    return _said(values) | _said(values, "helm3")
+
+
+@pytest.mark.parametrize(
+    ("key", "turn"), [(key, turn) for key, values in REFUSED.items() for turn in range(len(values))]
+)
+def test_a_bad_value_of_an_optional_part_is_refused_by_every_tool(key: str, turn: int) -> None:
+    for tool, said in _said_of_all(turn).items():
+        assert f"'/{key.replace('.', '/')}" in said, f"{tool} accepts {REFUSED[key][turn]!r} for {key}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("databaseRecovery.schedule", ""),
+        ("databaseRecovery.dump", "2022-11-28T08:51:08Z"),
+        ("mediaReplica.bandwidthLimit", "1.5M"),
+        ("mediaReplica.sentinel", "a folder/ümlaut"),
+        ("drill.assertions", {"has-rows-2": "SELECT true"}),
+        ("offsite.remote", "s3-crypt:"),
+        ("volumes.databaseReplica.nfs.server", "fd00::7"),
+        ("volumes.databaseReplica.nfs.path", "/"),
+        ("volumes.databaseReplica.nfs.mountOptions", []),
+        ("volumes.databaseReplica.existingClaim", "by.hand"),
+    ],
+    ids=str,
+)
+def test_an_unusual_value_of_an_optional_part_is_accepted(key: str, value: Any) -> None:
+    values = nested(tuple(key.split(".")), value)
+    assert complaints(computed(values), SCHEMA) == []
+    assert render(values).of_kind("CronJob")
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_schedule_that_is_no_cron_expression_is_refused(schedule: str) -> None:
     values = {"backup": {"schedule": schedule}}
@@ -98,11 +199,11 @@ def test_a_schedule_that_is_a_cron_expression_is_accepted(schedule: str) -> None
 @pytest.mark.parametrize("executable", ["helm", "helm3"])
 def test_a_key_that_no_map_knows_is_refused_at_every_level(executable: str) -> None:
     """All at once, for speed: every tool lists every breach."""
-    values = merge_values(*(nested((*key, f"stray{number}"), 1) for number, key in enumerate(CLOSED)))
+    values = merge_values(*(nested((*key, f"Stray{number}"), 1) for number, key in enumerate(CLOSED)))
     assert len(CLOSED) > 5
     for tool, said in _said(values, executable).items():
         for number, key in enumerate(CLOSED):
-            assert f"'stray{number}'" in said, (
+            assert f"'Stray{number}'" in said, (
                 f"{tool} takes an unknown key under {dotted(key) or 'the root'}"
             )
 
@@ -125,6 +226,21 @@ def _size(size: str, **backup: Any) -> dict[str, Any]:
     return {"volumes": {"databaseBackup": {"size": size}}, "backup": backup}
 
 
+def _places(**nfs: Any) -> dict[str, Any]:
+    """Both replicas on exports of one server."""
+    names = ("databaseReplica", "mediaReplica")
+    return {"volumes": {name: {"nfs": {"server": "nfs.example.org", **nfs}} for name in names}}
+
+
+def _on(*sections: str, **values: Any) -> dict[str, Any]:
+    """These parts switched on, their volumes in place, and further values."""
+    return merge_values(_places(), {name: {"enabled": True} for name in sections}, values)
+
+
+CLAIMED = {"databaseBackup": {"existingClaim": "made-by-hand"}}
+NO_BACKUP = {"backup": {"enabled": False}}
+EXPORTS = "lie in one another: the mirror of the media would delete the dumps. Name two exports."
+
 # What a schema cannot express, because it depends on several keys.
 GUARDS: list[tuple[dict[str, Any], str]] = [
     (
@@ -142,6 +258,102 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
     ({"backup": {"startingDeadlineSeconds": 901}}, "backup.startingDeadlineSeconds 901"),
     ({"backup": {"schedule": "@hourly", "deadlineSeconds": 3300}}, "exceed the hour"),
     ({"backup": {"schedule": "7 * * * *", "deadlineSeconds": 3300}}, "exceed the hour"),
+    (
+        {"replicaCheck": {"deadlineSeconds": 3300}},
+        "replicaCheck.deadlineSeconds 3300 and replicaCheck.startingDeadlineSeconds 600",
+    ),
+    (
+        _on("tiers"),
+        "backup.keep 24 and 7 daily, 4 weekly and 12 monthly (tiers) dumps of backup.dumpSize 3400Mi",
+    ),
+    (_on("tiers", tiers={"monthly": {"keep": 60}}, **_size("210Gi")), "4 weekly and 60 monthly"),
+    (
+        _on("databaseReplica", databaseReplica={"keep": 10}),
+        "volumes.databaseReplica.size is 20Gi, but databaseReplica.keep 10 dumps of backup.dumpSize 3400Mi",
+    ),
+    *(
+        ({section: {"enabled": True}}, f"volumes.{volume} names neither nfs.server nor existingClaim")
+        for section, volume in [
+            ("databaseReplica", "databaseReplica"),
+            ("databaseRecovery", "databaseReplica"),
+            ("replicaCheck", "databaseReplica"),
+            ("mediaReplica", "mediaReplica"),
+            ("mediaRecovery", "mediaReplica"),
+        ]
+    ),
+    (
+        {"drill": {"enabled": True, "references": "SELECT file FROM media"}},
+        "volumes.mediaReplica names neither nfs.server nor existingClaim",
+    ),
+    *(
+        (
+            _on(section, **{section: {"confirm": "staging-stack"}}),
+            f'{section}.confirm is "staging-stack", but this release is in namespace "production-stack"',
+        )
+        for section in ("databaseRecovery", "mediaRecovery")
+    ),
+    *(
+        (
+            _on(section, **{section: {"schedule": "30 5 * * *"}}),
+            f'{section}.schedule is "30 5 * * *", but {section}.confirm is empty: a recovery that runs',
+        )
+        for section in ("databaseRecovery", "mediaRecovery")
+    ),
+    ({"offsite": {"enabled": True}}, "offsite.remote is empty, but offsite.enabled is true"),
+    (
+        {"offsite": {"enabled": True, "remote": "s3:backups"}},
+        'offsite.folders names "daily", but only hourly are written (tiers.enabled is false)',
+    ),
+    (
+        _on(
+            "tiers",
+            offsite={"enabled": True, "remote": "s3:backups", "folders": ["nightly"]},
+            **_size("210Gi"),
+        ),
+        'offsite.folders names "nightly", but only hourly, daily, weekly, monthly are written',
+    ),
+    *(
+        (_on(section, **NO_BACKUP), f"{section}.enabled: these need dumps, but backup.enabled is false")
+        for section in ("databaseReplica", "drill", "tiers")
+    ),
+    (
+        _on("databaseRecovery", databaseRecovery={"source": "backup"}, **NO_BACKUP),
+        "databaseRecovery.source backup: these need dumps",
+    ),
+    (
+        _on("drill", "tiers", "offsite", **NO_BACKUP),
+        "drill.enabled, offsite.enabled, tiers.enabled: these need",
+    ),
+    (
+        _on("drill", drill={"scratch": {"size": "26Gi"}}),
+        "drill.scratch.size is 26Gi, but a dump of backup.dumpSize 3400Mi needs 27200Mi there",
+    ),
+    (
+        _on("databaseRecovery", databaseRecovery={"scratch": {"size": "3Gi"}}),
+        "databaseRecovery.scratch.size is 3Gi, but a dump of backup.dumpSize 3400Mi needs 3400Mi there",
+    ),
+    (_on("replicaCheck", **_places(path="/nfs")), EXPORTS),
+    (_on("replicaCheck", volumes={"mediaReplica": {"nfs": {"path": "/nfs/"}}}), EXPORTS),
+    (
+        _on("replicaCheck", volumes={"mediaReplica": {"nfs": {"path": "/nfs/kubernetes-db-replica/media"}}}),
+        EXPORTS,
+    ),
+    *(
+        (
+            merge_values(
+                _on("databaseReplica", "mediaReplica", "replicaCheck"),
+                {"volumes": {one: {"existingClaim": name}, other: {"existingClaim": name}}},
+            ),
+            f'volumes.{one} and volumes.{other} are the same claim, "{name}"',
+        )
+        for one, other, name in [
+            ("databaseBackup", "databaseReplica", "same"),
+            ("databaseBackup", "media", "database-backup"),
+            ("databaseReplica", "mediaReplica", "same"),
+            ("media", "mediaReplica", "media"),
+            ("media", "replicaCheck", "same"),
+        ]
+    ),
 ]
 
 
@@ -162,6 +374,22 @@ def test_a_guard_says_what_is_wrong(values: dict[str, Any], sentence: str) -> No
         {"volumes": {"databaseBackup": {"size": "1Gi", "existingClaim": "made-by-hand"}}},
         {"backup": {"deadlineSeconds": 3000}},
         {"backup": {"deadlineSeconds": 7200, "schedule": "51 */4 * * *"}},
+        _on("tiers", **_size("208Gi")),
+        _on("databaseReplica", databaseReplica={"keep": 3}),
+        _on("databaseReplica", volumes={"databaseReplica": {"existingClaim": "made-by-hand", "size": "1Gi"}}),
+        _on("drill", drill={"scratch": {"size": "27200Mi"}}),
+        _on("databaseRecovery", databaseRecovery={"scratch": {"size": "3400Mi"}}),
+        _on("databaseRecovery", databaseRecovery={"schedule": "@daily", "confirm": "production-stack"}),
+        _on("databaseRecovery", databaseRecovery={"confirm": "production-stack"}),
+        _on("databaseRecovery", **NO_BACKUP),
+        _on("drill", "tiers", "databaseReplica", backup={"enabled": False}, volumes=CLAIMED),
+        _on("databaseRecovery", databaseRecovery={"source": "backup"}, volumes=CLAIMED, **NO_BACKUP),
+        {"offsite": {"enabled": True, "remote": "s3:backups", "folders": ["hourly"]}},
+        {"offsite": {"enabled": True, "remote": "s3:backups", "folders": ["nightly"]}, "volumes": CLAIMED},
+        _on("replicaCheck", volumes={"mediaReplica": {"nfs": {"path": "/nfs/kubernetes-db-replica-media"}}}),
+        _on("replicaCheck", volumes={"mediaReplica": {"nfs": {"path": "/nfs", "server": "another"}}}),
+        _on("databaseRecovery", **_places(path="/nfs")),
+        {"volumes": {"media": {"existingClaim": "database-backup"}}},
     ],
     ids=str,
 )

@@ -8,8 +8,23 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import Objects
-from tests.render.rules import CRONJOB_RULES, OBJECT_RULES, POD_RULES, Rule, Thing, containers, is_cron
+from stack_backup.render import Objects, render
+from tests.render import contract
+from tests.render.rules import (
+    CRONJOB_RULES,
+    OBJECT_RULES,
+    POD_RULES,
+    RENDER_RULES,
+    REPLACES,
+    WRITES,
+    RenderRule,
+    Rule,
+    Thing,
+    containers,
+    is_cron,
+    selects,
+)
+from tests.render.stacks import STACKS
 
 Sabotage = Callable[[Thing], object]
 
@@ -35,7 +50,19 @@ def test_every_object(rule: Rule, objects: Objects) -> None:
     assert _breaches(rule, list(zip(objects.names(), objects, strict=True))) == []
 
 
-# How to break each rule once: a change to production's pod, CronJob or object.
+@pytest.mark.parametrize("rule", RENDER_RULES, ids=lambda rule: rule.__name__)
+def test_every_render(rule: RenderRule, objects: Objects) -> None:
+    assert list(rule(objects)) == []
+
+
+def test_the_rules_have_seen_every_job(stack: str, objects: Objects) -> None:
+    jobs = {item["metadata"]["name"] for item in objects.of_kind("CronJob")}
+    assert jobs <= WRITES.keys()
+    assert stack != "ci/everything" or jobs == WRITES.keys()
+    assert WRITES.keys() >= REPLACES
+
+
+# How to break each rule once: a change to production's pod, CronJob, object or whole render.
 def _container(pod: Thing) -> Thing:
     return containers(pod)[0]
 
@@ -101,6 +128,18 @@ BROKEN_PODS: list[tuple[str, Sabotage]] = [
         "mounts_only_allowed_volumes",
         _append("volumes", {"name": "replica", "nfs": {"server": "a", "path": "/"}}),
     ),
+    (
+        "reads_claims_read_only_at_both_ends",
+        lambda pod: [one.get("persistentVolumeClaim", {}).update(readOnly=True) for one in pod["volumes"]],
+    ),
+    (
+        "reads_claims_read_only_at_both_ends",
+        lambda pod: [
+            mount.update(readOnly=not mount.get("readOnly", False))
+            for container in containers(pod)
+            for mount in container["volumeMounts"]
+        ],
+    ),
     ("mounts_only_allowed_volumes", _append("volumes", {"name": "host", "hostPath": {"path": "/"}})),
     ("has_no_service_account_token", _drop("automountServiceAccountToken")),
     ("has_no_service_account_token", _drop("serviceAccountName")),
@@ -148,6 +187,10 @@ BROKEN_PODS: list[tuple[str, Sabotage]] = [
         "bounds_its_scratch_space",
         _append("volumes", {"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "1Ti"}}),
     ),
+    (
+        "bounds_its_scratch_space",
+        _append("volumes", {"name": "m", "ephemeral": {"volumeClaimTemplate": {"spec": {"resources": {}}}}}),
+    ),
     ("pins_its_images", _set("containers", 0, "image", "postgres")),
     ("pins_its_images", _set("containers", 0, "image", "registry:5000/postgres:latest")),
     ("pins_its_images", _set("containers", 0, "image", "postgres:15@sha256:abc")),
@@ -157,6 +200,28 @@ BROKEN_PODS: list[tuple[str, Sabotage]] = [
     ("states_each_variable_once", lambda pod: _container(pod)["env"].append(dict(_container(pod)["env"][0]))),
     ("states_each_variable_once", _append("containers", 0, "env", {"name": "EXTRA", "value": 5})),
 ]
+
+JOB = ("spec", "jobTemplate", "spec")
+RULES = (*JOB, "podFailurePolicy", "rules")
+
+
+def _confirm(value: str | None) -> Sabotage:
+    def change(cronjob: Thing) -> None:
+        (container,) = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        (variable,) = [variable for variable in container["env"] if variable["name"] == "CONFIRM"]
+        variable.update({"value": value} if value is not None else {"name": "OTHER"})
+
+    return change
+
+
+def _writable(path: str) -> Sabotage:
+    def change(cronjob: Thing) -> None:
+        (container,) = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == path]
+        mount["readOnly"] = not mount.get("readOnly", False)
+
+    return change
+
 
 BROKEN_CRONJOBS: list[tuple[str, Sabotage]] = [
     ("has_a_name_that_its_jobs_can_carry", _set("metadata", "name", 53 * "a")),
@@ -189,6 +254,23 @@ BROKEN_CRONJOBS: list[tuple[str, Sabotage]] = [
             "spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 1, "onExitCodes", "containerName", "x"
         ),
     ),
+    ("runs_never_or_as_scheduled", _set("spec", "schedule", "@yearly")),
+    ("writes_only_what_is_its_own", _writable("/backup")),
+    ("writes_only_what_is_its_own", _set("metadata", "name", "another")),
+]
+BROKEN_RECOVERIES: list[tuple[str, Sabotage]] = [
+    ("gives_up_only_where_a_retry_cannot_help", _set(*RULES, 0, "onExitCodes", "containerName", "rclone")),
+    ("repeats_nothing_that_replaces_data", _set(*JOB, "backoffLimit", 1)),
+    ("repeats_nothing_that_replaces_data", _set(*RULES, 0, "onExitCodes", "operator", "In")),
+    ("repeats_nothing_that_replaces_data", _set(*RULES, 0, "action", "Count")),
+    ("repeats_nothing_that_replaces_data", _append(*RULES, {"action": "Ignore"})),
+    ("repeats_nothing_that_replaces_data", _drop(*JOB, "podFailurePolicy")),
+    ("replaces_data_only_when_confirmed", _confirm(None)),
+    ("replaces_data_only_when_confirmed", _confirm("staging-stack")),
+    ("replaces_data_only_when_confirmed", _set("spec", "suspend", False)),
+    ("runs_never_or_as_scheduled", _set("spec", "suspend", False)),
+    ("writes_only_what_is_its_own", _writable("/media-replica")),
+    ("writes_only_what_is_its_own", _writable("/media")),
 ]
 
 BROKEN_OBJECTS: list[tuple[str, str, Sabotage]] = [
@@ -208,20 +290,115 @@ BROKEN_OBJECTS: list[tuple[str, str, Sabotage]] = [
 ]
 
 
+def _volume(kind: str, *change: Any) -> Callable[[list[Thing]], object]:
+    """A change to the first object of a kind of the render."""
+    return lambda objects: _set(*change)(next(item for item in objects if item["kind"] == kind))
+
+
+def _without(kind: str) -> Callable[[list[Thing]], object]:
+    return lambda objects: objects.remove(next(item for item in objects if item["kind"] == kind))
+
+
+def _only_read(objects: list[Thing]) -> None:
+    """Every job only reads the replica of the dumps."""
+    for job in [item for item in objects if item["kind"] == "CronJob"]:
+        for volume in job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]:
+            if volume["name"] == "database-replica":
+                volume["persistentVolumeClaim"]["readOnly"] = True
+
+
+BROKEN_RENDERS: list[tuple[str, Callable[[list[Thing]], object]]] = [
+    (rule, _volume("PersistentVolume", *change))
+    for rule, *change in [
+        ("binds_every_volume_to_its_own_claim", "metadata", "name", "database-replica"),
+        ("binds_every_volume_to_its_own_claim", "spec", "storageClassName", "nfs"),
+        ("binds_every_volume_to_its_own_claim", "spec", "accessModes", ["ReadWriteOnce"]),
+        ("binds_every_volume_to_its_own_claim", "spec", "capacity", "storage", "1Gi"),
+        ("binds_every_volume_to_its_own_claim", "spec", "claimRef", "namespace", "staging-stack"),
+        ("binds_every_volume_to_its_own_claim", "spec", "claimRef", {}),
+        ("lets_only_the_producer_write_a_replica", "spec", "nfs", "readOnly", True),
+        ("lets_only_the_producer_write_a_replica", "spec", "accessModes", ["ReadOnlyMany"]),
+        ("lets_only_the_producer_write_a_replica", "spec", "nfs", None),
+    ]
+] + [
+    ("binds_every_volume_to_its_own_claim", _without("PersistentVolume")),
+    ("lets_only_the_producer_write_a_replica", _only_read),
+    ("mounts_only_claims_that_are_there", _without("PersistentVolumeClaim")),
+    ("mounts_only_claims_that_are_there", _volume("PersistentVolumeClaim", "metadata", "name", "spare")),
+    ("closes_every_pod_to_the_network", _without("NetworkPolicy")),
+] + [
+    ("closes_every_pod_to_the_network", _volume("NetworkPolicy", "spec", key, value))
+    for key, value in [
+        ("policyTypes", ["Egress"]),
+        ("egress", [{}]),
+        ("ingress", [{"ports": [{"port": 1}]}]),
+        ("podSelector", {"matchLabels": {"a": "b"}}),
+    ]
+]  # fmt: skip
+
+
+def _pod(objects: Objects, job: str) -> Thing:
+    (pod,) = [pod for owner, pod in objects.pods() if owner == f"CronJob/{job}"]
+    return pod
+
+
 @pytest.mark.parametrize(("name", "sabotage"), BROKEN_PODS)
 def test_a_rule_of_pods_can_fail(name: str, sabotage: Sabotage, production: Objects) -> None:
-    _, pod = next(production.pods())
-    _expect_breach(POD_RULES, name, pod, sabotage)
+    _expect_breach(POD_RULES, name, _pod(production, contract.HOURLY), sabotage)
+
+
+@pytest.mark.parametrize(("name", "sabotage"), BROKEN_PODS)
+def test_a_rule_of_pods_sees_the_container_that_brings_rclone(
+    name: str, sabotage: Sabotage, production: Objects
+) -> None:
+    pod = _pod(production, contract.MEDIA_REPLICATOR)
+    assert [container["name"] for container in pod["initContainers"]] == ["rclone"]
+
+    def other(pod: Thing) -> None:
+        """The same change, to the container that the change does not mean."""
+        pod["containers"], pod["initContainers"] = pod["initContainers"], pod["containers"]
+        sabotage(pod)
+        pod["containers"], pod["initContainers"] = pod["initContainers"], pod["containers"]
+
+    _expect_breach(POD_RULES, name, pod, other)
 
 
 @pytest.mark.parametrize(("name", "sabotage"), BROKEN_CRONJOBS)
 def test_a_rule_of_cronjobs_can_fail(name: str, sabotage: Sabotage, production: Objects) -> None:
-    _expect_breach(CRONJOB_RULES, name, production.of_kind("CronJob")[0], sabotage)
+    _expect_breach(CRONJOB_RULES, name, production.get("CronJob", contract.HOURLY), sabotage)
+
+
+@pytest.mark.parametrize(("name", "sabotage"), BROKEN_RECOVERIES)
+def test_a_rule_of_recoveries_can_fail(name: str, sabotage: Sabotage, production: Objects) -> None:
+    _expect_breach(CRONJOB_RULES, name, production.get("CronJob", contract.MEDIA_RECOVERY), sabotage)
 
 
 @pytest.mark.parametrize(("name", "kind", "sabotage"), BROKEN_OBJECTS)
 def test_a_rule_of_objects_can_fail(name: str, kind: str, sabotage: Sabotage, production: Objects) -> None:
     _expect_breach(OBJECT_RULES, name, production.of_kind(kind)[0], sabotage)
+
+
+@pytest.mark.parametrize(("name", "sabotage"), BROKEN_RENDERS)
+def test_a_rule_of_renders_can_fail(
+    name: str, sabotage: Callable[[list[Thing]], object], production: Objects
+) -> None:
+    (rule,) = [rule for rule in RENDER_RULES if rule.__name__ == name]
+    whole = list(production)
+    assert list(rule(whole)) == []
+    sabotage(whole)
+    assert list(rule(whole)) != []
+
+
+def test_a_consumer_that_could_write_is_found() -> None:
+    values, namespace = STACKS["staging"]
+    objects = render(values, namespace=namespace)
+    volume = objects.of_kind("PersistentVolume")[0]
+    for change in (_drop("spec", "nfs", "readOnly"), _set("spec", "accessModes", ["ReadWriteMany"])):
+        broken = copy.deepcopy(list(objects))
+        change(broken[objects.names().index(f"PersistentVolume/{volume['metadata']['name']}")])
+        (rule,) = [rule for rule in RENDER_RULES if rule.__name__ == "lets_only_the_producer_write_a_replica"]
+        assert list(rule(objects)) == []
+        assert list(rule(broken)) != []
 
 
 def _expect_breach(rules: list[Rule], name: str, thing: Thing, sabotage: Sabotage) -> None:
@@ -232,8 +409,33 @@ def _expect_breach(rules: list[Rule], name: str, thing: Thing, sabotage: Sabotag
 
 
 def test_every_rule_is_broken_once() -> None:
-    broken = {entry[0] for entry in [*BROKEN_PODS, *BROKEN_CRONJOBS, *BROKEN_OBJECTS]}
-    assert broken == {rule.__name__ for rule in [*POD_RULES, *CRONJOB_RULES, *OBJECT_RULES]}
+    broken = {
+        entry[0]
+        for entry in [
+            *BROKEN_PODS, *BROKEN_CRONJOBS, *BROKEN_RECOVERIES, *BROKEN_OBJECTS, *BROKEN_RENDERS,
+        ]
+    }  # fmt: skip
+    rules = [*POD_RULES, *CRONJOB_RULES, *OBJECT_RULES, *RENDER_RULES]
+    assert broken == {rule.__name__ for rule in rules}
+
+
+@pytest.mark.parametrize(
+    ("expression", "matches"),
+    [
+        ({"operator": "In", "values": ["b", "c"]}, True),
+        ({"operator": "In", "values": ["c"]}, False),
+        ({"operator": "NotIn", "values": ["c"]}, True),
+        ({"operator": "NotIn", "values": ["b"]}, False),
+        ({"operator": "Exists"}, True),
+        ({"operator": "DoesNotExist"}, False),
+    ],
+    ids=str,
+)
+def test_a_selector_selects_as_kubernetes_does(expression: Thing, matches: bool) -> None:
+    selector = {"matchExpressions": [{"key": "a", **expression}]}
+    assert selects(selector, {"a": "b"}) is matches
+    assert not selects({"matchLabels": {"x": "y"}, **selector}, {"a": "b"})
+    assert selects({}, {"a": "b"})
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
-from stack_backup.render import CHART, NAMESPACE, RenderError, load_values, render
+from stack_backup.render import CHART, NAMESPACE, RenderError, load_values, merge_values, render
 from stack_backup.testbed import tools
-from stack_backup.testbed.paths import BIN
+from stack_backup.testbed.paths import BIN, PROJECT
 from tests.render.schema import Key, complaints, default_keys, dotted, load, nested, nodes
-from tests.render.stacks import STACKS, computed, lint, notes
+from tests.render.stacks import STACKS, computed, lint
 
 SCHEMA = load()
 DEFAULTS = load_values(CHART / "values.yaml")
@@ -84,9 +85,27 @@ def test_the_schema_is_one_that_helm_and_jsonschema_read_alike() -> None:
     assert not re.search(r"\(\?[=!<]", text), "Go's regular expressions cannot look around"
 
 
+def test_no_name_of_a_key_is_checked_by_propertynames() -> None:
+    """Helm says such a breach of some other key."""
+    assert "propertyNames" not in (CHART / "values.schema.json").read_text(encoding="utf-8")
+
+
 def test_no_default_is_null() -> None:
     """Helm 4 drops such a key, Helm 3 keeps it."""
     assert [dotted(key) for key, value in KEYS.items() if value is None] == []
+
+
+def test_the_chart_names_the_images_of_its_defaults() -> None:
+    listed = yaml.safe_load(load_values(CHART / "Chart.yaml")["annotations"]["artifacthub.io/images"])
+    images = {name: DEFAULTS[name]["image"] for name in ("database", "rclone")}
+    assert {item["name"]: item["image"] for item in listed} == {
+        name: f"{image['repository']}:{image['tag']}" for name, image in images.items()
+    }
+
+
+def test_the_tests_run_the_rclone_that_is_shipped() -> None:
+    pins = (PROJECT / "scripts/stack_backup/testbed/go/rclone/go.mod").read_text(encoding="utf-8")
+    assert f"github.com/rclone/rclone v{DEFAULTS['rclone']['image']['tag']} " in pins
 
 
 def test_every_key_of_the_defaults_is_documented() -> None:
@@ -120,33 +139,63 @@ def test_every_stack_is_accepted(stack: str) -> None:
 
 # -- every value shows ---------------------------------------------------------------------------------------
 
-# Another value for each key of which one cannot be guessed from its default.
+# Every optional part, and the recoveries by themselves, too.
+BASE = merge_values(
+    STACKS["ci/everything"][0],
+    {
+        section: {"schedule": "30 5 * * *", "confirm": NAMESPACE}
+        for section in ("databaseRecovery", "mediaRecovery")
+    },
+)
+CURRENT = computed(BASE)
+
+# Another value for each key of which one cannot be guessed from the one that it has.
 OTHER: dict[str, Any] = {
     "backup.dumpSize": "1Ti",
-    "backup.resources.limits.cpu": "3",
-    "backup.resources.limits.memory": "3Gi",
-    "backup.resources.requests.cpu": "200m",
-    "backup.resources.requests.memory": "200Mi",
-    "backup.schedule": "7 * * * *",
-    "backup.timeZone": "Europe/London",
     "database.image.digest": f"sha256:{64 * 'a'}",
-    "networkPolicy.databasePeers": [{"podSelector": {"matchLabels": {"app": "database"}}}],
+    "databaseRecovery.dump": "2022-11-28T08:51:08Z",
+    "drill.dump": "2022-11-28T08:51:08Z",
+    "networkPolicy.databasePeers": [{"podSelector": {"matchLabels": {"app": "another"}}}],
+    "networkPolicy.offsitePeers": [{"ipBlock": {"cidr": "198.51.100.0/24"}}],
+    "networkPolicy.offsitePorts": [9000],
+    "offsite.folders": ["hourly"],
     "pod.affinity": {"podAffinity": {}},
-    "pod.imagePullSecrets": [{"name": "registry"}],
+    "pod.imagePullSecrets": [{"name": "another"}],
     "pod.supplementalGroups": [5000],
     "pod.tolerations": [{"operator": "Exists"}],
-    "volumes.databaseBackup.accessModes": ["ReadWriteMany"],
-    "volumes.databaseBackup.size": "500Gi",
+    "rclone.image.digest": f"sha256:{64 * 'a'}",
+    "volumes.databaseBackup.accessModes": ["ReadWriteOnce"],
+    "volumes.replicaCheck.accessModes": ["ReadWriteMany"],
 }
+# By the last part of the key.
+OTHER_LAST: dict[str, Any] = {
+    "bandwidthLimit": "70M",
+    "cpu": "1",
+    "memory": "300Mi",
+    "schedule": "7 * * * *",
+    "size": "700Gi",
+    "timeZone": "Europe/London",
+}
+# What else must be set for a value to count.
+WITH: dict[str, dict[str, Any]] = {"database.image.tag": {"database": {"image": {"digest": ""}}}}
 # Read by nobody: Helm gives it to every chart.
 WITHOUT_EFFECT = {("global",)}
 
 
+def _current(key: Key) -> Any:
+    value: Any = CURRENT
+    for name in key:
+        value = value[name]
+    return value
+
+
 def _other(key: Key) -> Any:
-    """A value that the key does not have by default."""
-    name, value, node = dotted(key), LEAVES[key], nodes(SCHEMA)[key]
+    """A value that the key does not have in BASE."""
+    name, value, node = dotted(key), _current(key), nodes(SCHEMA)[key]
     if name in OTHER:
         return OTHER[name]
+    if key[-1] in OTHER_LAST:
+        return OTHER_LAST[key[-1]]
     if "enum" in node:
         return next(choice for choice in node["enum"] if choice != value)
     if isinstance(value, bool):
@@ -172,12 +221,23 @@ def _objects(values: dict[str, Any], chart: Path = CHART) -> list[dict[str, Any]
 
 @pytest.mark.parametrize("key", [key for key in LEAVES if key not in WITHOUT_EFFECT], ids=dotted)
 def test_every_value_changes_what_is_rendered(key: Key) -> None:
-    changed = nested(key, _other(key))
-    assert _objects(changed) != _objects({}) or notes(changed, NAMESPACE) != notes({}, NAMESPACE)
+    base = merge_values(BASE, WITH.get(dotted(key), {}))
+    assert _other(key) != _current(key)
+    assert _objects(merge_values(base, nested(key, _other(key)))) != _objects(base)
+
+
+def test_the_base_of_these_tests_is_rendered_whole() -> None:
+    """Were it stopped by a guard, one sentence would be compared with another."""
+    for extra in ({}, *WITH.values()):
+        assert isinstance(_objects(merge_values(BASE, extra)), list)
+    enabled = [key for key in LEAVES if key[-1] == "enabled"]
+    assert len(enabled) > 8
+    assert all(_current(key) for key in enabled)
 
 
 def test_every_exception_is_of_a_key_that_is_there() -> None:
-    assert {*OTHER, *map(dotted, WITHOUT_EFFECT)} <= {dotted(key) for key in LEAVES}
+    assert {*OTHER, *WITH, *map(dotted, WITHOUT_EFFECT)} <= {dotted(key) for key in LEAVES}
+    assert OTHER_LAST.keys() <= {key[-1] for key in LEAVES}
 
 
 # -- a broken chart is found ---------------------------------------------------------------------------------

@@ -80,18 +80,18 @@ jobTemplate:
     podReplacementPolicy: Failed
     podFailurePolicy:
       rules:
-        - action: Ignore
-          onPodConditions:
-            - type: DisruptionTarget
-              status: "True"
         {{- if .once }}
-        # What replaces data is never repeated blindly.
+        # Not even after a disruption: what replaces data is never repeated blindly.
         - action: FailJob
           onExitCodes:
             containerName: {{ .component }}
             operator: NotIn
             values: [0]
         {{- else }}
+        - action: Ignore
+          onPodConditions:
+            - type: DisruptionTarget
+              status: "True"
         # Exit codes that a second try cannot change; docs/exit-codes.md has them all.
         - action: FailJob
           onExitCodes:
