@@ -270,14 +270,16 @@ def test_a_second_recovery_repeats_the_first(old: World) -> None:
 
 
 def test_former_databases_are_dropped_when_their_time_is_over(old: World) -> None:
-    old.staging.database.execute("CREATE DATABASE frag_former_20200101000000")
-    old.staging.database.execute("CREATE DATABASE frag_former_mine")
+    server = old.staging.database
+    names = ["frag_former_20200101000000", "frag_former_20200102000000", "frag_former_mine"]
+    for name in names:
+        server.execute(f"CREATE DATABASE {name}")
+    for name in (names[0], names[2], "frag"):  # which no setting alone may drop
+        server.execute(f"ALTER DATABASE {name} SET stack_backup.drop_after = '2020-01-02T00:00:00Z'")
     kept = recovered(old).verdict["former"]
-    names = _databases(old.staging)
-    assert "frag_former_20200101000000" not in names
-    assert {kept, "frag_former_mine"} <= set(names)
-    recovered(old, keep_former_seconds="0")
-    assert [name for name in _databases(old.staging) if re.fullmatch(r"frag_former_\d+", name)] == []
+    assert set(_databases(old.staging)) & {*names, kept} == {*names[1:], kept}
+    assert recovered(old, keep_former_seconds="0").verdict["former"] not in _databases(old.staging)
+    assert kept in _databases(old.staging), "its own time is a day"
 
 
 def test_production_dropped_its_database(world: World) -> None:
@@ -286,6 +288,20 @@ def test_production_dropped_its_database(world: World) -> None:
     assert result.succeeded, result.log
     assert world.differences(world.production) == []
     dataset.add_rows_after(world.production.database, LATER)
+
+
+def test_the_hourly_backup_drops_what_production_was_recovered_from(world: World) -> None:
+    server = world.production.database
+    server.execute("CREATE DATABASE frag_former_20200101000000")
+    server.execute("ALTER DATABASE frag SET stack_backup.drop_after = '2020-01-02T00:00:00Z'")
+    assert world.production.run(contract.HOURLY).succeeded
+    assert {"frag", "frag_former_20200101000000"} <= set(_databases(world.production))
+    command = "ALTER DATABASE frag_former_20200101000000 SET stack_backup.drop_after = '2020-01-02T00:00:00Z'"
+    server.execute(command)
+    assert world.production.run(contract.HOURLY).succeeded
+    assert "frag_former_20200101000000" not in _databases(world.production)
+    assert "frag" in _databases(world.production)
+    server.execute("ALTER DATABASE frag RESET stack_backup.drop_after")
 
 
 HIDE = "UPDATE auth_user SET email = id || '@example.org';"

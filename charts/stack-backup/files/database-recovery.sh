@@ -128,9 +128,6 @@ cut_part() {
 
 # ---- the server ---------------------------------------------------------------------------------------------------
 
-literal() { printf "'%s'" "${1//\'/\'\'}"; }
-identifier() { printf '"%s"' "${1//\"/\"\"}"; }
-
 # ask DATABASE SQL: the one field of the answer.
 ask() {
   query "$1" "$2"
@@ -306,7 +303,8 @@ swap() {
     AND datname IN ($(literal "$DATABASE_NAME"), $(literal "$SIDE"))"
   {
     printf 'BEGIN;\n'
-    [[ -z $LIMIT ]] || printf 'ALTER DATABASE %s RENAME TO %s;\n' "$live" "$(identifier "$FORMER")"
+    [[ -z $LIMIT ]] || printf 'ALTER DATABASE %s SET "stack_backup.drop_after" = %s;\nALTER DATABASE %s RENAME TO %s;\n' \
+      "$live" "$(literal "$(date -d "+$KEEP_FORMER_SECONDS seconds" +%Y-%m-%dT%H:%M:%SZ)")" "$live" "$(identifier "$FORMER")"
     printf 'ALTER DATABASE %s RENAME TO %s;\nALTER DATABASE %s OWNER TO %s;\nCOMMIT;\n' "$side" "$live" "$live" "$(identifier "$DATABASE_OWNER")"
   } >"$WORK/swap.sql"
   if [[ -n $LIMIT ]]; then
@@ -340,7 +338,7 @@ swap() {
 
 # finish: what belongs to the database itself and names it, the owner's own password, and the end of former databases.
 finish() {
-  local password names name i age
+  local password
   execute "$DATABASE_NAME" "$WORK/properties" 'Setting the comment, privileges and settings of the database'
   [[ -s $OWNER_PASSWORD_FILE ]] ||
     fail 78 "There is no password in ${OWNER_PASSWORD_FILE##*/} (the Secret or its key is missing or empty)." "Create it, and set the password of $DATABASE_OWNER by hand."
@@ -352,17 +350,7 @@ finish() {
   } >"$WORK/owner.sql"
   execute "$MAINTENANCE" "$WORK/owner.sql" "Giving $DATABASE_OWNER the stack's own password"
 
-  query "$MAINTENANCE" "SELECT datname FROM pg_database
-    WHERE datname ~ ('^' || regexp_replace($(literal "${DATABASE_NAME:0:39}"), '[^A-Za-z0-9_]', '.', 'g') || '_former_[0-9]{14}\$')"
-  mapfile -d '' -t names <"$WORK/answer"
-  for ((i = 0; i < ${#names[@]}; i++)); do
-    name=${names[i]##*_former_}
-    age=$(($(date +%s) - $(date -d "${name:0:8} ${name:8:2}:${name:10:2}:${name:12:2}" +%s)))
-    if ((age >= KEEP_FORMER_SECONDS)); then
-      say "Dropping ${names[i]}: it was replaced $((age / 60)) minutes ago."
-      query "$MAINTENANCE" "DROP DATABASE $(identifier "${names[i]}") WITH (FORCE)"
-    fi
-  done
+  drop_former
   conclude 0 recovered "The database $DATABASE_NAME of $NAMESPACE is that of ${CHOSEN##*/}: $ROWS rows in $TABLES tables, all counted."
 }
 

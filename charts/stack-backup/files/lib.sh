@@ -226,6 +226,23 @@ query() {
   fail "$CODE" "Asking the server $PGHOST:$PGPORT failed: $(cause "$WORK/server-error")." "$ADVICE"
 }
 
+literal() { printf "'%s'" "${1//\'/\'\'}"; }
+identifier() { printf '"%s"' "${1//\"/\"\"}"; }
+
+# drop_former: drops the databases that a recovery has replaced and whose time is over. Name and setting must both say so:
+# one that was taken back has the setting, too.
+drop_former() {
+  local names name
+  query postgres "SELECT datname FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase, unnest(setconfig) setting
+    WHERE setrole = 0 AND datname ~ '_former_[0-9]{14}\$' AND setting LIKE 'stack_backup.drop_after=%'
+    AND split_part(setting, '=', 2)::timestamptz <= now()"
+  mapfile -d '' -t names <"$WORK/answer"
+  for name in ${names[@]+"${names[@]}"}; do
+    say "Dropping $name: a recovery has replaced it, and its time is over."
+    query postgres "DROP DATABASE $(identifier "$name") WITH (FORCE)"
+  done
+}
+
 # ---- a folder of dumps --------------------------------------------------------------------------------------------
 # FOLDER/backup-…-dumpall.sql.gz    final names: whole dumps only
 # FOLDER/.manifest/NAME.tsv         what a dump holds; a dump that agrees with its manifest is verified

@@ -26,6 +26,7 @@ main() {
 
   use_password "$PASSWORD_FILE"
   open_folder "$FOLDER"
+  drop_former
   inspect_server
   check_space
   warn_of_future
