@@ -43,7 +43,7 @@ class OffSite:
 
     def install(self, values: Mapping[str, Any]) -> None:
         offsite = {**OFFSITE, "remote": f"s3:{self.bucket}/{PLACE}", **values}
-        self.stack.install(merge_values(VALUES, {"offsite": offsite}))
+        self.stack.install(merge_values(VALUES, {"offsite": offsite, "tiers": {"enabled": True}}))
 
     def run(self, code: int = 0, *words: str, **environment: str) -> JobResult:
         """A run that must end with `code`, and when it is red with a sentence that holds `words`."""
