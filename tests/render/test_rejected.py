@@ -299,6 +299,10 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
         )
         for section in ("databaseRecovery", "mediaRecovery")
     ),
+    (
+        _on("replicaCheck", replicaCheck={"database": False, "media": False}),
+        "replicaCheck.database and replicaCheck.media are both false",
+    ),
     ({"offsite": {"enabled": True}}, "offsite.remote is empty, but offsite.enabled is true"),
     (
         {"offsite": {"enabled": True, "remote": "s3:backups"}},
