@@ -481,6 +481,9 @@ def test_no_room_for_the_copy(old: World) -> None:
 
 def test_no_password_and_no_server(old: World) -> None:
     secret = old.staging.secrets["database"]
+    own = secret.pop("user_password")
+    refused(old, 78, "no password in owner-password")
+    secret["user_password"] = own
     password = secret.pop("root_password")
     try:
         refused(old, 78, "no password")
@@ -518,6 +521,62 @@ def test_told_to_stop(old: World, point: str) -> None:
     assert_red(result, 143, "told to stop", "The live database is as it was")
 
 
+def test_told_to_stop_after_the_swap(old: World) -> None:
+    """The recovered database is live, and the run says so; the next one does what is left."""
+    shims = faults.hold("psql", "[[ $* == *owner.sql* ]]")
+    with old.staging.start(JOB, Faults(shims=shims), {"CONFIRM": NAMESPACE}) as job:
+        job.reached("reached")
+        job.signal(signal.SIGTERM)
+        job.release("go")
+        result = job.wait()
+    assert_red(result, 143, "is live already", "frag_former_")
+    assert old.differences(old.staging) == []
+    recovered(old)
+
+
+def test_two_recoveries_at_once(old: World) -> None:
+    """The second waits for the first a while, and then ends red with nothing done."""
+    hasty = {"sleep": f"{faults.REAL}; sleep 0.02"}
+    with old.staging.start(JOB, Faults(shims=POINTS["the swap"]), {"CONFIRM": NAMESPACE}) as first:
+        first.reached("reached")
+        before = _databases(old.staging)
+        second = old.recover(shims=hasty)
+        assert_red(second, 75, "another recovery is at work", "The live database is as it was")
+        assert _databases(old.staging) == before
+        first.release("go")
+        assert first.wait().succeeded, first.wait().log
+    assert old.differences(old.staging) == []
+
+
+def test_a_refused_run_has_touched_nothing(world: World) -> None:
+    """The wrong server is recognised before what looks like a leftover is cleared there."""
+    server = world.production.database
+    server.execute("CREATE DATABASE frag_restore_20200101000000")
+    environment = {"CONFIRM": contract.NAMESPACE, "ALLOW_SOURCE_SERVER": "false", "DUMP": world.stamp}
+    assert world.production.run(JOB, environment=environment).exit_code == 77
+    assert "frag_restore_20200101000000" in _databases(world.production)
+    server.execute("DROP DATABASE frag_restore_20200101000000")
+
+
+def test_a_dump_that_was_taken_behind_a_fence(old: World) -> None:
+    """A backup may run while a recovery that was killed has left its fence: nobody is locked out by it."""
+    server = old.production.database
+    server.execute("ALTER DATABASE frag SET stack_backup.fence = '33'")
+    server.execute("ALTER DATABASE frag CONNECTION LIMIT 0")
+    try:
+        dump = old.production.run(contract.HOURLY).verdict["dump"]
+    finally:
+        server.execute("ALTER DATABASE frag CONNECTION LIMIT -1")
+        server.execute("ALTER DATABASE frag RESET stack_backup.fence")
+    plant(old, OLD, gzip.decompress(old.production.volume("database-backup").read(f"hourly/{dump}")))
+    recovered(old, dump=OLD)
+    with psycopg.connect(old.staging.database.dsn("frag")) as connection:
+        query = "SELECT datconnlimit FROM pg_database WHERE datname = 'frag'"
+        assert connection.execute(query).fetchone() == (33,)
+        query = "SELECT count(*) FROM pg_db_role_setting WHERE setconfig::text LIKE '%stack_backup.fence%'"
+        assert connection.execute(query).fetchone() == (0,)
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_and_run_again(old: World, point: str) -> None:
     environment = {"CONFIRM": NAMESPACE}
@@ -537,6 +596,15 @@ def test_an_answer_that_was_lost_after_the_swap(old: World) -> None:
     lost = f"if [[ $* == *swap.sql* ]]; then {faults.REAL}; {answer}; fi"
     recovered(old, shims={"psql": f"{lost}; {faults.real('psql')}"})
     assert old.differences(old.staging) == []
+
+
+def test_a_swap_that_never_was_is_no_success(old: World) -> None:
+    """The new database is gone, and the live one is still the old one: that is no lost answer."""
+    side = "side=$(grep -o 'frag_restore_[0-9]*' /tmp/work.*/swap.sql | head -n 1)"
+    drop = 'psql --username=admin --no-password --dbname=postgres --command="DROP DATABASE IF EXISTS $side"'
+    lost = f"if [[ $* == *swap.sql* ]]; then {faults.REAL}; {side}; {drop}; exit 2; fi"
+    shims = {"psql": f"{lost}; {faults.real('psql')}", "sleep": f"{faults.REAL}; sleep 0.02"}
+    refused(old, 75, "could not be replaced", shims=shims)
 
 
 def test_the_log_holds_no_secret(old: World) -> None:

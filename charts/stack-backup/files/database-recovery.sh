@@ -25,10 +25,14 @@ main() {
   STAMP=$(date +%Y%m%d%H%M%S)
   SIDE=${DATABASE_NAME:0:39}_restore_$STAMP FORMER=${DATABASE_NAME:0:39}_former_$STAMP
 
+  [[ -s $OWNER_PASSWORD_FILE ]] || fail 78 "There is no password in ${OWNER_PASSWORD_FILE##*/} (the Secret or its key is missing or empty)." \
+    "Create the Secret with the password of $DATABASE_OWNER (database.secret)."
+
   choose_dump
   use_password "$PASSWORD_FILE"
-  clear_leftovers
   inspect_target
+  hold_server
+  clear_leftovers
   fetch
   check_target
   make_side_database
@@ -147,24 +151,52 @@ execute() {
 
 MAINTENANCE=postgres
 
-# clear_leftovers: what runs that were killed have left: a fence before the live database, half-loaded databases.
-clear_leftovers() {
-  local names name
+# hold_server: only one recovery at a time: a session holds a lock as long as this run lives, and the server ends it soon
+# after the run, however that ends.
+hold_server() {
+  local holder attempt lock=1937006963 # "stck"
+  set -m
+  PGDATABASE=$MAINTENANCE PGAPPNAME=recovery.${POD_NAME:0:50} psql --no-psqlrc --username="$DATABASE_SUPERUSER" --no-password --quiet \
+    --set=ON_ERROR_STOP=1 --command="SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'" \
+    --command='SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; SET statement_timeout = 0' \
+    --command="SELECT pg_advisory_lock($lock)" --command="SELECT pg_sleep($DEADLINE_SECONDS)" \
+    </dev/null >"$WORK/hold" 2>&1 &
+  HOLDER=$!
+  set +m
+  disown "$HOLDER"
+  AT_END+=(let_go)
+  for ((attempt = 1; ; attempt++)); do
+    ask "$MAINTENANCE" "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
+      WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = $lock"
+    holder=$ANSWER
+    [[ $holder != "recovery.${POD_NAME:0:50}" ]] || return 0
+    ((attempt < 60)) || fail 75 "Another recovery is at work in this server: ${holder:-its session could not be made}." 'Wait for its end, then run this job again.'
+    sleep 0.5
+  done
+}
+
+let_go() { kill -KILL -- "-$HOLDER"; }
+
+# lift_fence: the live database takes connections again, as many as before.
+lift_fence() {
   ask "$MAINTENANCE" "SELECT split_part(setting, '=', 2) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,
     unnest(setconfig) setting WHERE setrole = 0 AND datname = $(literal "$DATABASE_NAME") AND setting LIKE 'stack_backup.fence=%'"
   if [[ -n $ANSWER ]]; then
     say 'Lifting the fence that a run that was killed has left before the live database.'
     query "$MAINTENANCE" "$(unfence "$ANSWER")"
   fi
-  query "$MAINTENANCE" "SELECT datname, count(pid) FROM pg_database LEFT JOIN pg_stat_activity USING (datname)
-    WHERE datname ~ ('^' || regexp_replace($(literal "${DATABASE_NAME:0:39}"), '[^A-Za-z0-9_]', '.', 'g') || '_restore_[0-9]{14}\$') GROUP BY 1"
+}
+
+# clear_leftovers: what runs that were killed have left: a fence before the live database, half-loaded databases.
+clear_leftovers() {
+  local names name
+  lift_fence
+  query "$MAINTENANCE" "SELECT datname FROM pg_database
+    WHERE datname ~ ('^' || regexp_replace($(literal "${DATABASE_NAME:0:39}"), '[^A-Za-z0-9_]', '.', 'g') || '_restore_[0-9]{14}\$')"
   mapfile -d '' -t names <"$WORK/answer"
-  local i
-  for ((i = 0; i + 1 < ${#names[@]}; i += 2)); do
-    name=${names[i]}
-    ((names[i + 1] == 0)) || fail 75 "Another recovery is at work in this server: it loads $name." 'Wait for its end, then run this job again.'
+  for name in ${names[@]+"${names[@]}"}; do
     say "Dropping $name, left by a run that was killed."
-    query "$MAINTENANCE" "DROP DATABASE $(identifier "$name")"
+    query "$MAINTENANCE" "DROP DATABASE $(identifier "$name") WITH (FORCE)"
   done
 }
 
@@ -177,10 +209,10 @@ unfence() {
 # inspect_target: is this the server that is meant?
 inspect_target() {
   local answer
-  query "$MAINTENANCE" "SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000, system_identifier,
-    (SELECT datconnlimit FROM pg_database WHERE datname = $(literal "$DATABASE_NAME")) FROM pg_control_system()"
+  query "$MAINTENANCE" "SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000, system_identifier
+    FROM pg_control_system()"
   mapfile -d '' -t answer <"$WORK/answer"
-  SERVER_VERSION=${answer[0]} SERVER_MAJOR=${answer[1]} LIMIT=${answer[3]%$'\n'}
+  SERVER_VERSION=${answer[0]} SERVER_MAJOR=${answer[1]}
   if [[ -n $MANIFEST && $ALLOW_SOURCE_SERVER == false && $(manifest_value "$MANIFEST" system_identifier) == "${answer[2]}" ]]; then
     fail 77 "${CHOSEN##*/} was taken from this very server ($PGHOST:$PGPORT), and its database is not to be replaced by that." \
       'If that is what you want, as for a lost production database, set databaseRecovery.allowSourceServer.'
@@ -299,6 +331,8 @@ run_sql() {
 swap() {
   local attempt live side sessions
   live=$(identifier "$DATABASE_NAME") side=$(identifier "$SIDE")
+  ask "$MAINTENANCE" "SELECT datconnlimit FROM pg_database WHERE datname = $(literal "$DATABASE_NAME")"
+  LIMIT=$ANSWER
   sessions="SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid()
     AND datname IN ($(literal "$DATABASE_NAME"), $(literal "$SIDE"))"
   {
@@ -319,8 +353,9 @@ swap() {
       break
     fi
     # The server's answer may be lost although it has done it.
-    ask "$MAINTENANCE" "SELECT count(*) FROM pg_database WHERE datname = $(literal "$SIDE")"
-    [[ $ANSWER != 0 ]] || break
+    ask "$MAINTENANCE" "SELECT NOT EXISTS (SELECT FROM pg_database WHERE datname = $(literal "$SIDE"))
+      AND EXISTS (SELECT FROM pg_database WHERE datname = $(literal "$([[ -n $LIMIT ]] && printf %s "$FORMER" || printf %s "$DATABASE_NAME")"))"
+    [[ $ANSWER != t ]] || break
     ((attempt < 20)) || {
       cat -- "$WORK/server-error" >&2
       fail 75 "The live database could not be replaced: $(cause "$WORK/server-error")." 'Stop what connects to it as the superuser, and run the job again.'
@@ -340,12 +375,13 @@ swap() {
 finish() {
   local password
   execute "$DATABASE_NAME" "$WORK/properties" 'Setting the comment, privileges and settings of the database'
-  [[ -s $OWNER_PASSWORD_FILE ]] ||
-    fail 78 "There is no password in ${OWNER_PASSWORD_FILE##*/} (the Secret or its key is missing or empty)." "Create it, and set the password of $DATABASE_OWNER by hand."
+  lift_fence # where the dump was taken from a database that had one
   password=$(<"$OWNER_PASSWORD_FILE")
   {
     printf "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = panic;\n"
-    printf 'ALTER ROLE %s LOGIN PASSWORD %s;\n' "$(identifier "$DATABASE_OWNER")" "$(literal "$password")"
+    printf "SET password_encryption = 'scram-sha-256';\n"
+    [[ $DATABASE_OWNER == "$DATABASE_SUPERUSER" ]] ||
+      printf 'ALTER ROLE %s LOGIN PASSWORD %s;\n' "$(identifier "$DATABASE_OWNER")" "$(literal "$password")"
     printf 'GRANT ALL PRIVILEGES ON DATABASE %s TO %s;\n' "$(identifier "$DATABASE_NAME")" "$(identifier "$DATABASE_OWNER")"
   } >"$WORK/owner.sql"
   execute "$MAINTENANCE" "$WORK/owner.sql" "Giving $DATABASE_OWNER the stack's own password"

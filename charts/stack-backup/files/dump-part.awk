@@ -24,7 +24,7 @@ quote == "" {
   if (substr($0, 1, 2) == "--") { comment(); next }
   if (/^CREATE DATABASE /) options(substr($0, 17))
   if (!begun && /^CREATE ROLE .*;$/) known[substr($0, 13, length($0) - 13)] = 1
-  if (inside && length($0) < 10000) for (role in known) if (!(role in used) && index($0, role)) used[role] = 1
+  if (inside && length($0) < 10000) for (role in known) if (!(role in used) && names($0, role)) used[role] = 1
   put()
   statement = $0
   # Nothing but hexadecimal digits between the quotes: no need to look at all of them.
@@ -42,6 +42,15 @@ quote == "" {
 }
 
 END { for (role in used) print role >roles }
+
+# names(line, word): is the word in the line, and not a part of another one?
+function names(line, word,    at) {
+  while ((at = index(line, word)) > 0) {
+    if (substr(line, at + length(word), 1) !~ /[A-Za-z0-9_$\200-\377]/ && (at == 1 || substr(line, at - 1, 1) !~ /[A-Za-z0-9_$\200-\377]/)) return 1
+    line = substr(line, at + length(word))
+  }
+  return 0
+}
 
 function put() {
   if (inside && itself) print >properties
