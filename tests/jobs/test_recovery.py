@@ -573,8 +573,7 @@ def test_a_dump_that_was_taken_behind_a_fence(old: World) -> None:
     with psycopg.connect(old.staging.database.dsn("frag")) as connection:
         query = "SELECT datconnlimit FROM pg_database WHERE datname = 'frag'"
         assert connection.execute(query).fetchone() == (33,)
-        query = "SELECT count(*) FROM pg_db_role_setting WHERE setconfig::text LIKE '%stack_backup.fence%'"
-        assert connection.execute(query).fetchone() == (0,)
+        assert connection.execute("SELECT current_setting('stack_backup.fence', true)").fetchone() == (None,)
 
 
 @pytest.mark.parametrize("point", POINTS)
