@@ -447,7 +447,7 @@ def test_an_extension_that_only_the_dump_knows(drill: Drill) -> None:
 
 @pytest.mark.usefixtures("planted")
 def test_scratch_space_that_is_too_small(drill: Drill) -> None:
-    drill.install(scratch={"size": "100Mi"})
+    drill.install(scratch={"size": "120Mi"})  # the least that the chart takes
     red(drill.run(), 73, "scratch space", "drill.scratch.size")
 
 

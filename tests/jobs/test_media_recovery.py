@@ -212,9 +212,12 @@ def test_replica_that_cannot_be_read(tree: Media) -> None:
 
 
 def test_volume_that_is_a_replica(tree: Media) -> None:
-    tree.install({"volumes": {"media": {"existingClaim": REPLICA}}})
-    with tree.untouched(tree.replica):
-        assert_failed(tree.run(RECOVERY), 77, "is a replica itself")
+    tree.volume(TARGET).write(".stack-backup/state", b"format\t1\n")
+    try:
+        with tree.untouched(tree.replica):
+            assert_failed(tree.run(RECOVERY), 77, "is a replica itself")
+    finally:
+        tree.volume(TARGET).remove(".stack-backup")
 
 
 def test_volume_that_is_read_only(tree: Media) -> None:
