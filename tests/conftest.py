@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -13,6 +14,11 @@ from stack_backup.testbed import tools
 LAYERS = ("render", "cli", "jobs", "cluster")
 LAYER_OF = pytest.StashKey[dict[str, str]]()
 NOT_RUN = pytest.StashKey[int]()
+
+
+def pytest_configure() -> None:
+    """A shell's background jobs ignore interrupts, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -49,9 +49,7 @@ def test_an_interrupt_ends_the_command_too(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     # It reads first: by then `run` has got hold of it.
     command = ["bash", "-c", f"read; echo $$ >{mark}; exec sleep 1000"]
-    # A shell's background jobs, of which pytest may be one, ignore interrupts, and so would this child.
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    script = f"{heed}; from stack_backup.testbed.process import run; run({command}, input='go\\n')"
+    script = f"from stack_backup.testbed.process import run; run({command}, input='go\\n')"
     running = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     while not (mark.exists() and mark.read_text().endswith("\n")):
         assert running.poll() is None
