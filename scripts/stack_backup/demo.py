@@ -158,10 +158,7 @@ def _database(one: Round, number: int) -> str:
     if number >= len(one.databases):
         return "-"
     found = one.databases[number]
-    return (
-        f"{found.rows:,} rows compared, {found.differences} differ, {found.later_rows} later, "
-        f"{found.seconds:.1f} s"
-    )
+    return f"{found.rows:,} rows, {found.differences} differ, {found.later_rows} later"
 
 
 def _media(one: Round, stack: str) -> str:
