@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -17,12 +16,13 @@ import pytest
 from psycopg import sql
 
 from stack_backup import dataset
-from stack_backup.render import CHART, merge_values, render
+from stack_backup.render import merge_values, render
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalRuntime, LocalVolume
 from stack_backup.runtime.pod import Faults
 from tests.jobs import faults
 from tests.jobs.hourly import FOLDER, NAMESPACE, VALUES, Hourly, Sample
+from tests.jobs.mutants import mutant
 
 JOB = "database-drill"
 REPLICA = "media-copy"
@@ -616,11 +616,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Drill], None]]] = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_missing_safeguard_is_seen(drill: Drill, tmp_path: Path, name: str) -> None:
     file, safeguard, instead, test = MUTANTS[name]
-    chart = shutil.copytree(CHART, tmp_path / "chart")
-    program = chart / "files" / file
-    text = program.read_text()
-    assert text.count(safeguard) == 1, f"{file} has no such safeguard any more: {safeguard!r}"
-    program.write_text(text.replace(safeguard, instead))
+    chart = mutant(tmp_path, file, safeguard, instead)
     drill.stack.apply(render(merge_values(VALUES, DRILL), namespace=NAMESPACE, chart=chart))
     with pytest.raises(AssertionError):
         test(drill)

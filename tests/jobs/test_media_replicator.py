@@ -35,6 +35,7 @@ from tests.jobs.mirror import (
     make_fifo,
     partial,
 )
+from tests.jobs.mutants import mutant
 
 AMID = faults.hold("rclone", "[[ $1 == sync ]]")
 """Stops when the replica is marked and nothing is copied yet."""
@@ -612,11 +613,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Media], None]]] = {
 def test_a_missing_safeguard_is_seen(tree: Media, tmp_path: Path, name: str) -> None:
     file, safeguard, instead, test = MUTANTS[name]
     tree.mirror()
-    chart = shutil.copytree(CHART, tmp_path / "chart")
-    program = chart / "files" / file
-    text = program.read_text()
-    assert text.count(safeguard) == 1, f"{file} has no such safeguard any more: {safeguard!r}"
-    program.write_text(text.replace(safeguard, instead))
+    chart = mutant(tmp_path, file, safeguard, instead)
     tree.stack.apply(render(VALUES, namespace=NAMESPACE, chart=chart))
     if test is test_all_that_a_tree_may_hold_is_mirrored:  # from an empty replica
         for path in tree.replica.iterdir():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +16,12 @@ import psycopg
 import pytest
 
 from stack_backup import compare, dataset
-from stack_backup.render import CHART, merge_values, render
+from stack_backup.render import merge_values, render
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalRuntime, LocalStack, LocalVolume
 from stack_backup.runtime.pod import Faults
 from tests.jobs import faults
+from tests.jobs.mutants import mutant
 from tests.render import contract
 
 JOB = "database-recovery"
@@ -652,11 +652,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[World], None]]] = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_missing_safeguard_is_seen(old: World, tmp_path: Path, name: str) -> None:
     file, safeguard, instead, test = MUTANTS[name]
-    chart = shutil.copytree(CHART, tmp_path / "chart")
-    program = chart / "files" / file
-    text = program.read_text()
-    assert text.count(safeguard) == 1, f"{file} has no such safeguard any more: {safeguard!r}"
-    program.write_text(text.replace(safeguard, instead))
+    chart = mutant(tmp_path, file, safeguard, instead)
     old.staging.apply(render(STAGING, namespace=NAMESPACE, chart=chart))
     with pytest.raises(AssertionError):
         test(old)
