@@ -71,6 +71,7 @@ ALTER TABLE measured ENABLE ROW LEVEL SECURITY;
 CREATE POLICY nobody ON measured TO "member 7" USING (false);
 ALTER TABLE rowless OWNER TO "member 8";
 ALTER DEFAULT PRIVILEGES FOR ROLE "member 9" IN SCHEMA public GRANT SELECT ON TABLES TO "member 10";
+CREATE DATABASE "another ""odd"" naïve one";
 COMMENT ON DATABASE frag IS E'A comment.\n\\connect postgres\n';
 ALTER DATABASE frag SET work_mem = '5MB';
 GRANT CONNECT ON DATABASE frag TO frag_reader;
@@ -383,6 +384,21 @@ def test_a_newer_server_takes_an_older_dump(old: World, newer: LocalStack) -> No
         for (_, name), table in old.held.tables.items():
             count = connection.execute(f"SELECT count(*) FROM ONLY {name}".encode()).fetchone()
             assert count == (len(table.rows),), name
+
+
+def test_an_old_dump_of_the_newer_server(runtime: LocalRuntime) -> None:
+    with runtime.stack(contract.NAMESPACE, "postgres:17") as stack:
+        stack.install(merge_values(PRODUCTION, {"database": {"image": {"tag": "17"}}}))
+        dataset.fill(stack.database, molecules=0)
+        held = compare.snapshot(stack.database, [dataset.DATABASE])
+        dump = stack.run(contract.HOURLY).verdict["dump"]
+        stack.volume("database-backup").remove(f"hourly/.manifest/{dump}.tsv")
+        dataset.add_rows_after(stack.database, LATER)
+        environment = {"CONFIRM": contract.NAMESPACE, "DUMP": re.sub(r"backup-(.*)-dumpall.*", r"\1", dump)}
+        result = stack.run(JOB, environment=environment)
+        assert result.succeeded, result.log
+        now = compare.snapshot(stack.database, [dataset.DATABASE])
+        assert [one for one in compare.differences(held, now) if one.database == dataset.DATABASE] == []
 
 
 def test_an_older_server_refuses_a_newer_dump(old: World) -> None:
