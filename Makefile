@@ -6,7 +6,8 @@ SHELL := /bin/bash
 
 PYTHON := .venv/bin/python
 TESTBED := $(PYTHON) -m stack_backup.testbed
-PARALLEL := --numprocesses auto --dist worksteal
+# By file: what the tests of a file share is made once.
+PARALLEL := --numprocesses auto --dist loadfile
 # Each stack's namespace and values.
 STACKS := production-stack=values/production.yaml staging-stack=values/staging.yaml stack-alice-default=values/developer.yaml
 PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup/testbed/image/*.sh) scripts/bootstrap .ci/run

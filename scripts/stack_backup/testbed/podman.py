@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from stack_backup.testbed import Failure, system
-from stack_backup.testbed.process import CommandFailed
+from stack_backup.testbed.process import CommandFailed, lock
 
 NETWORK = "stack-backup"
 MARK = "/stack-backup"
@@ -54,7 +54,9 @@ def installed() -> str | None:
 @cache
 def engine() -> str:
     """`docker` or `podman`; podman is installed where neither is."""
-    if (found := installed()) is not None:
+    with lock("system-packages"):  # while another process installs it, it is there without its parts
+        found = installed()
+    if found is not None:
         return found
     system.ensure_packages("podman", "runc", "containernetworking-plugins", "iptables")
     return "podman"
