@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from stack_backup.testbed import Failure, system
-from stack_backup.testbed.process import CommandFailed, lock
+from stack_backup.testbed.process import CommandFailed
 
 NETWORK = "stack-backup"
 MARK = "/stack-backup"
@@ -54,12 +54,16 @@ def installed() -> str | None:
 @cache
 def engine() -> str:
     """`docker` or `podman`; podman is installed where neither is."""
-    with lock("system-packages"):  # while another process installs it, it is there without its parts
-        found = installed()
-    if found is not None:
-        return found
-    system.ensure_packages("podman", "runc", "containernetworking-plugins", "iptables")
-    return "podman"
+    found = installed()
+    if found is None or (
+        found == "podman" and not _has_systemd()
+    ):  # then the settings are ours and name runc
+        system.ensure_packages("podman", "runc", "containernetworking-plugins", "iptables")
+    return found or "podman"
+
+
+def _has_systemd() -> bool:
+    return Path("/run/systemd/system").is_dir()
 
 
 def environment() -> dict[str, str]:
@@ -68,7 +72,7 @@ def environment() -> dict[str, str]:
         return {"KIND_EXPERIMENTAL_PROVIDER": "docker"}
     # kind's usual network may hold other people's clusters; one of our own can go with our last cluster.
     chosen = {"KIND_EXPERIMENTAL_PROVIDER": "podman", "KIND_EXPERIMENTAL_PODMAN_NETWORK": NETWORK}
-    if not Path("/run/systemd/system").is_dir():
+    if not _has_systemd():
         chosen["CONTAINERS_CONF"] = os.environ.get("CONTAINERS_CONF", str(_SETTINGS))
     return chosen
 
