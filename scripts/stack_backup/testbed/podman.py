@@ -55,9 +55,8 @@ def installed() -> str | None:
 def engine() -> str:
     """`docker` or `podman`; podman is installed where neither is."""
     found = installed()
-    if found is None or (
-        found == "podman" and not _has_systemd()
-    ):  # then the settings are ours and name runc
+    # Where the settings are ours they name runc, which a podman that was there need not have brought.
+    if found is None or (found == "podman" and not _has_systemd()):
         system.ensure_packages("podman", "runc", "containernetworking-plugins", "iptables")
     return found or "podman"
 
