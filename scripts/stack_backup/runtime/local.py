@@ -155,8 +155,11 @@ class RunningJob:
         before.
         """
         end = time.monotonic() + timeout
-        while not (self.pod.faults / point).exists():
-            if not self.pod.running or time.monotonic() > end:
+        while True:
+            running = self.pod.running  # asked first: the last thing that a job does may be to come there
+            if (self.pod.faults / point).exists():
+                return
+            if not running or time.monotonic() > end:
                 raise AssertionError(f"{self.job} never came to {point}:\n{self.pod.log}")
             time.sleep(0.01)
 
