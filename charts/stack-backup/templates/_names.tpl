@@ -1,6 +1,16 @@
 {{/* Names. Those of jobs and claims are the contract's; one release per namespace, so they need no prefix. */}}
 
-{{- define "stack-backup.programs" -}}stack-backup-programs{{- end }}
+{{/* The programs' name carries their digest: a running pod never gets files of another version beside its own. */}}
+{{- define "stack-backup.programs" -}}
+stack-backup-programs-{{ include "stack-backup.programFiles" . | sha256sum | trunc 8 }}
+{{- end }}
+
+{{/* A key of a ConfigMap has no slash: a path with its slashes as dots. */}}
+{{- define "stack-backup.programFiles" -}}
+{{- range $path, $content := .Files.Glob "files/**" }}
+{{ trimPrefix "files/" $path | replace "/" "." }}: {{ toString $content | toJson }}
+{{- end }}
+{{- end }}
 
 {{- define "stack-backup.sql" -}}stack-backup-sql{{- end }}
 

@@ -4,7 +4,8 @@ dict:
 
   context        the root context
   component      the job's name
-  program        the program's name in files/, where it is not the job's name
+  program        the program's name, where it is not the job's name
+  shell          TRANSITION: the program is still files/PROGRAM.sh
   values         schedule, timeZone, suspend, deadlineSeconds, startingDeadlineSeconds and resources; with an empty
                  schedule the CronJob is only the template of runs by hand
   backoffLimit   retries of one run
@@ -50,6 +51,21 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+{{- end }}
+
+{{/* An init container that lends a program to the database image: all but its image and command. */}}
+{{- define "stack-backup.lender" -}}
+securityContext:
+  {{- include "stack-backup.containerSecurity" . | nindent 2 }}
+resources:
+  requests:
+    cpu: 50m
+    memory: 64Mi
+  limits:
+    memory: 256Mi
+volumeMounts:
+  - name: tools
+    mountPath: /tools
 {{- end }}
 
 {{- define "stack-backup.cronJobSpec" -}}
@@ -146,30 +162,41 @@ jobTemplate:
           {{- end }}
           seccompProfile:
             type: RuntimeDefault
-        {{- if .rclone }}
+        {{- if or .rclone $values.python.image.repository }}
         initContainers:
+          {{- if $values.python.image.repository }}
+          # The interpreter of the programs, which the database image need not have. It loads them once, and so keeps
+          # what it compiled; where it cannot run in its own image either, the program's start says so.
+          - name: python
+            image: {{ include "stack-backup.image" $values.python.image | quote }}
+            imagePullPolicy: {{ $values.python.image.pullPolicy }}
+            command:
+              - /bin/sh
+              - -c
+              - mkdir /tools/python && cp -dR /usr/local/bin /usr/local/lib /tools/python/ && /tools/python/bin/python3 -I /programs
+            {{- include "stack-backup.lender" .context | nindent 12 }}
+              - name: programs
+                mountPath: /programs
+                readOnly: true
+          {{- end }}
+          {{- if .rclone }}
           # A static binary: it runs in the database image as well as in its own.
           - name: rclone
             image: {{ include "stack-backup.image" $values.rclone.image | quote }}
             imagePullPolicy: {{ $values.rclone.image.pullPolicy }}
             command: [cp, /usr/local/bin/rclone, /tools/rclone]
-            securityContext:
-              {{- include "stack-backup.containerSecurity" . | nindent 14 }}
-            resources:
-              requests:
-                cpu: 50m
-                memory: 64Mi
-              limits:
-                memory: 256Mi
-            volumeMounts:
-              - name: tools
-                mountPath: /tools
+            {{- include "stack-backup.lender" .context | nindent 12 }}
+          {{- end }}
         {{- end }}
         containers:
           - name: {{ .component }}
             image: {{ include "stack-backup.image" $values.database.image | quote }}
             imagePullPolicy: {{ $values.database.image.pullPolicy }}
+            {{- if .shell }}
             command: ["/bin/bash", "/programs/{{ .program | default .component }}.sh"]
+            {{- else }}
+            command: [/bin/sh, /programs/start.sh, {{ .program | default .component }}]
+            {{- end }}
             securityContext:
               {{- include "stack-backup.containerSecurity" . | nindent 14 }}
             env:
@@ -187,6 +214,8 @@ jobTemplate:
                 value: {{ .values.deadlineSeconds | quote }}
               - name: TERMINATION_LOG
                 value: /dev/termination-log
+              - name: PYTHON
+                value: {{ ternary "/tools/python/bin/python3" "python3" (not (empty $values.python.image.repository)) }}
               - name: HOME
                 value: /tmp
               - name: TMPDIR
@@ -208,7 +237,7 @@ jobTemplate:
                 mountPath: /secrets/database
                 readOnly: true
               {{- end }}
-              {{- if .rclone }}
+              {{- if or .rclone $values.python.image.repository }}
               - name: tools
                 mountPath: /tools
                 readOnly: true
@@ -233,6 +262,12 @@ jobTemplate:
           - name: programs
             configMap:
               name: {{ include "stack-backup.programs" .context }}
+              items:
+                {{- range $path, $_ := .context.Files.Glob "files/**" }}
+                {{- $file := trimPrefix "files/" $path }}
+                - key: {{ $file | replace "/" "." }}
+                  path: {{ $file }}
+                {{- end }}
           # In memory: the password file of libpq lies here.
           - name: tmp
             emptyDir:
@@ -251,7 +286,7 @@ jobTemplate:
                   path: {{ . }}-password
                 {{- end }}
           {{- end }}
-          {{- if .rclone }}
+          {{- if or .rclone $values.python.image.repository }}
           - name: tools
             emptyDir:
               sizeLimit: 256Mi

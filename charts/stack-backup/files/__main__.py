@@ -1,0 +1,12 @@
+"""`python3 -I /programs JOB`: one program a job."""
+
+import signal
+import sys
+
+# Before anything that takes time is imported: the first process of a pod loses a signal for which it has no handler.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+from stack_backup_jobs.run import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

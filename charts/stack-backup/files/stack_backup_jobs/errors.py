@@ -1,0 +1,50 @@
+"""Failures, and what operating system and server say turned into one: by errno and SQLSTATE, never by words."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from stack_backup_jobs.formats import Exit
+
+NO_ROOM = "Make the volume larger or keep fewer dumps; no dump is ever deleted to make room."
+VALUES = "Correct the values of the release."
+
+
+class Failure(Exception):
+    """Ends the program: an exit code, what happened, and what to do."""
+
+    def __init__(self, code: int, what: str, advice: str = "") -> None:
+        super().__init__(what)
+        self.code, self.what, self.advice = code, what, advice
+
+
+class Stopped(BaseException):
+    """A signal has come. No `except Exception` holds it up."""
+
+
+_VOLUME = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), Exit.NO_ROOM),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR), Exit.PERMISSION),
+    **dict.fromkeys((errno.ESTALE, errno.EAGAIN), Exit.PASSING),
+}
+
+
+def user() -> str:
+    """The pod's user, as advice names it."""
+    return f"{os.getuid()}:{os.getgid()}"
+
+
+def of_volume(error: OSError, what: str = "The volume refused", no_room: str = NO_ROOM) -> Failure:
+    """What a file system said."""
+    code = _VOLUME.get(error.errno or 0, Exit.VOLUME)
+    advice = {
+        Exit.NO_ROOM: no_room,
+        Exit.PERMISSION: f"The pod's user {user()} must have the right to: check the volume's owner, and that it is not "
+        "read-only where it is written.",
+        Exit.PASSING: "The next run tries again; if it comes back, check the file server.",
+        Exit.VOLUME: "Check the volume and its file server.",
+    }[code]
+    name = error.filename2 or error.filename
+    named = f" {os.fsdecode(name)}:" if isinstance(name, str | bytes) else ""
+    return Failure(code, f"{what}:{named} {error.strerror or error}.", advice)

@@ -1,0 +1,267 @@
+"""What lies on the volumes and what a run says: names, manifests, states, verdicts, exit codes. See docs/formats.md."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from functools import cached_property
+
+MIB = 1 << 20
+
+
+class Exit(IntEnum):
+    """Exit codes; docs/exit-codes.md says what to do."""
+
+    DONE = 0
+    USAGE = 64
+    DATA = 65
+    SOURCE = 66
+    UNAVAILABLE = 69
+    NO_ROOM = 73
+    VOLUME = 74
+    PASSING = 75
+    PERMISSION = 77
+    SETUP = 78
+    TIMEOUT = 124
+    KILLED = 137
+    STOPPED = 143
+
+
+NOT_TRIED_AGAIN = (Exit.USAGE, Exit.SOURCE, Exit.NO_ROOM, Exit.PERMISSION, Exit.SETUP)
+"""A second try would meet the same: the Job's podFailurePolicy."""
+
+
+# ---- times ----------------------------------------------------------------------------------------------------
+
+
+def stamp(seconds: float | None = None) -> str:
+    """A time (seconds since the epoch; now) as names and manifests have it: UTC, to the second."""
+    return datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+
+
+def seconds_of(text: str) -> float:
+    """Seconds since the epoch of such a time. Raises ValueError for anything else."""
+    if STAMP.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is no time such as 2022-11-28T08:51:08Z")
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+
+
+# ---- dumps ----------------------------------------------------------------------------------------------------
+
+NAME = re.compile(r"backup-(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)-dumpall\.sql\.(gz|zst)", re.ASCII)
+MANIFESTS = ".manifest"
+"""The folder of manifests, beside the dumps: older tools take everything named `backup…` for a dump."""
+
+
+def dump_name(time: str, suffix: str) -> str:
+    return f"backup-{time}-dumpall.sql.{suffix}"
+
+
+def time_of(name: str) -> str:
+    """The time in a dump's name. Raises ValueError for another name."""
+    if (found := NAME.fullmatch(name)) is None:
+        raise ValueError(f"{name!r} is no name of a dump")
+    return found[1]
+
+
+def escaped(value: str) -> str:
+    """A value as it stands in a line of fields that tabs separate."""
+    return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+
+
+def plain(value: str) -> str:
+    return re.sub(r"\\(.)", lambda found: {"n": "\n", "t": "\t"}.get(found[1], found[1]), value)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The records of a manifest in their order: a key and its values.
+
+    format, name, sha256, bytes (packed), sql_bytes, started, finished, job, namespace, client_version, server_version,
+    system_identifier, compressor, suspicious (yes); database NAME; size DATABASE BYTES (in the server);
+    extension DATABASE NAME VERSION; table DATABASE NAME ROWS; sequence DATABASE NAME VALUE t|f;
+    largeobject DATABASE COUNT.
+    """
+
+    records: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Manifest:
+        """Of any text; whether it is a manifest of a dump, `agrees` says."""
+        return cls(tuple(tuple(map(plain, line.split("\t"))) for line in text.split("\n") if line))
+
+    def format(self) -> str:
+        return "".join("\t".join(map(escaped, record)) + "\n" for record in self.records)
+
+    @cached_property
+    def _by_key(self) -> dict[str, list[tuple[str, ...]]]:
+        found: dict[str, list[tuple[str, ...]]] = {}
+        for record in self.records:
+            found.setdefault(record[0], []).append(record[1:])
+        return found
+
+    def all(self, key: str) -> list[tuple[str, ...]]:
+        """The values of every record of that key."""
+        return self._by_key.get(key, [])
+
+    def get(self, key: str) -> str:
+        """The first value of a key, or nothing."""
+        return next((values[0] for values in self.all(key) if values), "")
+
+    def number(self, key: str) -> int:
+        """The same as a whole number; 0 where there is none."""
+        value = self.get(key)
+        return int(value) if value.isascii() and value.isdigit() else 0
+
+    @property
+    def suspicious(self) -> bool:
+        return self.get("suspicious") == "yes"
+
+    @property
+    def databases(self) -> list[str]:
+        return [values[0] for values in self.all("database")]
+
+    def rows(self, database: str | None = None) -> int:
+        """Of all tables, or of those of one database."""
+        return sum(int(values[2]) for values in self.all("table") if database in (None, values[0]))
+
+    def agrees(self, name: str, size: int) -> bool:
+        """Is it the manifest of the file of that name and size?"""
+        return self.get("name") == name and self.get("bytes") == str(size)
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A dump as it lies in a folder; `manifest` is there when it agrees with the file: then it is verified."""
+
+    name: str
+    size: int
+    manifest: Manifest | None
+    since: float = 0
+    """When the manifest came into the folder, in seconds since the epoch."""
+    listed: bool = False
+    """Whether there is a manifest at all, agreeing or not."""
+
+    @property
+    def time(self) -> str:
+        return time_of(self.name)
+
+    @property
+    def age(self) -> int:
+        """Seconds since its time, which may be a little ahead of the clock."""
+        return max(0, int(time.time() - seconds_of(self.time)))
+
+    @property
+    def good(self) -> bool:
+        """Verified, and not suspicious."""
+        return self.manifest is not None and not self.manifest.suspicious
+
+
+def newest(dumps: Iterable[Dump]) -> Dump | None:
+    """The latest: verified, and not suspicious."""
+    return max((dump for dump in dumps if dump.good), key=lambda dump: dump.time, default=None)
+
+
+def superseded(dumps: Iterable[Dump], keep: int, now: float = 0, grace: float = 0) -> list[Dump]:
+    """What is older than the `keep`-th newest good dump, oldest first; nothing while that one came into the folder less
+    than `grace` seconds before `now`: what it took the place of may still be read.
+    """
+    ordered = sorted(dumps, key=lambda dump: (dump.time, dump.name))
+    good = [place for place, dump in enumerate(ordered) if dump.good]
+    if len(good) < keep or now - ordered[good[-keep]].since < grace:
+        return []
+    return ordered[: good[-keep]]
+
+
+# ---- media ----------------------------------------------------------------------------------------------------
+
+OWN = ".stack-backup"
+"""The folder of ours in a replica of the media: state, sample.tsv, trash/TIME/…, lock."""
+
+
+@dataclass(frozen=True)
+class MediaState:
+    """REPLICA/.stack-backup/state: since when a mirror is in progress, or what the last complete one left."""
+
+    status: str
+    """`in-progress` or `complete`."""
+    since: str
+    """When the run that wrote this began."""
+    completed: str = ""
+    """When the last complete mirror ended; nothing where there was none."""
+    files: int = 0
+    bytes: int = 0
+    """Of the last complete mirror."""
+    namespace: str = ""
+    exceptions: int = 0
+    """Files of the source that the last complete mirror had to leave out or as they were."""
+    format: str = "1"
+
+    @classmethod
+    def parse(cls, text: str) -> MediaState:
+        """Raises ValueError for what is no state of this format."""
+        found = dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
+        if found.get("format") != "1" or found.get("status") not in ("in-progress", "complete"):
+            raise ValueError(f"a state of the format {found.get('format', '')!r}, status {found.get('status', '')!r}")
+        for key in ("since", "completed"):
+            if found.get(key):
+                seconds_of(found[key])
+        numbers = {key: int(found.get(key, "0")) for key in ("files", "bytes", "exceptions")}
+        return cls(found["status"], found.get("since", ""), found.get("completed", ""), **numbers,
+                   namespace=plain(found.get("namespace", "")))  # fmt: skip
+
+    def text(self) -> str:
+        lines = [("format", self.format), ("status", self.status), ("since", self.since)]
+        if self.completed:
+            lines += [("completed", self.completed), ("files", str(self.files)), ("bytes", str(self.bytes))]
+            lines += [("exceptions", str(self.exceptions))] if self.exceptions else []
+        lines += [("namespace", escaped(self.namespace))]
+        return "".join(f"{key}\t{value}\n" for key, value in lines)
+
+
+# ---- verdict --------------------------------------------------------------------------------------------------
+
+MESSAGE_LIMIT, VERDICT_LIMIT = 1500, 4096
+"""Characters of a message; bytes that Kubernetes keeps of a termination message."""
+
+Figure = str | int | list[str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The last line of a run, one JSON object, and the pod's termination message."""
+
+    job: str
+    exit: int
+    outcome: str
+    message: str
+    figures: Mapping[str, Figure]
+    seconds: int
+
+    def line(self) -> str:
+        """Of at most VERDICT_LIMIT bytes: figures are left out from the last before the message is cut."""
+        figures = dict(self.figures)
+        message = " ".join(self.message.split())[:MESSAGE_LIMIT]
+        while True:
+            head = {"job": self.job, "exit": self.exit, "outcome": self.outcome, "message": message}
+            text = json.dumps(head | figures | {"seconds": self.seconds}, ensure_ascii=False, separators=(",", ":"))
+            text = text.encode(errors="replace").decode()
+            if len(text.encode()) < VERDICT_LIMIT:
+                return text
+            if figures:
+                figures.popitem()
+            else:
+                message = message[: len(message) * 3 // 4]
+
+
+def lines(records: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    for record in records:
+        yield "\t".join(map(escaped, record)) + "\n"

@@ -1,0 +1,140 @@
+"""The stack's own server: how it is reached, what it says when it refuses, and the databases that recoveries leave."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.formats import Exit
+from stack_backup_jobs.job import Job, say
+from stack_backup_jobs.session import Address, ServerError, Session, Unreachable, identifier
+
+MAINTENANCE = "postgres"
+"""The database for what concerns the server as a whole."""
+
+FORMER = """datname ~ '_former_[0-9]{14}$' AND EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) setting
+  WHERE setdatabase = pg_database.oid AND setrole = 0 AND setting LIKE 'stack_backup.drop_after=%')"""
+"""Which rows of pg_database are databases that a recovery has replaced: name and setting must both say so, for one that
+was taken back has the setting, too."""
+
+_CONNECTION = {
+    "28": (
+        Exit.PERMISSION,
+        "Check the superuser and its password in the Secret: a changed Secret does not change the role in the server.",
+    ),
+    "08": (
+        Exit.UNAVAILABLE,
+        "Check that the server runs and that its Service and NetworkPolicy let this pod reach it.",
+    ),
+    "3D": (
+        Exit.SOURCE,
+        "Check that this is the right server, and that the database exists and takes connections (values database.host and "
+        "database.name).",
+    ),
+}
+_CLASSES = {
+    **_CONNECTION,
+    "57P": _CONNECTION["08"],
+    "533": _CONNECTION["08"],
+    "55000": _CONNECTION["3D"],
+    "42501": _CONNECTION["28"],
+    "531": (Exit.NO_ROOM, "Make the volume of the database larger."),
+    "57014": (Exit.PASSING, "Somebody has cancelled it in the server: run the job again."),
+    "40": (Exit.PASSING, "Run the job again."),
+    "55P03": (Exit.PASSING, "Another session holds a lock: run the job again."),
+    "58": (Exit.VOLUME, "Check the server's own volume, and its log."),
+    "XX": (Exit.DATA, "Read the log of the server."),
+}
+"""By the beginning of an SQLSTATE, the longest first: exit code and advice."""
+
+
+def of_server(error: ServerError, doing: str = "Asking the server") -> Failure:
+    """What a server said while that was done."""
+    for length in (5, 3, 2):
+        if (known := _CLASSES.get(error.sqlstate[:length])) is not None:
+            return Failure(known[0], f"{doing} failed: {error}.", known[1])
+    return Failure(Exit.DATA, f"{doing} failed: {error}.", "Read the lines above and the log of the server.")
+
+
+def password_in(path: Path) -> str:
+    """The password in a file of the Secret, without the newline that editors put at the end."""
+    try:
+        password = path.read_text(encoding="utf-8", errors="surrogateescape").rstrip("\n")
+    except FileNotFoundError:
+        password = ""
+    if not password:
+        raise Failure(
+            Exit.SETUP,
+            f"There is no password in {path.name} (the Secret or its key is missing or empty).",
+            "Create the Secret with the key that the values name (database.secret).",
+        )
+    if "\n" in password or "\0" in password:
+        raise Failure(Exit.SETUP, f"The password in {path.name} has several lines.", "Correct the Secret.")
+    return password
+
+
+class Server:
+    """A server and its superuser. Sessions are the caller's to close."""
+
+    def __init__(self, address: Address, superuser: str, password: str | None) -> None:
+        self.address, self.superuser, self._password = address, superuser, password
+
+    def __str__(self) -> str:
+        return f"{self.address.host}:{self.address.port}"
+
+    def session(self, database: str = MAINTENANCE, *, encoding: str = "UTF8", **settings: str) -> Session:
+        """Raises ServerError, Unreachable."""
+        return Session(
+            self.address,
+            database,
+            user=self.superuser,
+            password=self._password,
+            encoding=encoding,
+            application=f"stack-backup {os.environ.get('JOB', '')}"[:63],
+            settings=settings,
+        )
+
+    def query(self, sql: str, database: str = MAINTENANCE) -> list[tuple[str | None, ...]]:
+        """One question in a session of its own. Raises Failure."""
+        try:
+            with self.session(database) as session:
+                return session.query(sql)
+        except ServerError as error:
+            raise of_server(error, f"Asking the server {self}") from error
+
+    def pgpass(self, job: Job) -> Path:
+        """The password in a file in memory, as libpq reads it: `:` and `\\` escaped. For the clients of the image."""
+        path = job.work / "pgpass"
+        path.touch(0o600)
+        password = (self._password or "").replace("\\", "\\\\").replace(":", "\\:")
+        path.write_text(f"*:*:*:*:{password}\n", encoding="utf-8", errors="surrogateescape")
+        return path
+
+    def former(self, *, over: bool = False) -> list[str]:
+        """The databases that recoveries have replaced; with `over`, those whose time is over."""
+        overdue = """AND (SELECT min(split_part(setting, '=', 2)::timestamptz) FROM pg_db_role_setting, unnest(setconfig) setting
+          WHERE setdatabase = pg_database.oid AND setrole = 0 AND setting LIKE 'stack_backup.drop_after=%') <= now()"""
+        names = self.query(f"SELECT datname FROM pg_database WHERE {FORMER} {overdue if over else ''} ORDER BY datname")
+        return [str(name) for (name,) in names]
+
+    def drop_former(self) -> list[str]:
+        """Drops those whose time is over. One that cannot be dropped is named and returned, and stops nothing."""
+        left = []
+        for name in self.former(over=True):
+            say(f"Dropping {name}: a recovery has replaced it, and its time is over.")
+            try:
+                with self.session() as session:
+                    drop(session, name)
+            except Unreachable:
+                raise
+            except ServerError as error:
+                say(f"{name} cannot be dropped: {error}.")
+                left.append(name)
+        return left
+
+
+def drop(session: Session, database: str) -> None:
+    """Also one that is marked as a template, with all sessions that are in it."""
+    session.execute(f"ALTER DATABASE {identifier(database)} IS_TEMPLATE false")
+    session.execute(f"DROP DATABASE {identifier(database)} WITH (FORCE)")

@@ -1,0 +1,60 @@
+"""A job's settings: its environment, as one dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stack_backup_jobs.errors import VALUES, Failure
+from stack_backup_jobs.formats import Exit
+
+T = TypeVar("T")
+
+
+def number(least: int = 0, default: int | None = None) -> Any:
+    """A whole number from `least` on."""
+    return dataclasses.field(metadata={"least": least, "default": default})
+
+
+def optional(default: str = "") -> Any:
+    """May be unset or empty."""
+    return dataclasses.field(metadata={"default": default})
+
+
+def one_of(*words: str) -> Any:
+    return dataclasses.field(metadata={"words": words})
+
+
+def load(kind: type[T]) -> T:
+    """An instance of a dataclass whose field `keep_days` is the variable KEEP_DAYS. Types: str, int, bool, Path and
+    list[str] (words). Raises Failure for what is missing or makes no sense.
+    """
+    fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
+    return kind(**{field.name: _value(field) for field in fields})
+
+
+def _value(field: dataclasses.Field[Any]) -> Any:
+    name, kind = field.name.upper(), str(field.type)
+    text = os.environ.get(name, "")
+    if not text:
+        default = field.metadata.get("default")
+        if default is None:
+            raise Failure(Exit.USAGE, f"The variable {name} is not set.", VALUES)
+        if kind in ("int", "list[str]"):
+            return default or (0 if kind == "int" else [])
+        text = default
+    if kind == "int":
+        least = field.metadata.get("least", 0)
+        if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) >= least):
+            raise Failure(
+                Exit.USAGE, f'The variable {name} is "{text}"; it must be a whole number from {least} on.', VALUES
+            )
+        return int(text)
+    words = ("true", "false") if kind == "bool" else field.metadata.get("words")
+    if words and text not in words:
+        raise Failure(Exit.USAGE, f'The variable {name} is "{text}"; it must be {" or ".join(words)}.', VALUES)
+    if kind == "bool":
+        return text == "true"
+    return {"Path": Path, "list[str]": str.split}.get(kind, str)(text)
