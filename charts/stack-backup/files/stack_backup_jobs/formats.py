@@ -59,10 +59,19 @@ def seconds_of(text: str) -> float:
 NAME = re.compile(r"backup-(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)-dumpall\.sql\.(gz|zst)", re.ASCII)
 MANIFESTS = ".manifest"
 """The folder of manifests, beside the dumps: older tools take everything named `backup…` for a dump."""
+TEMPORARY = ".tmp."
+"""How the names of unfinished files begin, in either folder."""
+AHEAD = 600
+"""Seconds by which a dump's time may be ahead of the clock; one further ahead would be "the newest" for ever."""
 
 
 def dump_name(time: str, suffix: str) -> str:
     return f"backup-{time}-dumpall.sql.{suffix}"
+
+
+def manifest_name(name: str) -> str:
+    """Of a dump's manifest, in the folder MANIFESTS."""
+    return f"{name}.tsv"
 
 
 def time_of(name: str) -> str:
@@ -81,15 +90,23 @@ def plain(value: str) -> str:
     return re.sub(r"\\(.)", lambda found: {"n": "\n", "t": "\t"}.get(found[1], found[1]), value)
 
 
+RECORDS: dict[str, tuple[str, ...]] = {
+    **{key: ("VALUE",) for key in ("format", "name", "sha256", "bytes", "sql_bytes", "started", "finished", "job")},
+    **{key: ("VALUE",) for key in ("namespace", "client_version", "server_version", "system_identifier")},
+    **{key: ("VALUE",) for key in ("compressor", "suspicious")},
+    "database": ("NAME",),
+    "size": ("DATABASE", "BYTES"),
+    "extension": ("DATABASE", "NAME", "VERSION"),
+    "table": ("DATABASE", "NAME", "ROWS"),
+    "sequence": ("DATABASE", "NAME", "VALUE", "CALLED"),
+    "largeobject": ("DATABASE", "COUNT"),
+}
+"""The keys of a manifest, and the values of each; docs/formats.md says what they mean."""
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """The records of a manifest in their order: a key and its values.
-
-    format, name, sha256, bytes (packed), sql_bytes, started, finished, job, namespace, client_version, server_version,
-    system_identifier, compressor, suspicious (yes); database NAME; size DATABASE BYTES (in the server);
-    extension DATABASE NAME VERSION; table DATABASE NAME ROWS; sequence DATABASE NAME VALUE t|f;
-    largeobject DATABASE COUNT.
-    """
+    """The records of a manifest in their order: a key and its values (RECORDS)."""
 
     records: tuple[tuple[str, ...], ...]
 
@@ -184,7 +201,8 @@ def superseded(dumps: Iterable[Dump], keep: int, now: float = 0, grace: float = 
 # ---- media ----------------------------------------------------------------------------------------------------
 
 OWN = ".stack-backup"
-"""The folder of ours in a replica of the media: state, sample.tsv, trash/TIME/…, lock."""
+"""The folder of ours in a replica of the media, and what lies there (trash/TIME/… and a lock besides)."""
+STATE, SAMPLE, TRASH, LOCK = "state", "sample.tsv", "trash", "lock"
 
 
 @dataclass(frozen=True)
