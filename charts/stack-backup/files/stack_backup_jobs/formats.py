@@ -1,4 +1,4 @@
-"""What lies on the volumes and what a run says: names, manifests, states, verdicts, exit codes. See docs/formats.md."""
+"""What lies on the volumes and what a run says: names, manifests, states, verdicts, codes. See docs/formats.md."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ NOT_TRIED_AGAIN = (Exit.USAGE, Exit.SOURCE, Exit.NO_ROOM, Exit.PERMISSION, Exit.
 """A second try would meet the same: the Job's podFailurePolicy."""
 
 
-# ---- times ----------------------------------------------------------------------------------------------------
+# ---- times -------------------------------------------------------------------------------------------------
 
 
 def stamp(seconds: float | None = None) -> str:
     """A time (seconds since the epoch; now) as names and manifests have it: UTC, to the second."""
-    return datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC).strftime(
+        "%Y-%m-%dT%H:%M:%SZ"
+    )
 
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
@@ -54,7 +56,7 @@ def seconds_of(text: str) -> float:
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
 
 
-# ---- dumps ----------------------------------------------------------------------------------------------------
+# ---- dumps -------------------------------------------------------------------------------------------------
 
 NAME = re.compile(r"backup-(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)-dumpall\.sql\.(gz|zst)", re.ASCII)
 MANIFESTS = ".manifest"
@@ -62,7 +64,7 @@ MANIFESTS = ".manifest"
 TEMPORARY = ".tmp."
 """How the names of unfinished files begin, in either folder."""
 AHEAD = 600
-"""Seconds by which a dump's time may be ahead of the clock; one further ahead would be "the newest" for ever."""
+"""Seconds by which a dump's time may be ahead of the clock; one further ahead would always be the newest."""
 
 
 def dump_name(time: str, suffix: str) -> str:
@@ -90,10 +92,10 @@ def plain(value: str) -> str:
     return re.sub(r"\\(.)", lambda found: {"n": "\n", "t": "\t"}.get(found[1], found[1]), value)
 
 
+_ONE = """format name sha256 bytes sql_bytes started finished job namespace client_version server_version
+system_identifier compressor suspicious"""
 RECORDS: dict[str, tuple[str, ...]] = {
-    **{key: ("VALUE",) for key in ("format", "name", "sha256", "bytes", "sql_bytes", "started", "finished", "job")},
-    **{key: ("VALUE",) for key in ("namespace", "client_version", "server_version", "system_identifier")},
-    **{key: ("VALUE",) for key in ("compressor", "suspicious")},
+    **dict.fromkeys(_ONE.split(), ("VALUE",)),
     "database": ("NAME",),
     "size": ("DATABASE", "BYTES"),
     "extension": ("DATABASE", "NAME", "VERSION"),
@@ -157,7 +159,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Dump:
-    """A dump as it lies in a folder; `manifest` is there when it agrees with the file: then it is verified."""
+    """A dump as it lies in a folder: verified where there is a `manifest`, one that agrees with the file."""
 
     name: str
     size: int
@@ -188,8 +190,8 @@ def newest(dumps: Iterable[Dump]) -> Dump | None:
 
 
 def superseded(dumps: Iterable[Dump], keep: int, now: float = 0, grace: float = 0) -> list[Dump]:
-    """What is older than the `keep`-th newest good dump, oldest first; nothing while that one came into the folder less
-    than `grace` seconds before `now`: what it took the place of may still be read.
+    """What is older than the `keep`-th newest good dump, oldest first; nothing while that one came into the
+    folder less than `grace` seconds before `now`: what it took the place of may still be read.
     """
     ordered = sorted(dumps, key=lambda dump: (dump.time, dump.name))
     good = [place for place, dump in enumerate(ordered) if dump.good]
@@ -198,7 +200,7 @@ def superseded(dumps: Iterable[Dump], keep: int, now: float = 0, grace: float = 
     return ordered[: good[-keep]]
 
 
-# ---- media ----------------------------------------------------------------------------------------------------
+# ---- media -------------------------------------------------------------------------------------------------
 
 OWN = ".stack-backup"
 """The folder of ours in a replica of the media, and what lies there (trash/TIME/… and a lock besides)."""
@@ -228,7 +230,9 @@ class MediaState:
         """Raises ValueError for what is no state of this format."""
         found = dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
         if found.get("format") != "1" or found.get("status") not in ("in-progress", "complete"):
-            raise ValueError(f"a state of the format {found.get('format', '')!r}, status {found.get('status', '')!r}")
+            raise ValueError(
+                f"a state of the format {found.get('format', '')!r}, status {found.get('status', '')!r}"
+            )
         for key in ("since", "completed"):
             if found.get(key):
                 seconds_of(found[key])
@@ -245,7 +249,7 @@ class MediaState:
         return "".join(f"{key}\t{value}\n" for key, value in lines)
 
 
-# ---- verdict --------------------------------------------------------------------------------------------------
+# ---- verdict -----------------------------------------------------------------------------------------------
 
 MESSAGE_LIMIT, VERDICT_LIMIT = 1500, 4096
 """Characters of a message; bytes that Kubernetes keeps of a termination message."""
@@ -270,7 +274,9 @@ class Verdict:
         message = " ".join(self.message.split())[:MESSAGE_LIMIT]
         while True:
             head = {"job": self.job, "exit": self.exit, "outcome": self.outcome, "message": message}
-            text = json.dumps(head | figures | {"seconds": self.seconds}, ensure_ascii=False, separators=(",", ":"))
+            text = json.dumps(
+                head | figures | {"seconds": self.seconds}, ensure_ascii=False, separators=(",", ":")
+            )
             text = text.encode(errors="replace").decode()
             if len(text.encode()) < VERDICT_LIMIT:
                 return text
