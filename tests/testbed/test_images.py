@@ -189,6 +189,52 @@ def test_the_database_image_has_the_public_images_tools_and_no_more() -> None:
     assert (root / "usr/share/postgresql/15/extension/rdkit.control").exists()
 
 
+def chrooted(root: Path, command: str, *, interpreter: Path | None = None) -> str:
+    """What a shell command prints in a root file system, with an interpreter at /mnt where one is given."""
+    bind = f"mount --bind {interpreter} {root}/mnt;" if interpreter else ""
+    script = f'mount -t proc proc "$1/proc"; {bind} exec chroot "$1" sh -c "$2"'
+    words = ["unshare", "--mount", "sh", "-euc", script, "sh", root, command]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("name", ["postgres:15", "postgres:17", "rdkit-database:15"])
+def test_python_runs_wherever_it_is_copied_to(name: str) -> None:
+    interpreter = images.rootfs(images.PYTHON) / "usr/local"
+    import_all = (
+        "import sys, bz2, ctypes, hashlib, json, lzma, multiprocessing, signal, socket, subprocess, zlib; "
+        "multiprocessing.Semaphore(1); print(sys.version_info[:2], sys.prefix)"
+    )
+    root = images.rootfs(name)
+    assert (
+        chrooted(root, f"/mnt/bin/python3 -IBc '{import_all}'", interpreter=interpreter) == "(3, 13) /mnt\n"
+    )
+
+
+def test_the_python_image_is_as_bare_as_the_public_one() -> None:
+    root = images.rootfs(images.PYTHON)
+    assert list((root / "usr/local").rglob("*.pyc")) == []
+    assert not any((root / "usr/bin" / name).exists() for name in ("gcc", "make", "curl", "zstd"))
+    assert chrooted(root, "python3 -c 'import ssl, sqlite3, uuid; print(ssl.HAS_TLSv1_3)'") == "True\n"
+
+
+def test_the_old_image_cannot_run_that_python() -> None:
+    interpreter = images.rootfs(images.PYTHON) / "usr/local"
+    said = chrooted(
+        images.rootfs("old-database:13"), "/mnt/bin/python3 -V 2>&1 || echo no", interpreter=interpreter
+    )
+    assert "GLIBC_2.3" in said
+    assert said.endswith("no\n")
+
+
+def test_the_rdkit_image_lacks_what_the_official_one_brings() -> None:
+    root = images.rootfs("rdkit-database:15")
+    python = "python3 -c 'import sys; print(sys.version_info[:2])'"
+    look = f"command -v zstd; ls /usr/lib/*/libnss_wrapper.so; {python}; id -u postgres"
+    version, uid = chrooted(root, f"{{ {look}; }} 2>&1 | grep -v 'cannot access'").splitlines()
+    assert version == "(3, 11)"
+    assert uid != "999"
+
+
 def test_an_archive_holds_the_tree_and_how_to_start_it(tmp_path: Path) -> None:
     target = tmp_path / "image.tar"
     images._pack(DATABASE, tree(tmp_path / "tree"), target)

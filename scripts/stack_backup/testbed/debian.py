@@ -55,18 +55,25 @@ def bootstrap(
         run([*command, suite, target, *_sources(suite)], log=LOGS / f"bootstrap-{name.replace(':', '-')}.log")
 
 
+def mirror() -> str:
+    """The mirror of Debian's main archive that this machine uses; the public one where it is no Debian."""
+    return _mirrors().get("", "").rstrip("/")
+
+
 def _sources(suite: str) -> list[str]:
     """Lines for sources.list: another suite from the mirrors that this machine itself uses.
 
     None on a machine that is no Debian, or names no suite: mmdebstrap knows Debian's public mirror.
     """
-    host = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    return [f"deb {place} {suite}{part} main" for part, place in _mirrors().items()]
+
+
+def _mirrors() -> dict[str, str]:
+    """This machine's mirrors by the part of the archive: "" (the main one), "-updates", "-security"."""
+    release = platform.freedesktop_os_release()
+    host = release.get("VERSION_CODENAME", "")
     listed = run(["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Identifier: Packages"])
     mirrors = dict(line.split(maxsplit=1) for line in listed.splitlines())
-    if platform.freedesktop_os_release()["ID"] != "debian" or host not in mirrors:
-        return []
-    return [
-        f"deb {mirrors[host + part]} {suite}{part} main"
-        for part in ("", "-updates", "-security")
-        if host + part in mirrors
-    ]
+    if release["ID"] != "debian" or host not in mirrors:
+        return {}
+    return {part: mirrors[host + part] for part in ("", "-updates", "-security") if host + part in mirrors}

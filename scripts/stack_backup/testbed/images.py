@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from stack_backup.testbed import Failure, debian, podman, progress, system, tools
+from stack_backup.testbed import Failure, debian, interpreter, podman, progress, system, tools
 from stack_backup.testbed.paths import BIN, CACHE, LOGS
 from stack_backup.testbed.process import CommandFailed, lock, run
 from stack_backup.testbed.tools import into_place
@@ -49,6 +49,8 @@ class Image:
     """Tools of this project by their path in the image."""
     variant: str = "minbase"
     """mmdebstrap's: how much of a Debian is there beside the packages."""
+    python: bool = False
+    """Whether Python is built into it, from source."""
     repair: str = ""
     """A shell command for what is wrong in those packages; `$1` is the root of the file system."""
 
@@ -76,6 +78,13 @@ _RDKIT_REPAIR = (
 )
 
 
+# A pod makes its own cluster; one made here would only be in the way.
+_NO_CLUSTER = (
+    '--essential-hook=mkdir -p "$1/etc/postgresql-common"',
+    '--essential-hook=echo create_main_cluster=false >"$1/etc/postgresql-common/createcluster.conf"',
+)
+
+
 def _postgres(major: int, suite: str, name: str, added: Sequence[str] = (), repair: str = "") -> Image:
     binaries = f"/usr/lib/postgresql/{major}/bin"
     sample = f"/usr/share/postgresql/{major}/postgresql.conf.sample"
@@ -92,9 +101,7 @@ def _postgres(major: int, suite: str, name: str, added: Sequence[str] = (), repa
             # The public image's numbers: pods name them, and files on volumes carry them.
             '--essential-hook=echo "postgres:x:999:" >>"$1/etc/group"',
             '--essential-hook=echo "postgres:x:999:999::/var/lib/postgresql:/bin/bash" >>"$1/etc/passwd"',
-            # A pod makes its own cluster; one made here would only be in the way.
-            '--essential-hook=mkdir -p "$1/etc/postgresql-common"',
-            '--essential-hook=echo create_main_cluster=false >"$1/etc/postgresql-common/createcluster.conf"',
+            *_NO_CLUSTER,
             '--customize-hook=chroot "$1" localedef -i en_US -c -f UTF-8 en_US.UTF-8',
             f'--customize-hook=sed -i "s/^#listen_addresses = .*/listen_addresses = \'*\'/" "$1{sample}"',
             '--customize-hook=install -d -o 999 -g 999 -m 1777 "$1/var/lib/postgresql/data"',
@@ -137,12 +144,62 @@ _RCLONE = Image(
     variant="extract",
 )
 
+# Built for bookworm: what is copied out of it runs with glibc 2.35 and newer.
+PYTHON = "python:3.13-slim-bookworm"
+_PYTHON = Image(
+    name=PYTHON,
+    suite="bookworm",
+    packages=("ca-certificates", "netbase", "tzdata", *interpreter.LIBRARIES),
+    seconds=40,
+    hooks=(),
+    environment={"PATH": "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+    entrypoint=(),
+    command=("python3",),
+    public=f"docker.io/library/{PYTHON}",
+    python=True,
+)
+
+# Database images that are not made from the official one. Those of RDKit have Python, but neither zstd nor
+# libnss-wrapper, let PYTHONPATH point to what is theirs, and give the server another uid.
+_RDKIT_PACKAGES = ("postgresql-15", "postgresql-15-rdkit", "python3")
+_RDKIT = Image(
+    name="rdkit-database:15",
+    suite="bookworm",
+    packages=_RDKIT_PACKAGES,
+    seconds=60,
+    hooks=_NO_CLUSTER,
+    environment={
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/15/bin",
+        "PYTHONPATH": "/rdkit",
+    },
+    entrypoint=("docker-entrypoint.sh",),
+    command=("postgres",),
+    public="docker.io/library/debian:bookworm-slim",
+    added=_RDKIT_PACKAGES,
+    repair=_RDKIT_REPAIR,
+)
+# A C library too old for the interpreter of PYTHON.
+_OLD = Image(
+    name="old-database:13",
+    suite="bullseye",
+    packages=("postgresql-client-13",),
+    seconds=40,
+    hooks=(),
+    environment={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+    entrypoint=("docker-entrypoint.sh",),
+    command=("postgres",),
+    public="docker.io/library/postgres:13-bullseye",
+)
+
 _IMAGES = (
     _postgres(15, "bookworm", "postgres:15"),
     _postgres(17, "trixie", "postgres:17"),
     # Stands for the stack's own database image: the same server with the extension that its dumps need.
     _postgres(15, "bookworm", "stack-database:15", ["postgresql-15-rdkit"], _RDKIT_REPAIR),
     _RCLONE,
+    _PYTHON,
+    _RDKIT,
+    _OLD,
 )
 IMAGES = {image.name: image for image in _IMAGES}
 
@@ -216,11 +273,14 @@ def _place(image: Image, *, pulled: bool) -> Path:
         made_of: list[object] = [image.public, image.added, image.repair]
     else:
         made_of = [image.suite, image.packages, image.options, debian.OPTIONS]
+        if image.python:
+            made_of += interpreter.MADE_OF
         if image.binaries:
             made_of += [image.variant, [tools.TOOLS[name].version for name in image.binaries.values()]]
-    digest = hashlib.sha256(json.dumps(made_of).replace(str(SCRIPTS), "").encode())
-    if not pulled:
-        for script in sorted(SCRIPTS.iterdir()):
+    told = json.dumps(made_of)
+    digest = hashlib.sha256(told.replace(str(SCRIPTS), "").encode())
+    for script in sorted(SCRIPTS.iterdir()):
+        if str(script) in told:
             digest.update(script.read_bytes())
     source = "pulled" if pulled else "made"
     return CACHE / "rootfs" / f"{image.slug}-{source}-{digest.hexdigest()[:12]}"
@@ -245,6 +305,8 @@ def _make(image: Image, folder: Path) -> None:
         variant=image.variant,
         hooks=image.options,
     )
+    if image.python:
+        interpreter.install(image.suite, folder)
     tools.ensure(*image.binaries.values())
     for path, tool in image.binaries.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
