@@ -28,6 +28,7 @@ from stack_backup.runtime.sandbox import SandboxError
 from stack_backup.scenario import NAMESPACE, Evidence, megabytes, tell
 from stack_backup.testbed import Failure, cluster, images, tools
 from stack_backup.testbed.paths import PROJECT
+from stack_backup_jobs.formats import time_of
 
 KEPT = PROJECT / "build" / "demo"
 DEVELOPMENT = f"{cluster.NAME}-development"
@@ -168,7 +169,7 @@ def _media(one: Round, stack: str) -> str:
 
 
 _ROWS: dict[str, Callable[[Round], str]] = {
-    "Dump of": lambda one: one.dump.removeprefix("backup-").partition("-dumpall")[0],
+    "Dump of": lambda one: time_of(one.dump),
     "Size, rows": lambda one: (
         f"{megabytes(one.backup.verdict['bytes'])}, {one.backup.verdict['rows']:,} rows"
     ),

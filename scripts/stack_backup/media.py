@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-OURS = ".stack-backup"
-"""The folder of a replica that is no part of the mirrored tree."""
+from stack_backup_jobs.formats import OWN
 
 EPOCH = 1_700_000_000
 """Every file was last changed a while ago, each at a time of its own."""
@@ -174,7 +173,7 @@ def snapshot_of(archive: IO[bytes]) -> Snapshot:
     with tarfile.open(fileobj=archive, mode="r|", **_NAMES_IN_TAR) as members:
         for member in members:
             path = str(Path(member.name))
-            if path == "." or path.split("/")[0] == OURS:
+            if path == "." or path.split("/")[0] == OWN:
                 continue
             if member.islnk():
                 entries[path] = entries[str(Path(member.linkname))]
@@ -205,7 +204,7 @@ def _walk(root: Path) -> Iterator[os.DirEntry[str]]:
         folder = waiting.pop()
         with os.scandir(folder) as entries:
             for entry in entries:
-                if folder == str(root) and entry.name == OURS:
+                if folder == str(root) and entry.name == OWN:
                     continue
                 yield entry
                 if entry.is_dir(follow_symlinks=False):

@@ -32,14 +32,13 @@ from stack_backup.scenario import (
     Step,
     megabytes,
 )
+from stack_backup_jobs.formats import Exit
 
 STAGING_VALUES = VALUES.with_name("staging.yaml")
 DEVELOPER_VALUES = VALUES.with_name("developer.yaml")
 STAGING = "staging-stack"
 DEVELOPER = "stack-alice-default"
 MEDIA = "media"
-RED = 65
-"""The exit code of a check that found data to be wrong."""
 
 WITH_PAIR: Mapping[str, Any] = {
     "drill": {
@@ -282,10 +281,10 @@ class Mission:
         finally:
             volume.write(path, good)
         self._round.alarm = result
-        if result.exit_code != RED:
+        if result.exit_code != Exit.DATA:
             raise ScenarioError(f"a replica with an altered byte gave exit code {result.exit_code}")
         _green(self._readers[DEVELOPER].run("replica-check"), "sound")
-        return f"exit code {RED} in {DEVELOPER}: {result.verdict['message']}"
+        return f"exit code {result.exit_code} in {DEVELOPER}: {result.verdict['message']}"
 
     def _lose(self, note: str) -> str:
         server = self._production.database

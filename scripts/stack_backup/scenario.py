@@ -8,10 +8,9 @@ when the dump was taken, and nothing of what came after. Then all of it once mor
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -24,13 +23,13 @@ from stack_backup import compare, dataset
 from stack_backup.render import merge_values
 from stack_backup.runtime import JobResult, Server, Stack
 from stack_backup.testbed.paths import PROJECT
+from stack_backup_jobs.formats import MANIFESTS, NAME, TEMPORARY, Manifest, manifest_name
 
 NAMESPACE = "production-stack"
 VALUES = PROJECT / "values" / "production.yaml"
 JOB = "postgres-backup-hourly"
 CLAIM = "database-backup"
 FOLDER = "hourly"
-NAME = re.compile(r"backup-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ-dumpall\.sql\.(gz|zst)")
 
 _LITTLE = {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}}
 _SCRATCH = {"scratch": {"size": "1Gi"}}
@@ -88,7 +87,7 @@ class Round:
     """One backup and its restore, as they came out. What the story has not come to is None."""
 
     job: JobResult
-    manifest: Mapping[str, list[list[str]]] = field(default_factory=dict)
+    manifest: Manifest | None = None
     restore_seconds: float | None = None
     rows_compared: int | None = None
     properties_compared: int | None = None
@@ -183,27 +182,27 @@ class HourlyBackup:
 
     def _check_volume(self) -> str:
         volume, name = self._stack.volume(CLAIM), self._round.dump
-        names = [one for one in volume.list(FOLDER) if one != ".manifest"]
+        names = [one for one in volume.list(FOLDER) if one != MANIFESTS]
         if self._scheduled:  # the controller may have begun one more run before its schedule was taken back
-            names = [one for one in names if not one.startswith(".tmp.")]
+            names = [one for one in names if not one.startswith(TEMPORARY)]
         strange = [one for one in names if not NAME.fullmatch(one)]
         _same("names in the folder that are no dump's", strange, [])
-        _same("its manifest", f"{name}.tsv" in volume.list(f"{FOLDER}/.manifest"), True)
-        manifest = read_manifest(volume.read(f"{FOLDER}/.manifest/{name}.tsv"))
+        _same("its manifest", manifest_name(name) in volume.list(f"{FOLDER}/{MANIFESTS}"), True)
+        manifest = Manifest.parse(volume.read(f"{FOLDER}/{MANIFESTS}/{manifest_name(name)}").decode())
         digests = {
             one: _digest(volume.fetch(f"{FOLDER}/{one}", self._folder)) for one in {*self._earlier, name}
         }
         _same("earlier dumps", {one: digests[one] for one in self._earlier}, self._earlier)
-        _same("name in the manifest", manifest["name"], [[name]])
-        _same("sha256", [[digests[name]]], manifest["sha256"])
-        _same("bytes", [[str((self._folder / name).stat().st_size)]], manifest["bytes"])
-        _same("databases", sorted(one for (one,) in manifest["database"]), sorted(self._held.databases))
-        counted = {(database, table): int(rows) for database, table, rows in manifest["table"]}
+        size = (self._folder / name).stat().st_size
+        _same("name and bytes in the manifest", manifest.agrees(name, size), True)
+        _same("sha256", digests[name], manifest.get("sha256"))
+        _same("databases", sorted(manifest.databases), sorted(self._held.databases))
+        counted = {(database, table): int(rows) for database, table, rows in manifest.all("table")}
         figures = {
-            "bytes": (self._folder / name).stat().st_size,
-            "databases": len(manifest["database"]),
+            "bytes": size,
+            "databases": len(manifest.databases),
             "tables": len(counted),
-            "rows": sum(counted.values()),
+            "rows": manifest.rows(),
         }
         _same("figures of the verdict", {key: self._round.job.verdict[key] for key in figures}, figures)
         _same(
@@ -271,21 +270,8 @@ def tell(steps: Generator[Step, None, None], begin: Callable[[str], object] = st
             yield Evidence(step.title, seen, monotonic() - started)
 
 
-def read_manifest(data: bytes) -> dict[str, list[list[str]]]:
-    """A manifest's lines by their key, in order, each as the list of its values."""
-    lines: dict[str, list[list[str]]] = {}
-    for line in data.decode().splitlines():
-        key, *values = line.split("\t")
-        lines.setdefault(key, []).append([_unescaped(value) for value in values])
-    return lines
-
-
 def megabytes(size: int) -> str:
     return f"{size / 1_000_000:.1f} MB"
-
-
-def _unescaped(value: str) -> str:
-    return re.sub(r"\\(.)", lambda match: {"t": "\t", "n": "\n"}.get(match[1], match[1]), value)
 
 
 def _digest(file: Path) -> str:

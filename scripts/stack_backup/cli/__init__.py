@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from stack_backup_jobs import formats
+
 
 class Exit(IntEnum):
     """Exit codes of the command line itself; a job that ran brings its program's own."""
 
     RED = 1
-    USAGE = 64
-    NO_RELEASE = 66
-    UNREACHABLE = 69
-    REFUSED = 77
+    USAGE = formats.Exit.USAGE
+    NO_RELEASE = formats.Exit.SOURCE
+    UNREACHABLE = formats.Exit.UNAVAILABLE
+    REFUSED = formats.Exit.PERMISSION
     INTERRUPTED = 130
 
 

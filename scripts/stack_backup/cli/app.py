@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from stack_backup.cli import Exit, Problem
+from stack_backup_jobs.formats import NAME, seconds_of, stamp, time_of
 
 if TYPE_CHECKING:
     from stack_backup.cli.cluster import Release
@@ -60,7 +62,6 @@ Dump = Annotated[
     ),
 ]
 
-_STAMP = re.compile(r"(?:.*/)?(?:backup-)?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)(?:-dumpall\.sql\.(?:gz|zst))?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -251,14 +252,13 @@ def _stamp(dump: str) -> str:
     """`latest` or a time; a dump's whole name will do."""
     if dump == "latest":
         return dump
-    match = _STAMP.fullmatch(dump)
-    if match is None:
-        raise Problem(
-            Exit.USAGE,
-            f"{dump!r} is no dump; give `latest` or a time such as 2022-11-28T08:51:08Z. "
-            "Nothing was started.",
-        )
-    return match[1]
+    name = dump.rpartition("/")[2]
+    with suppress(ValueError):
+        return time_of(name) if NAME.fullmatch(name) else stamp(seconds_of(name))
+    raise Problem(
+        Exit.USAGE,
+        f"{dump!r} is no dump; give `latest` or a time such as 2022-11-28T08:51:08Z. Nothing was started.",
+    )
 
 
 def _variable(text: str) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from stack_backup.runtime.runs import (
     statuses,
     time_of,
 )
+from stack_backup_jobs.formats import verdict_of
 
 POLL = 1.0
 PATIENCE = 60.0
@@ -79,7 +79,7 @@ class Run:
                 for seen, text in enumerate(self.release.log(*key, follow=not over), start=1):
                     if seen > self._read.get(key, 0):
                         self._read[key] = seen
-                        if not _is_verdict(text):
+                        if not verdict_of(text):
                             line(text)
                 if over:
                     self._ended.add(key)
@@ -125,15 +125,6 @@ def message(end: JobResult, pods: list[Object]) -> str:
 
 def _of(job: str) -> str:
     return f"batch.kubernetes.io/job-name={job}"
-
-
-def _is_verdict(line: str) -> bool:
-    if not line.startswith('{"job":'):
-        return False
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 def _doing(pods: list[Object]) -> str:

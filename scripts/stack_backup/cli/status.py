@@ -13,6 +13,7 @@ from cronsim import CronSim, CronSimError
 from stack_backup.cli import follow
 from stack_backup.cli.cluster import RELEASE_LABEL, Release
 from stack_backup.runtime.runs import Object, finished, pods_of, result, time_of
+from stack_backup_jobs.formats import stamp
 
 BY_HAND = "@yearly"
 """The schedule of a suspended CronJob that is only the template of runs by hand."""
@@ -152,4 +153,4 @@ def _ended(job: Object) -> str:
 
 
 def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return stamp(moment.timestamp())

@@ -24,9 +24,9 @@ from stack_backup.render import CHART, Objects, render
 from stack_backup.runtime import JobResult, claim_of, with_environment
 from stack_backup.runtime.pod import Faults, Image, NotStarted, Pod, Surroundings
 from stack_backup.runtime.postgres import SUPERUSER, LocalServer
-from stack_backup.runtime.runs import verdict
 from stack_backup.runtime.sandbox import TOOLS, Namespaces, own_folder
 from stack_backup.testbed import images, system
+from stack_backup_jobs.formats import verdict_of
 
 IMAGE = "stack-database:15"
 USER, DATABASE = "fragalysis", "frag"
@@ -185,7 +185,7 @@ class RunningJob:
         self._result = JobResult(
             job=self.job,
             exit_code=self.pod.exit_code,
-            verdict=verdict(self.pod.termination_message),
+            verdict=verdict_of(self.pod.termination_message),
             log=self.pod.log,
             seconds=time.monotonic() - self._begun,
             reason=reason,

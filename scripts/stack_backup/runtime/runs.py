@@ -5,13 +5,13 @@ The cluster runtime and the operators' command line make and read their Jobs her
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
 from stack_backup.runtime import JobResult
+from stack_backup_jobs.formats import verdict_of
 
 Object = dict[str, Any]
 """An object of the API, as its JSON has it."""
@@ -78,20 +78,11 @@ def result(cronjob: str, job: Object, pods: list[Object], log: str) -> JobResult
     return JobResult(
         job=cronjob,
         exit_code=last.get("exitCode"),
-        verdict=verdict(last.get("message", "")),
+        verdict=verdict_of(last.get("message", "")),
         log=log,
         seconds=(time_of(condition["lastTransitionTime"]) - time_of(began)).total_seconds(),
         reason=condition["reason"] if condition["type"] == "Failed" else "",
     )
-
-
-def verdict(message: str) -> Mapping[str, Any]:
-    """The verdict in a termination message; empty when the program wrote none."""
-    try:
-        found = json.loads(message.strip().rpartition("\n")[2])
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def time_of(stamp: Any) -> datetime:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 from functools import cached_property
+from typing import Any
 
 MIB = 1 << 20
 
@@ -236,9 +237,10 @@ class MediaState:
         for key in ("since", "completed"):
             if found.get(key):
                 seconds_of(found[key])
-        numbers = {key: int(found.get(key, "0")) for key in ("files", "bytes", "exceptions")}
-        return cls(found["status"], found.get("since", ""), found.get("completed", ""), **numbers,
-                   namespace=plain(found.get("namespace", "")))  # fmt: skip
+        files, size, exceptions = (int(found.get(key, "0")) for key in ("files", "bytes", "exceptions"))
+        namespace = plain(found.get("namespace", ""))
+        since, completed = found.get("since", ""), found.get("completed", "")
+        return cls(found["status"], since, completed, files, size, namespace, exceptions)
 
     def text(self) -> str:
         lines = [("format", self.format), ("status", self.status), ("since", self.since)]
@@ -284,6 +286,15 @@ class Verdict:
                 figures.popitem()
             else:
                 message = message[: len(message) * 3 // 4]
+
+
+def verdict_of(text: str) -> dict[str, Any]:
+    """The members of the verdict with which a text ends; none where it ends otherwise."""
+    try:
+        found = json.loads(text.strip().rpartition("\n")[2])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) and {"job", "exit", "outcome"} <= found.keys() else {}
 
 
 def lines(records: Iterable[tuple[str, ...]]) -> Iterator[str]:
