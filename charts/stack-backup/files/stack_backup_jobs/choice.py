@@ -1,0 +1,67 @@
+"""Which dump is meant: the latest, or one that is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.folder import Folder
+from stack_backup_jobs.formats import STAMP, Dump, Exit, newest
+from stack_backup_jobs.job import Job
+
+LATEST = "latest"
+
+
+def choose(job: Job, folders: list[Folder], dump: str) -> tuple[Folder, Dump]:
+    """The newest good dump of all folders for `latest`; else that of the time, suspicious or not, a verified
+    one before one without a manifest. Raises Failure where there is none; never another one.
+    """
+    if dump != LATEST and STAMP.fullmatch(dump) is None:
+        raise Failure(
+            Exit.USAGE,
+            f'DUMP is "{dump}"; it must be latest or the time in a dump\'s name, '
+            "such as 2022-11-28T08:51:08Z.",
+            "Correct the value, or what the run was started with.",
+        )
+    there = [(folder, found) for folder in folders for found in folder.dumps()]
+    if not there:
+        named = " ".join(folder.path.name for folder in folders)
+        raise Failure(
+            Exit.SOURCE,
+            f"There is no dump in the folders {named} of the source.",
+            "Check that the right volume is mounted, and that the backup or the replicator runs.",
+        )
+    if dump == LATEST:
+        passed = doubt(found for _, found in there)
+        if (meant := newest(found for _, found in there)) is None:
+            what = f"No dump of the source is verified, so none is the latest. {passed}".strip()
+            raise Failure(Exit.SOURCE, what, f"Name one with DUMP: {_times(there)}.")
+        if passed:
+            job.say(passed)
+        named_so = [pair for pair in there if pair[1] is meant]
+    else:
+        named_so = [pair for pair in there if pair[1].time == dump]
+        if not named_so:
+            raise Failure(Exit.SOURCE, f"There is no dump of {dump}.", f"There are: {_times(there)}.")
+    folder, chosen = max(named_so, key=lambda pair: pair[1].manifest is not None)
+    if chosen.manifest is None and chosen.listed:
+        raise Failure(
+            Exit.DATA,
+            f"{chosen.name} is not of the size that its manifest says.",
+            "It was cut off or changed: use another dump.",
+        )
+    job.figure(dump=chosen.name)
+    return folder, chosen
+
+
+def doubt(dumps: Iterable[Dump]) -> str:
+    """A sentence about a suspicious dump that is newer than every good one, or nothing."""
+    ordered = sorted((dump for dump in dumps if dump.manifest is not None), key=lambda dump: dump.time)
+    if ordered and not ordered[-1].good:
+        return f"{ordered[-1].name} is marked as suspicious, and was passed over."
+    return ""
+
+
+def _times(there: list[tuple[Folder, Dump]]) -> str:
+    """Of the newest few."""
+    return " ".join(sorted({found.time for _, found in there}, reverse=True)[:6])
