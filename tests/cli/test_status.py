@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stack_backup.cli import points, status
+from stack_backup.cli import status
 from stack_backup.runtime.runs import Object
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -59,7 +59,7 @@ def _run(began: str, code: int, message: dict[str, Any] | None = None) -> tuple[
     }
     if not code:
         job["status"]["completionTime"] = ended
-    text = "" if message is None else json.dumps(message)
+    text = "" if message is None else json.dumps({"job": "job", "exit": code, **message})
     state = {"terminated": {"exitCode": code, "message": text}}
     pod = {
         "metadata": {
@@ -84,7 +84,7 @@ def test_a_fresh_success_is_well_and_the_next_run_is_known() -> None:
     assert one.last_success_age == 510
     assert one.next_run == "2026-11-25T12:51:00Z"
     assert one.last_run is not None
-    assert one.last_run.verdict == {"outcome": "published"}
+    assert one.last_run.verdict == {"job": "job", "exit": 0, "outcome": "published"}
 
 
 def test_the_newest_run_counts_whatever_came_before() -> None:
@@ -145,31 +145,3 @@ def test_a_schedule_is_in_its_own_time_zone() -> None:
     cronjob = _cronjob("30 1 * * *")
     cronjob["spec"]["timeZone"] = "America/New_York"
     assert _status(cronjob).next_run == "2026-11-26T06:30:00Z"
-
-
-def _line(name: str, agrees: str = "yes", suspicious: str = "no") -> str:
-    return f"dump\thourly\t{name}\t1024\t{agrees}\t{suspicious}\t7\t2\t15.18\tproduction-stack"
-
-
-def test_a_dump_is_what_its_manifest_makes_of_it() -> None:
-    name = "backup-2026-11-25T0{}:51:00Z-dumpall.sql.gz"
-    lines = [
-        _line(name.format(1)),
-        _line(name.format(2), suspicious="yes"),
-        _line(name.format(3), agrees="no"),
-        _line("backup-2027-01-01T00:00:00Z-dumpall.sql.gz"),
-        _line("backup-of-the-old-server-dumpall.sql.gz"),
-        "end",
-    ]
-    found = points._points(lines, NOW)
-    assert [point.state for point in found] == ["future", "unverified", "suspicious", "verified"]
-    assert (found[3].rows, found[3].tables, found[3].bytes) == (7, 2, 1024)
-    assert found[1].rows is None
-
-
-def test_a_media_replica_is_what_its_state_says() -> None:
-    lines = ["format\t1", "status\tin-progress", "since\t2026-11-25T02:04:00Z", "files\t135000", "bytes\t9"]
-    one = points._media("media-replica", "media-recovery", lines, "")
-    assert (one.status, one.since, one.files, one.bytes) == ("in-progress", "2026-11-25T02:04:00Z", 135000, 9)
-    assert one.completed is None
-    assert points._media("media-replica", "media-recovery", [], "").status == ""

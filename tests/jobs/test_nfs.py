@@ -17,9 +17,9 @@ import pytest
 
 from stack_backup.render import CHART, render
 from stack_backup.runtime import JobResult
-from stack_backup.runtime.runs import verdict
 from stack_backup.testbed import images
 from stack_backup.testbed.nfs import Machine, Nfs
+from stack_backup_jobs.formats import verdict_of
 from tests.jobs.hourly import FOLDER, NAMESPACE, VALUES, Hourly
 
 BIG = 64 << 20
@@ -76,7 +76,7 @@ def ended(machine: Machine, timeout: float = 240) -> JobResult:
     end = machine.wait(timeout)
     assert end.code is not None, end.output
     lines = [line for line in end.output.splitlines() if line.startswith('{"job":')]
-    return JobResult("", end.code, verdict(lines[-1]) if lines else {}, end.output, end.seconds)
+    return JobResult("", end.code, verdict_of(lines[-1]) if lines else {}, end.output, end.seconds)
 
 
 @pytest.fixture

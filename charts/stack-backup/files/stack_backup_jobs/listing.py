@@ -1,0 +1,100 @@
+"""What lies on a volume, for the command line: one line a dump, or one of the state of a media replica.
+
+A line is a word, a tab and a JSON object. Nothing is written, and no dump is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.folder import Folder
+from stack_backup_jobs.formats import AHEAD, OWN, STATE, Dump, Exit, Manifest, MediaState, stamp
+from stack_backup_jobs.job import Job, Outcome
+from stack_backup_jobs.settings import load, one_of
+
+DUMP, MEDIA = "dump", "media"
+"""The words with which the lines begin; also what can be asked for."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    place: Path
+    """Where the volume is mounted."""
+    what: str = one_of(DUMP, MEDIA)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One dump. `state` is `verified` (its manifest agrees with it), `suspicious` (that, but it shrank),
+    `unverified` (no manifest agrees: recovered only when named) or `future` (the jobs ignore it).
+    """
+
+    time: str
+    folder: str
+    dump: str
+    bytes: int
+    state: str
+    rows: int | None
+    tables: int | None
+    server_version: str | None
+    namespace: str | None
+
+
+def program(job: Job) -> Outcome:
+    settings = load(Settings)
+    found: Iterator[Point | MediaState] = (
+        points(job, settings.place) if settings.what == DUMP else media(settings.place)
+    )
+    count = 0
+    for one in found:
+        os.write(1, f"{settings.what}\t{json.dumps(asdict(one))}\n".encode())
+        count += 1
+    return Outcome(Exit.DONE, "listed", f"{count} found.")
+
+
+def points(job: Job, volume: Path) -> Iterator[Point]:
+    """Of every folder at the root of the volume."""
+    for path in sorted(volume.iterdir()):
+        if path.is_dir() and not path.is_symlink() and path.name != "lost+found":
+            for dump in Folder(job, path).dumps(ahead=math.inf):
+                yield point(path.name, dump)
+
+
+def point(folder: str, dump: Dump) -> Point:
+    state = "verified" if dump.good else "suspicious" if dump.manifest else "unverified"
+    held = dump.manifest or Manifest(())
+    return Point(
+        time=dump.time,
+        folder=folder,
+        dump=dump.name,
+        bytes=dump.size,
+        state="future" if dump.time >= stamp(time.time() + AHEAD) else state,
+        rows=held.rows() if dump.manifest else None,
+        tables=len(held.all("table")) if dump.manifest else None,
+        server_version=held.get("server_version") or None,
+        namespace=held.get("namespace") or None,
+    )
+
+
+def media(volume: Path) -> Iterator[MediaState]:
+    """The state that the mirror keeps; nothing where none ever began. Raises Failure."""
+    path = volume / OWN / STATE
+    try:
+        text = path.read_text("utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return
+    try:
+        yield MediaState.parse(text)
+    except ValueError as error:
+        raise Failure(
+            Exit.DATA,
+            f"The state of the replica of the media is damaged, or of another version: {error}.",
+            "Bring the releases of both stacks to the same version; else run media-replicator.",
+        ) from error
