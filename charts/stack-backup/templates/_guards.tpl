@@ -8,6 +8,11 @@
 {{- mulf $number (ternary (index $factors $unit) 0.00000095367431640625 (hasKey $factors $unit)) | floor | int64 -}}
 {{- end }}
 
+{{/* The same in bytes; nothing of nothing. */}}
+{{- define "stack-backup.bytes" -}}
+{{- if . }}{{ mul 1048576 (include "stack-backup.mebibytes" . | int64) }}{{ end }}
+{{- end }}
+
 {{/* Room for dumps: values, claim (its key), volume, kept (their number), who (the values that say so). */}}
 {{- define "stack-backup.room" -}}
 {{- $have := include "stack-backup.mebibytes" .volume.size | int64 }}

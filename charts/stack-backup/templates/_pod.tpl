@@ -16,6 +16,7 @@ dict:
   rclone         whether the binary of rclone is put at /tools/rclone
   scratch        {size, storageClass} of a volume at /scratch that ends with the pod
   sql            whether the SQL of the values is mounted at /sql
+  passwd         whether the pod's user has a name: initdb wants one, and an image knows only its own users
   volumes        further volumes: a list of {name, mountPath, readOnly, source}
 */}}
 {{- define "stack-backup.cronJob" -}}
@@ -249,6 +250,12 @@ jobTemplate:
               {{- if .sql }}
               - name: sql
                 mountPath: /sql
+                readOnly: true
+              {{- end }}
+              {{- if .passwd }}
+              - name: sql
+                mountPath: /etc/passwd
+                subPath: passwd
                 readOnly: true
               {{- end }}
               {{- range .volumes }}

@@ -8,7 +8,7 @@ from pathlib import Path
 from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.job import Job, say
-from stack_backup_jobs.session import Address, ServerError, Session, Unreachable, identifier
+from stack_backup_jobs.session import Address, ServerError, Session, Unreachable, identifier, literal
 
 MAINTENANCE = "postgres"
 """The database for what concerns the server as a whole."""
@@ -136,5 +136,6 @@ class Server:
 
 def drop(session: Session, database: str) -> None:
     """Also one that is marked as a template, with all sessions that are in it."""
-    session.execute(f"ALTER DATABASE {identifier(database)} IS_TEMPLATE false")
+    if session.query(f"SELECT FROM pg_database WHERE datistemplate AND datname = {literal(database)}"):
+        session.execute(f"ALTER DATABASE {identifier(database)} IS_TEMPLATE false")
     session.execute(f"DROP DATABASE {identifier(database)} WITH (FORCE)")

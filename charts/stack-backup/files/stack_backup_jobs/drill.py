@@ -1,0 +1,255 @@
+"""The drill: the newest verified dump is recovered in the pod, by the recovery's own steps, into a server of the pod's own in
+the stack's own database image; compared with its manifest, asked what the values say, and thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack_backup_jobs import compare
+from stack_backup_jobs.choice import LATEST, choose
+from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.folder import Folder, source
+from stack_backup_jobs.formats import MIB, OWN, Dump, Exit, MediaState, escaped
+from stack_backup_jobs.job import Job, Outcome, say
+from stack_backup_jobs.private_server import EMPTY, PrivateServer
+from stack_backup_jobs.restore import Options, Restore
+from stack_backup_jobs.session import ServerError, Unreachable, identifier, literal
+from stack_backup_jobs.settings import load, number, optional
+from stack_backup_jobs.target import Target
+
+SHOWN = 100
+"""Of each kind of trouble, so many lines in the log."""
+SCRATCH = "Make the scratch space larger (value drill.scratch.size), or give it a storage class."
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The variables of these names."""
+
+    database_superuser: str
+    database_name: str
+    source_volume: Path
+    source_folders: list[str]
+    dump: str
+    maximum_age_seconds: int
+    sql_folder: Path
+    scratch: Path
+    media_replica_volume: str = optional()
+    database_owner: str = optional()
+    jobs: int = number(1, 2)
+    accepted: str = optional()
+    allow_other_owner: bool = optional("false")
+
+
+@dataclass
+class Proof:
+    """What has been found, and how much of it there was."""
+
+    problems: list[str]
+    databases: int = 0
+    tables: int = 0
+    rows: int = 0
+
+
+def program(job: Job) -> Outcome:
+    job.leaves("The drill changes nothing: the dumps and the live database are as they were.")
+    settings = load(Settings)
+    for name in ("PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE", "PGPASSWORD", "PGPASSFILE", "PGDATABASE", "PGUSER"):
+        os.environ.pop(name, None)  # nothing leads a command of the image to another server
+    folder, dump = chosen(job, settings)
+    check_room(settings.scratch, dump)
+    owner = settings.database_owner
+    accepted = tuple(filter(None, settings.accepted.split("\n")))
+    restore = Restore(job, folder, dump, Options(settings.jobs, accepted, "", settings.allow_other_owner), settings.scratch)
+    with lap(job, "read_seconds"):
+        restore.read()
+    restore.part(settings.database_name)
+    private = PrivateServer(job, settings.scratch / f"server.{secrets.token_hex(4)}", settings.database_superuser)
+    proof = Proof([])
+    try:
+        make_tablespaces(private, restore, settings.scratch)
+        restore_all(job, settings, restore, private, proof, owner)
+        target = Target(job, private.server, settings.database_name)
+        target.side = settings.database_name
+        run_assertions(job, settings, restore, target, proof)
+        look_up_references(job, settings, restore, target, proof)
+    except (ServerError, Failure) as error:
+        raise private.explained(error, SCRATCH) from error
+    if proof.problems:
+        what = f"{dump.name} was restored, but: {' '.join(proof.problems)}"
+        raise Failure(Exit.DATA, what, "The log above names each.")
+    return Outcome(
+        Exit.DONE,
+        "proved",
+        f"{dump.name} can be restored: all {proof.rows} rows in {proof.tables} tables came back as its manifest says"
+        f" (in {job.seconds} s).",
+    )
+
+
+@contextlib.contextmanager
+def lap(job: Job, name: str) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    job.figure(**{name: int(time.monotonic() - begun)})
+
+
+def chosen(job: Job, settings: Settings) -> tuple[Folder, Dump]:
+    """A verified dump; the latest one must be young."""
+    advice = "Look whether the hourly backup has run, and whether this is its volume."
+    source(job, settings.source_volume, advice)
+    folders = [Folder(job, settings.source_volume / name) for name in settings.source_folders]
+    folder, dump = choose(job, [one for one in folders if one.path.is_dir()], settings.dump)
+    if dump.manifest is None:
+        what = f"{dump.name} has no manifest, so there is nothing to compare it with."
+        raise Failure(Exit.SOURCE, what, "Choose another dump.")
+    job.figure(bytes=dump.size, age_seconds=dump.age)
+    if settings.dump == LATEST and dump.age > settings.maximum_age_seconds:
+        raise Failure(
+            Exit.DATA,
+            f"The newest verified dump {dump.name} is {dump.age // 60} minutes old, and may be"
+            f" {settings.maximum_age_seconds // 60}.",
+            "Look why the hourly backup publishes no newer one.",
+        )
+    return folder, dump
+
+
+def check_room(scratch: Path, dump: Dump) -> None:
+    need, there = 8 * dump.size + EMPTY, os.statvfs(scratch)
+    free = there.f_bavail * there.f_frsize
+    if free < need:
+        raise Failure(
+            Exit.NO_ROOM,
+            f"The scratch space has {free // MIB} MiB left, and to restore {dump.name} may take {need // MIB} MiB.",
+            SCRATCH,
+        )
+
+
+def make_tablespaces(private: PrivateServer, restore: Restore, scratch: Path) -> None:
+    """Those of the dump, so that all goes where it would go in the stack's server."""
+    with private.server.session() as session:
+        for number_, name in enumerate(restore.roles.tablespaces):
+            place = private.folder / f"tablespace.{number_}"
+            place.mkdir(0o700)
+            session.execute(f"CREATE TABLESPACE {identifier(name)} LOCATION {literal(str(place))}")
+
+
+def restore_all(
+    job: Job, settings: Settings, restore: Restore, private: PrivateServer, proof: Proof, owner: str
+) -> None:
+    """Every database of the dump, each by the recovery's steps, to its swap."""
+    manifest = restore.dump.manifest
+    assert manifest is not None
+    listed = set(manifest.databases)
+    wrong = [f"the database {name}: missing" for name in manifest.databases if name not in restore.dumped.parts]
+    wrong += [f"the database {name}: not in the manifest, but restored" for name in restore.dumped.parts if name not in listed]
+    for name, part in restore.dumped.parts.items():
+        target = Target(job, private.server, name)
+        if name == settings.database_name and owner:
+            restore.check_owner(part, owner)
+        restore.check(target, part)
+        if restore.warnings:
+            advice = "Use the image that the server runs (value database.image), or bring the server up to it (ALTER EXTENSION … UPDATE)."
+            raise Failure(Exit.SETUP, restore.warnings[0], advice)
+        with lap(job, "load_seconds"):
+            held = restore.load(target, part, watched=False)
+        proof.databases += 1
+        proof.tables += len(held.tables)
+        proof.rows += held.rows
+        wrong += restore.differences(part, held)
+        if name == settings.database_name:
+            target.swap(0, part.connection_limit, part.is_template, part.owner or settings.database_superuser, None)
+    job.figure(databases=proof.databases, tables=proof.tables, rows=proof.rows)
+    if wrong:
+        say("What was restored differs from the manifest:")
+        for line in wrong[:SHOWN]:
+            say(line)
+        places = f"{len(wrong)} place{'s' if len(wrong) > 1 else ''}"
+        more = "; …" if len(wrong) > 3 else ""
+        proof.problems.append(f"What was restored differs from the manifest in {places}: {'; '.join(wrong[:3])}{more}.")
+
+
+def run_assertions(job: Job, settings: Settings, restore: Restore, target: Target, proof: Proof) -> None:
+    """Each is true, or it has failed."""
+    paths = sorted(settings.sql_folder.glob("assertion-*.sql"))
+    failed = []
+    for path in paths:
+        name = path.stem.removeprefix("assertion-")
+        try:
+            with restore.session(target, ours=False) as session:
+                rows = session.query(path.read_text())
+                answer = "\n".join("|".join(str(value) for value in row) for row in rows)[:200]
+        except Unreachable:
+            raise
+        except ServerError as error:
+            answer = str(error)
+        if answer in ("t", "true"):
+            say(f"The assertion {name} holds.")
+        else:
+            say(f'The assertion {name} does not hold: it says "{answer}".')
+            failed.append(name)
+    job.figure(assertions=len(paths))
+    if failed:
+        proof.problems.append(f"These assertions do not hold: {', '.join(failed)}.")
+
+
+def look_up_references(job: Job, settings: Settings, restore: Restore, target: Target, proof: Proof) -> None:
+    """Every media file that the restored database names must be in the replica of the media."""
+    path = settings.sql_folder / "references.sql"
+    text = path.read_text() if path.exists() else ""
+    if not settings.media_replica_volume or not text.strip():
+        return
+    replica = Path(settings.media_replica_volume)
+    if not replica.is_dir():
+        raise Failure(
+            Exit.SOURCE,
+            f"The replica of the media {replica} is not there.",
+            "Check its claim and its file server (value volumes.mediaReplica).",
+        )
+    say("Looking up the media files that the database names.")
+    count = missing = refused = 0
+    try:
+        with restore.session(target, ours=False) as session:
+            for (name, *_) in session.rows(text):
+                if not name:
+                    continue  # no file is named there
+                count += 1
+                if name.startswith("/") or ".." in name.split("/"):
+                    refused += 1
+                    if refused <= SHOWN:
+                        say(f"No path within the replica: {escaped(name)}")
+                elif not os.path.lexists(os.path.join(os.fsencode(replica), name.encode("utf-8", "surrogateescape"))):
+                    missing += 1
+                    if missing <= SHOWN:
+                        say(f"Missing in the replica of the media: {escaped(name)}")
+                job.progress(f"{count} files looked up")
+    except Unreachable:
+        raise
+    except ServerError as error:
+        what = f"The value drill.references could not be asked: {error}."
+        raise Failure(Exit.DATA, what, "Correct it.") from error
+    job.figure(references=count, missing=missing)
+    if missing:
+        proof.problems.append(
+            f"{missing} of {count} media files that the database names are missing in the replica of the media{mirrored(replica)}."
+        )
+    if refused:
+        proof.problems.append(f"{refused} of {count} paths that drill.references gives lead out of the replica (absolute, or with ..).")
+
+
+def mirrored(replica: Path) -> str:
+    """A file that is younger than the mirror is no loss."""
+    try:
+        state = MediaState.parse((replica / OWN / "state").read_text())
+    except (FileNotFoundError, ValueError):
+        return ""
+    return f", whose last complete mirror is of {state.completed}" if state.completed else ""
+
+
+__all__ = ["compare", "program"]

@@ -1,0 +1,326 @@
+"""Loads one database of a dump into a new, empty one: first all that must be there before the rows, then the rows by several
+sessions, then indexes and constraints by several, then the rest in its order.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.formats import MIB, Exit
+from stack_backup_jobs.job import Job, say
+from stack_backup_jobs.pack import Unpacker
+from stack_backup_jobs.reader import CopyBlock, Part, Statement
+from stack_backup_jobs.server import of_server
+from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier, literal
+
+IMAGE = "Use the image that the stack's own server runs (value database.image)."
+INDEPENDENT = {"INDEX", "CONSTRAINT"}
+"""Entries that need nothing of each other, wherever they follow one another."""
+_TABLE = re.compile(rb"ALTER TABLE (?:ONLY )?(\S+)")
+_TIMEOUT = re.compile(rb"SET \w+_timeout = 0;")
+_TABLESPACE = re.compile(rb"SET default_tablespace = .*;", re.DOTALL)
+
+
+@dataclass
+class Broken:
+    """An object of the dump that the server refuses, as it is named in values and verdicts: `INDEX public.site_where`."""
+
+    name: str
+    error: ServerError
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.error}" if self.name else str(self.error)
+
+
+@dataclass
+class Loaded:
+    """What became of it: objects that were left out, and constraints that are not valid, as it was accepted."""
+
+    left_out: list[str] = field(default_factory=list)
+    not_valid: list[str] = field(default_factory=list)
+
+
+def failure_of(broken: Broken) -> Failure:
+    """By what was done, and the SQLSTATE."""
+    error = broken.error
+    what = f"The dump could not be loaded: {broken}."
+    if isinstance(error, Unreachable) or error.sqlstate[:2] in ("08", "53", "57"):
+        known = of_server(error)
+        return Failure(known.code, what, known.advice)
+    if broken.name.startswith("EXTENSION ") or error.sqlstate in ("0A000", "58P01") or not broken.name:
+        return Failure(Exit.SETUP, what, IMAGE)
+    return Failure(
+        Exit.DATA,
+        what,
+        "Mend it where the dump comes from, or use another dump"
+        f', or accept that this object is missing: the value database.accepted, "{broken.name}".',
+    )
+
+
+class Loader:
+    """`open_session` gives a session of the new database; `accepted` are patterns of objects that may fail; without
+    `tablespaces` all goes to the server's default one.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        dump: Unpacker,
+        part: Part,
+        open_session: Callable[[], Session],
+        jobs: int,
+        accepted: Iterable[str] = (),
+        tablespaces: bool = True,
+    ) -> None:
+        self._job, self._dump, self._part, self._open = job, dump, part, open_session
+        self._jobs, self._accepted, self._tablespaces = max(1, jobs), list(accepted), tablespaces
+        self._sessions: list[Session] = []
+        self._free: list[Session] = []
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._broken: list[Broken] = []
+        self._put_off: list[str] = []
+        self._bytes = 0
+        self.loaded = Loaded()
+
+    def run(self) -> Loaded:
+        """Raises Failure."""
+        try:
+            with ThreadPoolExecutor(self._jobs + 1) as pool:
+                try:
+                    self._phases(pool)
+                finally:
+                    self.stop()
+        except ServerError as error:
+            raise failure_of(Broken("", error)) from error
+        if len(self._broken) == 1:
+            raise failure_of(self._broken[0])
+        if self._broken:
+            shown = "; ".join(map(str, self._broken[:5])) + ("; …" if len(self._broken) > 5 else "")
+            raise Failure(
+                Exit.DATA,
+                f"The dump could not be loaded: {len(self._broken)} of its objects are refused: {shown}.",
+                "Mend them where the dump comes from, or accept that they are missing (value database.accepted).",
+            )
+        return self.loaded
+
+    def stop(self) -> None:
+        """Ends what runs in the server, from any thread; the load fails then."""
+        with self._lock:
+            self._stopped = True
+            sessions, self._sessions = self._sessions, []
+        for session in sessions:
+            session.close()
+
+    def _phases(self, pool: ThreadPoolExecutor) -> None:
+        part, main = self._part, self._session()
+        self._await([pool.submit(self._in_order, main, part.before)])
+        if part.orderly:
+            blocks = iter(sorted(part.blocks, key=lambda block: -block.length))
+            copies = [pool.submit(self._copy_some, blocks) for _ in range(self._jobs)]
+            self._await([pool.submit(self._loose, main), *copies])
+        else:
+            self._await([pool.submit(self._as_it_comes, main)])
+        for statement in self._put_off:
+            main.execute(statement)
+        self._after(pool, main)
+
+    # ---- sessions ----
+
+    def _session(self) -> Session:
+        """A session with what the part sets at its beginning."""
+        session = self._open()
+        with self._lock:
+            if self._stopped:
+                session.close()
+                raise Failure(Exit.PASSING, "The load was stopped.")
+            self._sessions.append(session)
+        for statement in self._part.preamble:
+            if not _TIMEOUT.match(statement):  # newer ones are not known everywhere, and ours are off
+                session.execute(statement)
+        return session
+
+    def _await(self, futures: list[Future[None]]) -> None:
+        """In the main thread, which hears signals. The first error ends all of them, and is not hidden by those that come
+        of it.
+        """
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            errors = [error for future in done if (error := future.exception()) is not None]
+            for error in sorted(errors, key=lambda error: isinstance(error, Unreachable)):
+                raise error
+        except BaseException:
+            self.stop()
+            raise
+
+    # ---- before the rows, and where all goes in its order ----
+
+    def _in_order(self, session: Session, span: tuple[int, int]) -> None:
+        for statement in self._part.statements(self._dump.chunks(span[0]), *span):
+            self._execute(session, statement)
+
+    def _execute(self, session: Session, statement: Statement) -> None:
+        if not self._tablespaces and _TABLESPACE.match(statement.sql):
+            return
+        try:
+            session.execute(statement.sql)
+        except Unreachable:
+            raise
+        except ServerError as error:
+            self._refused(session, statement, error)
+
+    def _refused(self, session: Session, statement: Statement, error: ServerError) -> None:
+        """Accepted; or kept, where what follows can be tried all the same; else the end."""
+        name = statement.name
+        if self._is_accepted(name):
+            if statement.type in ("FK CONSTRAINT", "CHECK CONSTRAINT") and self._not_valid(session, statement):
+                self.loaded.not_valid.append(name)
+            else:
+                say(f"{name} is left out, as it was accepted: {error}.")
+                self.loaded.left_out.append(name)
+            return
+        broken = Broken(name, error)
+        say(f"The server refuses {broken}.")
+        if statement.start < self._part.after[0] or not name:
+            raise failure_of(broken)
+        with self._lock:
+            self._broken.append(broken)
+
+    def _is_accepted(self, name: str) -> bool:
+        return bool(name) and any(fnmatch.fnmatchcase(name, pattern) for pattern in self._accepted)
+
+    def _not_valid(self, session: Session, statement: Statement) -> bool:
+        """A constraint that its rows do not fulfil, for all that comes."""
+        try:
+            session.execute(statement.sql.rstrip().rstrip(b";") + b" NOT VALID;")
+        except Unreachable:
+            raise
+        except ServerError:
+            return False
+        say(f"{statement.name} is not valid for rows that are there, as it was accepted.")
+        return True
+
+    # ---- rows ----
+
+    def _loose(self, session: Session) -> None:
+        """What stands between the rows of tables: sequences, large objects."""
+        for span in self._part.between:
+            self._in_order(session, span)
+
+    def _as_it_comes(self, session: Session) -> None:
+        blocks, spans = list(self._part.blocks), list(self._part.between)
+        while blocks or spans:
+            if not spans or (blocks and blocks[0].start < spans[0][0]):
+                self._copy(session, blocks.pop(0))
+            else:
+                self._in_order(session, spans.pop(0))
+
+    def _copy_some(self, blocks: Iterator[CopyBlock]) -> None:
+        session = None
+        while True:
+            with self._lock:
+                block = next(blocks, None)
+            if block is None:
+                if session is not None:
+                    self._give_back(session)
+                return
+            session = session or self._take()
+            self._copy(session, block)
+
+    def _rows(self, block: CopyBlock) -> Iterator[bytes]:
+        left = block.length
+        if not left:
+            return
+        for chunk in self._dump.chunks(block.start):
+            if self._stopped:
+                raise Failure(Exit.PASSING, "The load was stopped.")
+            piece = chunk[:left]
+            left -= len(piece)
+            with self._lock:
+                self._bytes += len(piece)
+            yield piece
+            if not left:
+                return
+            self._job.progress(f"{self._bytes // MIB} MiB of rows loaded")
+
+    def _copy(self, session: Session, block: CopyBlock) -> None:
+        while True:
+            try:
+                session.copy_in(block.statement, self._rows(block))
+                return
+            except Unreachable:
+                raise
+            except ServerError as error:
+                name = self._violated(error)
+                if not self._is_accepted(name):
+                    raise failure_of(Broken(name or f"TABLE {block.table}", error)) from error
+                self._put_constraint_off(session, error, name)
+
+    @staticmethod
+    def _violated(error: ServerError) -> str:
+        """The CHECK of a CREATE TABLE that a row does not fulfil, as it is named in values."""
+        if error.sqlstate != "23514" or not (error.table and error.constraint):
+            return ""
+        return f"CHECK CONSTRAINT {error.schema}.{error.table} {error.constraint}"
+
+    def _put_constraint_off(self, session: Session, error: ServerError, name: str) -> None:
+        """Until the rows are there; then it comes back, not valid."""
+        table = f"{identifier(error.schema)}.{identifier(error.table)}"
+        ((definition,),) = session.query(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
+            f" WHERE conrelid = {literal(table)}::regclass AND conname = {literal(error.constraint)}"
+        )
+        session.execute(f"ALTER TABLE {table} DROP CONSTRAINT {identifier(error.constraint)}")
+        with self._lock:
+            self._put_off.append(f"ALTER TABLE {table} ADD CONSTRAINT {identifier(error.constraint)} {definition} NOT VALID")
+        say(f"{name} is not valid for rows that are there, as it was accepted: {error}.")
+        self.loaded.not_valid.append(name)
+
+    # ---- after the rows ----
+
+    def _after(self, pool: ThreadPoolExecutor, main: Session) -> None:
+        """Runs of independent entries by several sessions, all else in its order."""
+        run: list[Statement] = []
+        for statement in self._part.statements(self._dump.chunks(self._part.after[0]), *self._part.after):
+            if statement.type in INDEPENDENT and self._jobs > 1:
+                run.append(statement)
+                continue
+            self._await_run(pool, run)
+            run = []
+            self._await([pool.submit(self._execute, main, statement)])
+        self._await_run(pool, run)
+
+    def _await_run(self, pool: ThreadPoolExecutor, run: list[Statement]) -> None:
+        """An entry's statements, and those that change the same table, one after the other."""
+        groups: dict[bytes | str, list[Statement]] = {}
+        for statement in run:
+            found = _TABLE.match(statement.sql) if statement.type == "CONSTRAINT" else None
+            groups.setdefault(found[1] if found else statement.name, []).append(statement)
+        work = iter(groups.values())
+        self._await([pool.submit(self._execute_some, work) for _ in range(min(self._jobs, len(groups)))])
+
+    def _execute_some(self, work: Iterator[list[Statement]]) -> None:
+        session = self._take()
+        while True:
+            with self._lock:
+                group = next(work, None)
+            if group is None:
+                return self._give_back(session)
+            for statement in group:
+                self._execute(session, statement)
+
+    def _take(self) -> Session:
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+        return self._session()
+
+    def _give_back(self, session: Session) -> None:
+        with self._lock:
+            self._free.append(session)

@@ -1,0 +1,159 @@
+"""The recovery of the application's database: a dump is loaded beside the live database, counted, and takes its place in one
+step, or not at all. The server keeps its own roles and passwords.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack_backup_jobs import compare
+from stack_backup_jobs.choice import choose
+from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.folder import Folder
+from stack_backup_jobs.formats import Dump, Exit
+from stack_backup_jobs.job import Job, Outcome, say
+from stack_backup_jobs.reader import Part
+from stack_backup_jobs.restore import Options, Restore
+from stack_backup_jobs.server import Server, password_in
+from stack_backup_jobs.session import Address, ServerError, Unreachable
+from stack_backup_jobs.settings import load, number, optional
+from stack_backup_jobs.target import Target
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The variables of these names."""
+
+    namespace: str
+    pghost: str
+    pgport: int
+    database_superuser: str
+    database_name: str
+    database_owner: str
+    password_file: Path
+    owner_password_file: Path
+    source_volume: Path
+    source_folders: list[str]
+    dump: str
+    allow_source_server: bool
+    keep_former_seconds: int
+    sql_file: Path
+    scratch: Path
+    jobs: int = number(1, 2)
+    accepted: str = optional()
+    """Patterns of objects, a line each."""
+    allow_other_owner: bool = optional("false")
+    tablespaces: bool = optional("true")
+    server_room: int = number(0, 0)
+    """Bytes; 0: the server is asked."""
+    confirm: str = optional()
+
+
+def program(job: Job) -> Outcome:
+    job.leaves("The live database is as it was.")
+    settings = load(Settings)
+    check_confirmed(settings.confirm, settings.namespace, "the database")
+    owner_password = password_in(settings.owner_password_file)
+    folders = [Folder(job, settings.source_volume / name) for name in settings.source_folders]
+    folder, dump = choose(job, [one for one in folders if one.path.is_dir()], settings.dump)
+    address = Address(settings.pghost, settings.pgport)
+    server = Server(address, settings.database_superuser, password_in(settings.password_file))
+    target = Target(job, server, settings.database_name)
+    check_server(settings, dump, target)
+    target.hold()
+    target.clear()
+    options = Options(
+        settings.jobs,
+        tuple(filter(None, settings.accepted.split("\n"))),
+        settings.database_owner,
+        settings.allow_other_owner,
+        settings.tablespaces,
+        settings.server_room or None,
+    )
+    restore = Restore(job, folder, dump, options, settings.scratch)
+    restore.read(copied=settings.scratch)
+    part = restore.part(settings.database_name)
+    restore.check(target, part)
+    for warning in restore.warnings:
+        say(warning)
+    job.figure(started=dump.manifest.get("started") if dump.manifest else "", tables=part.tables, rows=part.rows)
+    begun = job.seconds
+    held = restore.load(target, part, watched=True)
+    job.figure(load_seconds=job.seconds - begun)
+    if wrong := restore.differences(part, held):
+        raise Failure(
+            Exit.DATA,
+            f"The new database is not what the dump holds: {'; '.join(wrong[:5])}.",
+            "Use another dump, and look at the log of the server.",
+        )
+    run_sql(restore, target, settings.sql_file)
+    return replace(job, settings, target, part, held, owner_password)
+
+
+def check_confirmed(confirm: str, namespace: str, what: str) -> None:
+    """Whoever replaces something names the place."""
+    if not confirm:
+        raise Failure(
+            Exit.USAGE,
+            f"Nothing confirms that {what} of {namespace} is to be replaced.",
+            f"Start the run with CONFIRM={namespace}.",
+        )
+    if confirm != namespace:
+        raise Failure(
+            Exit.PERMISSION,
+            f"The run is confirmed for {confirm}, and this is {namespace}.",
+            "Check in which namespace you are.",
+        )
+
+
+def check_server(settings: Settings, dump: Dump, target: Target) -> None:
+    """Is this the server that is meant?"""
+    source = dump.manifest.get("system_identifier") if dump.manifest else ""
+    if source == target.identifier and not settings.allow_source_server:
+        raise Failure(
+            Exit.PERMISSION,
+            f"{dump.name} was taken from this very server ({target.server}), and its database is not to be replaced by that.",
+            "If that is what you want, as for a lost production database, set databaseRecovery.allowSourceServer.",
+        )
+
+
+def run_sql(restore: Restore, target: Target, path: Path) -> None:
+    """The SQL of the values, in one transaction; nobody but superusers has been in the new database before."""
+    text = path.read_bytes() if path.exists() else b""
+    if not text.strip():
+        return
+    say("Running the SQL of the value databaseRecovery.sql in the new database.")
+    try:
+        with restore.session(target, ours=False) as session:
+            session.execute(text)
+    except Unreachable:
+        raise
+    except ServerError as error:
+        what = f"The SQL of the value databaseRecovery.sql failed: {error}."
+        raise Failure(Exit.SETUP, what, "Correct it and run the job again.") from error
+
+
+def replace(
+    job: Job, settings: Settings, target: Target, part: Part, held: compare.Held, password: str
+) -> Outcome:
+    """The swap, and the verdict over it."""
+    owner = settings.database_owner
+    own = None if owner == settings.database_superuser else password
+    if target.swap(settings.keep_former_seconds, part.connection_limit, part.is_template, owner, own):
+        job.figure(former=target.former)
+    try:
+        if left := target.server.drop_former():
+            job.figure(former_left=left)
+    except (Failure, ServerError) as error:
+        say(f"Former databases could not be looked after, the next run does it: {error}.")
+    counted = f"{held.rows} rows in {len(held.tables)} tables"
+    counted += ", all counted" if not part.inserts else "; this dump has INSERT statements, so nobody knows how many there were"
+    lacking = [key for key in ("left_out", "not_valid") if job.figures.get(key)]
+    accepted = " What was accepted as missing or not valid, the figures of this verdict name." if lacking else ""
+    name = str(job.figures["dump"])
+    return Outcome(
+        Exit.DONE,
+        "recovered",
+        f"The database {settings.database_name} of {settings.namespace} is that of {name}: {counted}.{accepted}",
+    )

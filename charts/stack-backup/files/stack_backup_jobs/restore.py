@@ -1,0 +1,366 @@
+"""The recovery of one database of a dump into a server: the procedure that recovery and drill share.
+
+read the dump to its last byte -> can this server hold it? -> roles -> the new database with its own settings, owner and
+privileges -> load -> count -> ANALYZE; `Target.swap` is then one transaction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack_backup_jobs import compare
+from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.folder import Folder, copy, read_afresh
+from stack_backup_jobs.formats import MIB, Dump, Exit, Manifest
+from stack_backup_jobs.job import Job, say
+from stack_backup_jobs.loader import IMAGE, Broken, Loaded, Loader, failure_of
+from stack_backup_jobs.pack import Unpacker
+from stack_backup_jobs.reader import Dumped, Part, read
+from stack_backup_jobs.roles import Roles, exists, unquoted
+from stack_backup_jobs.server import of_server
+from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier, literal
+from stack_backup_jobs.target import Target, Watch
+
+ROW_COST, RESERVE = 13, 64 * MIB
+"""Tenths of a database's bytes that it may take when it is new, and what must remain of the server's volume."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a recovery is done; the values of the same names."""
+
+    jobs: int = 2
+    accepted: tuple[str, ...] = ()
+    owner: str = ""
+    """Whom the stack's database belongs to; nothing takes the dump's."""
+    other_owner: bool = False
+    tablespaces: bool = True
+    """Whether the dump's are needed; else all goes to the default one."""
+    room: int | None = None
+    """Free bytes of the server's volume, where the server may not be asked."""
+
+
+class Restore:
+    """Of one dump: `read` it first, then `load` its databases, each into a target of its own."""
+
+    def __init__(self, job: Job, folder: Folder, dump: Dump, options: Options, scratch: Path) -> None:
+        self._job, self._folder, self.dump, self.options, self._scratch = job, folder, dump, options, scratch
+        self.dumped: Dumped
+        self.warnings: list[str] = []
+
+    # ---- the dump ----
+
+    def read(self, *, copied: Path | None = None) -> None:
+        """Proves that the dump is whole before a byte of it reaches a server; with `copied`, of a copy in that folder."""
+        path = self._folder.file(self.dump.name)
+        manifest = self.dump.manifest
+        say(f"Reading {self.dump.name} ({self.dump.size // MIB} MiB).")
+        if copied is not None:
+            path, digest = self._copy(path, copied)
+        else:
+            digest = read_afresh(self._job, path, "read") if manifest else ""
+        if manifest is None:
+            say("An older tool made this dump: it has no manifest, so only its own text can tell that it is whole.")
+        elif digest != manifest.get("sha256"):
+            raise Failure(
+                Exit.DATA,
+                f"The dump {self.dump.name} is not what its manifest says: its sha256 differs.",
+                "It was changed or damaged: use another dump, and check the volume and its file server.",
+            )
+        self._unpacker = Unpacker(self._job, path)
+        self.dumped = read(self._unpacker.chunks(), self._scratch, self._job)
+        self._check_text()
+        self.roles = Roles.read(self.dumped.roles)
+
+    def _copy(self, path: Path, folder: Path) -> tuple[Path, str]:
+        need, free = self.dump.size + MIB, shutil.disk_usage(folder).free
+        if free < need:
+            raise Failure(
+                Exit.NO_ROOM,
+                f"The scratch space has {free // MIB} MiB, and the dump needs {need // MIB} MiB.",
+                "Raise the value databaseRecovery.scratch.size.",
+            )
+        target = folder / self.dump.name
+        self._job.ends.callback(target.unlink, missing_ok=True)
+        return target, copy(self._job, path, target)
+
+    def _check_text(self) -> None:
+        name = self.dump.name
+        if not self.dumped.whole:
+            raise Failure(Exit.DATA, f"{name} is cut off: its text ends before its last line.", "Use another dump.")
+        if self.dumped.foreign:
+            first = self.dumped.foreign[0]
+            raise Failure(
+                Exit.DATA,
+                f"{name} holds a command that no dump has: {first.word} at byte {first.at} of its text.",
+                "It may be meant to run a program in this pod: find out who wrote it, and use another dump.",
+            )
+        if not re.match(r"\d+", self.dumped.version):
+            raise Failure(
+                Exit.DATA,
+                f"{name} does not say which version of PostgreSQL it is from.",
+                "It is no dump of pg_dumpall.",
+            )
+
+    def part(self, database: str) -> Part:
+        """Raises Failure when the dump has no such database."""
+        if database not in self.dumped.parts:
+            raise Failure(
+                Exit.SOURCE,
+                f"{self.dump.name} holds no database {database}.",
+                f"It holds: {' '.join(self.dumped.parts)}. Check that the backup is of the right server (value database.host).",
+            )
+        return self.dumped.parts[database]
+
+    def said(self, database: str) -> compare.Held:
+        """What must be in the database: by the manifest, else by the dump's own text."""
+        manifest = self.dump.manifest or Manifest(tuple(self.dumped.records))
+        held = compare.expected(manifest, database)
+        if not manifest.all("sequence"):  # of an older release
+            held.sequences = compare.expected(Manifest(tuple(self.dumped.records)), database).sequences
+        return held
+
+    # ---- can the server hold it? ----
+
+    def check(self, target: Target, part: Part) -> None:
+        """All that can be refused before anything is done. Raises Failure."""
+        name, major = self.dump.name, int(re.findall(r"\d+", self.dumped.version)[0])
+        if major > target.major:
+            raise Failure(
+                Exit.SETUP,
+                f"The dump is from PostgreSQL {self.dumped.version}, and the server is {target.version}.",
+                "A server of the same or a newer major version is needed.",
+            )
+        if self.dump.manifest is not None:
+            there = {str(key): str(value) for key, value in target.server.query("SELECT name, default_version FROM pg_available_extensions")}
+            for extension, version in compare.expected(self.dump.manifest, part.name).extensions.items():
+                if extension not in there:
+                    raise Failure(
+                        Exit.SETUP,
+                        f"The image lacks the extension {extension}, which the database {part.name} of {name} needs.",
+                        "Run the stack with the database image that has it (value database.image): the server lacks it, too.",
+                    )
+                if there[extension] != version:
+                    self.warnings.append(
+                        f"The image brings {there[extension]} of the extension {extension}, and the database {part.name} of {name}"
+                        f" has {version}."
+                    )
+        self._check_tablespaces(target, part)
+        if self.options.owner:
+            self.check_owner(part, self.options.owner)
+
+    def _check_tablespaces(self, target: Target, part: Part) -> None:
+        if not self.options.tablespaces:
+            return
+        there = {str(name) for (name,) in target.server.query("SELECT spcname FROM pg_tablespace")}
+        if missing := sorted(part.tablespaces - there - {""}):
+            raise Failure(
+                Exit.SETUP,
+                f"The server lacks tablespaces that the database {part.name} of {self.dump.name} uses: {', '.join(missing)}.",
+                "Make them, or set databaseRecovery.tablespaces to false: all goes to the server's default one then.",
+            )
+
+    def check_owner(self, part: Part, owner: str) -> None:
+        """Is the dump's owner the one that the stack's database has?"""
+        if part.owner and part.owner != owner and not self.options.other_owner:
+            raise Failure(
+                Exit.SETUP,
+                f"The database {part.name} of {self.dump.name} belongs to {part.owner}, and here it must belong to {owner}"
+                " (value database.owner).",
+                "Name that owner in the values, or set databaseRecovery.allowOtherOwner: the stack's owner becomes a member of"
+                " the dump's then.",
+            )
+
+    def check_room(self, target: Target, part: Part) -> int:
+        """Is there room for a second copy on the server's own volume? Returns the bytes that must remain free."""
+        rooms = target.room()
+        if rooms is None:
+            rooms = {"": self.options.room} if self.options.room is not None else None
+        if rooms is None:
+            raise Failure(
+                Exit.SETUP,
+                "The server may not be asked for the room on its volume (COPY … FROM PROGRAM).",
+                "Look yourself, and set databaseRecovery.serverRoom to the free bytes, such as 50Gi.",
+            )
+        size = next((int(values[1]) for values in self._records("size") if values[0] == part.name), 2 * part.bytes)
+        ((wal,),) = target.server.query("SELECT pg_size_bytes(current_setting('max_wal_size'))")
+        need = size * ROW_COST // 10 + min(int(str(wal)), size * ROW_COST // 10) + RESERVE
+        free = min(rooms.values())
+        if free < need:
+            raise Failure(
+                Exit.NO_ROOM,
+                f"The server's volume has {free // MIB} MiB left, and the new database beside the live one may take"
+                f" {need // MIB} MiB.",
+                "Make the volume of the database larger: it must hold the live database and the new one.",
+            )
+        return RESERVE
+
+    def _records(self, key: str) -> list[tuple[str, ...]]:
+        return self.dump.manifest.all(key) if self.dump.manifest else []
+
+    # ---- the new database ----
+
+    def load(self, target: Target, part: Part, *, watched: bool) -> compare.Held:
+        """Makes the new database and brings it to its end but for the swap; what it holds. Raises Failure."""
+        try:
+            self._make(target, part)
+        except ServerError as error:
+            raise failure_of(Broken("", error)) from error
+        reserve = self.check_room(target, part) if watched else 0
+        rows = part.rows
+        say(f"Loading {rows} rows of {len(part.blocks)} tables into {target.side}.")
+        loader = Loader(
+            self._job,
+            self._unpacker,
+            part,
+            lambda: self.session(target),
+            self.options.jobs,
+            self.options.accepted,
+            self.options.tablespaces,
+        )
+        watch = Watch(target, reserve, loader.stop) if watched else None
+        try:
+            self._outcome(loader.run())
+        except (Failure, ServerError):
+            if watch is not None and watch.failure is not None:
+                raise watch.failure from None
+            raise
+        finally:
+            if watch is not None:
+                watch.end()
+        say("Counting the rows of every table.")
+        held = compare.found(lambda: self.session(target, part.encoding), self.said(part.name), self.options.jobs)
+        self._analyse(target)
+        return held
+
+    def differences(self, part: Part, held: compare.Held) -> list[str]:
+        """Between what must be there and what is. Rows that INSERT statements bring, nobody has counted before."""
+        said = self.said(part.name)
+        if part.inserts:
+            tables = compare.folded(said, held.members)
+            held = dataclasses.replace(held, tables={name: rows for name, rows in held.tables.items() if name in tables})
+        return compare.differences(part.name, said, held)
+
+    def _outcome(self, loaded: Loaded) -> None:
+        if loaded.left_out:
+            self._job.figure(left_out=sorted({*loaded.left_out, *self._figure("left_out")}))
+        if loaded.not_valid:
+            self._job.figure(not_valid=sorted({*loaded.not_valid, *self._figure("not_valid")}))
+
+    def _figure(self, key: str) -> list[str]:
+        value = self._job.figures.get(key, [])
+        return value if isinstance(value, list) else []
+
+    def session(self, target: Target, encoding: str = "UTF8", *, ours: bool = True) -> Session:
+        """Of the new database, with what the database itself says of dates, on which what is computed may depend. Where it
+        is for SQL of the user's (not `ours`), with the path by which the application finds its tables, too.
+        """
+        settings = {"synchronous_commit": "off", "maintenance_work_mem": "128MB"}
+        keys = {"datestyle", "intervalstyle"}
+        if not ours:
+            settings["search_path"] = '"$user", public'
+            keys.add("search_path")
+        session = target.server.session(target.side, encoding=encoding, **settings)
+        for (setting,) in session.query(
+            "SELECT unnest(setconfig) FROM pg_db_role_setting WHERE setrole = 0"
+            " AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ):
+            key, _, value = str(setting).partition("=")
+            if key.lower() in keys:
+                session.query(f"SELECT set_config({literal(key)}, {literal(value)}, false)")
+        return session
+
+    def _make(self, target: Target, part: Part) -> None:
+        """Roles, the new database, and all that belongs to the database itself."""
+        with target.server.session() as session:
+            made, differing = self.roles.make(session)
+            if self.options.owner and not exists(session, self.options.owner):
+                session.execute(f"CREATE ROLE {identifier(self.options.owner)} NOLOGIN")
+        if made:
+            say(f"Roles that were made, without a login: {', '.join(made)}.")
+            self._job.figure(roles_made=len(made))
+        if differing:
+            say(f"Roles that are not as in the dump, and stay as they are: {', '.join(differing)}.")
+            self._job.figure(roles_differ=differing[:20])
+        create = part.create if self.options.tablespaces else re.sub(r" TABLESPACE = \S+", "", part.create)
+        target.begin(create or "WITH TEMPLATE = template0")
+        with target.server.session(encoding=part.properties_encoding) as session:
+            owner = self.options.owner or part.owner
+            if owner:
+                session.execute(f"ALTER DATABASE {identifier(target.side)} OWNER TO {identifier(owner)}")
+            if part.owner and owner != part.owner:
+                session.execute(f"GRANT {identifier(part.owner)} TO {identifier(owner)}")
+            for statement in part.properties:
+                self._property(session, target, part, statement)
+            if owner:
+                session.execute(f"GRANT ALL PRIVILEGES ON DATABASE {identifier(target.side)} TO {identifier(owner)}")
+
+    def _property(self, session: Session, target: Target, part: Part, statement: str) -> None:
+        """A statement that names the database itself, for the new one. What a swap sets is left to it."""
+        if re.search(r" (CONNECTION LIMIT|IS_TEMPLATE) =? ?\S+;|SET \"?stack_backup\.", statement):
+            return
+        name = f"DATABASE PROPERTIES {part.name}"
+        try:
+            session.execute(renamed(statement, part.name, target.side))
+        except Unreachable:
+            raise
+        except ServerError as error:
+            said = re.sub(r"\s+", " ", statement)[:80]
+            if name in self.options.accepted:
+                say(f"A setting of the database is left out, as it was accepted: {said}: {error}.")
+                self._job.figure(left_out=sorted({*self._figure("left_out"), name}))
+            else:
+                say(f"The server refuses: {said}")
+                raise failure_of(Broken(name, error)) from error
+
+    def _analyse(self, target: Target) -> None:
+        """Only the planner needs it: a table that cannot be analysed is no reason to end."""
+        say("Analysing the new database.")
+        with self.session(target) as session:
+            tables = [
+                str(name)
+                for (name,) in session.query(
+                    "SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+                    " WHERE relkind IN ('r', 'm') AND relpersistence <> 't' AND nspname <> 'information_schema' AND nspname !~ '^pg_toast'"
+                    " ORDER BY relpages DESC"
+                )
+            ]
+        work = iter(tables)
+        with ThreadPoolExecutor(self.options.jobs) as pool:
+            for failed in pool.map(lambda _: self._analyse_some(target, work), range(self.options.jobs)):
+                for sentence in failed:
+                    say(sentence)
+
+    def _analyse_some(self, target: Target, work: Iterator[str]) -> list[str]:
+        failed = []
+        with self.session(target) as session:
+            while (table := next(work, None)) is not None:
+                try:
+                    session.execute(f"ANALYZE {table}")
+                except Unreachable:
+                    raise
+                except ServerError as error:
+                    failed.append(f"{table} could not be analysed: {error}.")
+        return failed
+
+
+def renamed(statement: str, old: str, new: str) -> str:
+    """A statement of pg_dump about a database, about another one: its name stands after the first `DATABASE`."""
+    done = False
+
+    def other(found: re.Match[str]) -> str:
+        nonlocal done
+        if found[1] is None or done or unquoted(found[1]) != old:
+            return found[0]
+        done = True
+        return f"DATABASE {identifier(new)}"
+
+    pattern = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\bDATABASE ("(?:[^"]|"")*"|[^\s;"]+)"""
+    return re.sub(pattern, other, statement)
+

@@ -1,0 +1,130 @@
+"""The roles of a dump: those that a server lacks are made as the dump has them, but cannot log in; those that are there keep
+what they are, and where they differ is told.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from stack_backup_jobs.session import ServerError, Session, identifier, literal
+
+_NAME = r'("(?:[^"]|"")*"|[^\s";]+)'
+_CREATE = re.compile(rf"CREATE ROLE {_NAME};", re.DOTALL)
+_ALTER = re.compile(rf"ALTER ROLE {_NAME} WITH (.*);", re.DOTALL)
+_SET = re.compile(rf"ALTER ROLE {_NAME} SET (.*);", re.DOTALL)
+_TOLD = re.compile(rf"(?:COMMENT ON ROLE|SECURITY LABEL .*? ON ROLE) {_NAME} IS .*;", re.DOTALL)
+_GRANT = re.compile(rf"GRANT {_NAME} TO {_NAME}( WITH .*?)??( GRANTED BY {_NAME})?;", re.DOTALL)
+_PASSWORD = re.compile(r" PASSWORD '(?:[^']|'')*'")
+_UNTIL = re.compile(r" VALID UNTIL '((?:[^']|'')*)'")
+_LIMIT = re.compile(r" CONNECTION LIMIT (-?\d+)")
+ATTRIBUTES = {
+    "SUPERUSER": "rolsuper",
+    "INHERIT": "rolinherit",
+    "CREATEROLE": "rolcreaterole",
+    "CREATEDB": "rolcreatedb",
+    "REPLICATION": "rolreplication",
+    "BYPASSRLS": "rolbypassrls",
+}
+
+
+def unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+@dataclass
+class Role:
+    """A role as the dump has it."""
+
+    name: str
+    attributes: str = ""
+    """What follows `WITH`, without a password."""
+    settings: list[str] = field(default_factory=list)
+    """Statements: its settings, comment and security labels."""
+
+    @property
+    def words(self) -> list[str]:
+        return _UNTIL.sub("", _LIMIT.sub("", f" {self.attributes}")).split()
+
+    def differs(self, there: dict[str, str]) -> bool:
+        """From the role of that name in the server, of whose attributes `there` tells."""
+        for word, column in ATTRIBUTES.items():
+            if {word: "t", f"NO{word}": "f"}.get(next((w for w in self.words if w in (word, f"NO{word}")), ""), None) not in (
+                None,
+                there[column],
+            ):
+                return True
+        limit = _LIMIT.search(f" {self.attributes}")
+        return (limit[1] if limit else "-1") != there["rolconnlimit"]
+
+
+@dataclass
+class Roles:
+    """All of a dump: its roles in their order, and who is a member of whom."""
+
+    roles: dict[str, Role] = field(default_factory=dict)
+    memberships: list[tuple[str, str, str]] = field(default_factory=list)
+    """Role, member, options."""
+    tablespaces: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, statements: Iterable[str]) -> Roles:
+        """From the statements that stand before the first database of a dump."""
+        found = cls()
+        for statement in statements:
+            if (match := _CREATE.fullmatch(statement)) is not None:
+                found.roles[unquoted(match[1])] = Role(unquoted(match[1]))
+            elif (match := _ALTER.fullmatch(statement)) is not None and unquoted(match[1]) in found.roles:
+                found.roles[unquoted(match[1])].attributes = _PASSWORD.sub("", f" {match[2]}").strip()
+            elif (match := _SET.fullmatch(statement) or _TOLD.fullmatch(statement)) is not None:
+                if unquoted(match[1]) in found.roles:
+                    found.roles[unquoted(match[1])].settings.append(statement)
+            elif (match := _GRANT.fullmatch(statement)) is not None:
+                found.memberships.append((unquoted(match[1]), unquoted(match[2]), match[3] or ""))
+            elif (match := re.match(rf"CREATE TABLESPACE {_NAME} ", statement)) is not None:
+                found.tablespaces.append(unquoted(match[1]))
+        return found
+
+    def make(self, session: Session) -> tuple[list[str], list[str]]:
+        """Makes what the server lacks. Returns the names of the roles that were made, and of those that differ.
+
+        Raises ServerError.
+        """
+        columns = [*ATTRIBUTES.values(), "rolconnlimit"]
+        rows = session.query(f"SELECT rolname, {', '.join(columns)} FROM pg_roles")
+        there = {str(row[0]): dict(zip(columns, map(str, row[1:]), strict=True)) for row in rows}
+        new = [role for name, role in self.roles.items() if name not in there]
+        for role in new:
+            session.execute(f"CREATE ROLE {identifier(role.name)} NOLOGIN")
+            words = " ".join(part for part in role.attributes.split(" ") if part != "LOGIN")
+            if words:
+                session.execute(f"ALTER ROLE {identifier(role.name)} WITH {words} NOLOGIN".replace("NOLOGIN NOLOGIN", "NOLOGIN"))
+        made = {role.name for role in new}
+        self._join(session, made)
+        for role in new:
+            for statement in role.settings:
+                session.execute(statement)
+        return sorted(made), self._differing(session, there, made)
+
+    def _join(self, session: Session, made: set[str]) -> None:
+        for role, member, options in self.memberships:
+            if role in made or member in made:
+                session.execute(f"GRANT {identifier(role)} TO {identifier(member)}{options}")
+
+    def _differing(self, session: Session, there: dict[str, dict[str, str]], made: set[str]) -> list[str]:
+        rows = session.query("SELECT roleid::regrole::oid::text, member::text FROM pg_auth_members")
+        names = dict(session.query("SELECT oid::text, rolname FROM pg_roles"))
+        joined = {(names.get(role), names.get(member)) for role, member in rows}
+        differing = {role.name for name, role in self.roles.items() if name in there and role.differs(there[name])}
+        for role_name, member, _ in self.memberships:
+            if member not in made and (role_name, member) not in joined:
+                differing.add(member)
+        return sorted(differing)
+
+
+def exists(session: Session, role: str) -> bool:
+    return bool(session.query(f"SELECT FROM pg_roles WHERE rolname = {literal(role)}"))
+
+
+__all__ = ["Role", "Roles", "ServerError", "exists", "unquoted"]
