@@ -1,4 +1,4 @@
-"""Shims: bash scripts that take the place of a command in a job's pod, to stop it there or to let it fail."""
+"""What is put in a job's way: shims in the place of commands, and points at which its Python stops."""
 
 from __future__ import annotations
 
@@ -43,3 +43,25 @@ def dump_by(script: str) -> dict[str, str]:
 def amid_pipe(command: str, script: str) -> dict[str, str]:
     """Lets a stage of a pipe be `script`; where the command does not read a pipe it is itself."""
     return {command: f"if [[ -p /dev/stdin ]]; then {REAL}; {script}; exit; fi; {real(command)}"}
+
+
+def hold_python(
+    event: str, when: str = "True", *, point: str = "reached", go: str = "go", after: bool = False
+) -> str:
+    """Stops a Python program where `event` happens for the first time with `when`, until it is let go on.
+
+    `Faults(python=...)` takes the sum of such texts; `runtime/python_faults.py` says what an event is and
+    what `when` knows: "os.link" with "target.endswith('.gz')", or a function of the program, such as
+    "stack_backup_jobs.session:Session.execute" (with `after`: where it has returned).
+    """
+    return f"hold({event!r}, {when!r}, {point!r}, {go!r}, {after})\n"
+
+
+def fail_python(event: str, code: str, when: str = "True", *, times: int = 0, after: bool = False) -> str:
+    """Lets `event` raise the OSError of this name, such as EIO: always, or so many times in a pod."""
+    return f"fail({event!r}, {code!r}, {when!r}, {times}, {after})\n"
+
+
+def kill_python(event: str, when: str = "True", *, after: bool = False) -> str:
+    """Ends the process in which `event` happens, as `kill -9` does."""
+    return f"kill({event!r}, {when!r}, {after})\n"

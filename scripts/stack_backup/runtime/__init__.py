@@ -29,7 +29,16 @@ class JobResult:
     log: str
     seconds: float
     reason: str = field(default="")
-    """The Job's failure reason on a cluster (`DeadlineExceeded`, `PodFailurePolicy`, ...), else empty."""
+    """The Job's failure reason on a cluster (`DeadlineExceeded`, `PodFailurePolicy`, ...), else empty.
+
+    The local runtime says `OOMKilled` where a process of the pod was ended for want of memory.
+    """
+    peak_memory: int | None = None
+    """Bytes that the pod used at most, looked at ten times a second (None: not measured, as on a cluster).
+
+    Counted are the private memory of its processes, but for those of a PostgreSQL server, and what its
+    volumes in memory held.
+    """
 
     @property
     def succeeded(self) -> bool:

@@ -2,7 +2,7 @@
 
 A stack is a set of namespaces (see `sandbox`) with a real PostgreSQL server in it. A job is run as its
 CronJob declares it (see `pod`), once: retries are the Job controller's work. What a cluster adds beyond
-that (schedule, resource limits, network policies, system call filters) is not imitated here.
+that (schedule, limits of processors, network policies, system call filters) is not imitated here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from typing import Any
 
 from stack_backup.render import CHART, Objects, render
 from stack_backup.runtime import JobResult, claim_of, with_environment
+from stack_backup.runtime.folders import own_folder
 from stack_backup.runtime.pod import Faults, Image, NotStarted, Pod, Surroundings
 from stack_backup.runtime.postgres import SUPERUSER, LocalServer
-from stack_backup.runtime.sandbox import TOOLS, Namespaces, own_folder
+from stack_backup.runtime.sandbox import TOOLS, Namespaces
 from stack_backup.testbed import images, system
 from stack_backup_jobs.formats import verdict_of
 
@@ -188,7 +189,8 @@ class RunningJob:
             verdict=verdict_of(self.pod.termination_message),
             log=self.pod.log,
             seconds=time.monotonic() - self._begun,
-            reason=reason,
+            reason=reason or ("OOMKilled" if self.pod.out_of_memory else ""),
+            peak_memory=self.pod.peak_memory,
         )
         self.pod.close()
         return self._result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -17,14 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stack_backup.runtime.sandbox import Bind, Container, Namespaces, Process, SandboxError
+from stack_backup.runtime.memory import Meter, killed, remove
+from stack_backup.runtime.sandbox import UNLIMITED, Bind, Container, Namespaces, Process, SandboxError
 
 Json = Mapping[str, Any]
 
 IGNORED = {
     # where a pod is placed, and what it may use there
     *("nodeSelector", "tolerations", "affinity", "topologySpreadConstraints", "priorityClassName"),
-    *("schedulerName", "serviceAccountName", "imagePullSecrets", "imagePullPolicy", "resources"),
+    *("schedulerName", "serviceAccountName", "imagePullSecrets", "imagePullPolicy"),
     # bubblewrap filters no system calls; the default profile forbids nothing that a program here may need
     "seccompProfile",
     # every volume of a pod is owned before its first container starts, whichever policy
@@ -40,6 +42,13 @@ REQUIRED = {
     "runAsNonRoot": True,
     "terminationMessagePolicy": "File",
 }
+
+DISK = "20Gi"
+"""Size of a volume on disk that has no limit of its own."""
+
+PLANTED = "sitecustomize.py"
+"""What Python runs when it starts, whatever it runs then."""
+_PYTHON_FAULTS = Path(__file__).with_name("python_faults.py")
 
 TERMINATION_MESSAGE_LIMIT = 4096
 """Bytes of a termination message that the kubelet keeps."""
@@ -75,16 +84,18 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Faults:
-    """What a test changes about a pod. A pod's disk is memory here.
+    """What a test changes about a pod.
 
     `shims`: bash scripts by the name of the command whose place they take (first in PATH; a shim finds its
     real command at /usr/bin, and may use the folder /faults). `without`: commands missing from the image's
-    /usr/bin. `environment`: variables that are added, or have another value.
+    /usr/bin. `environment`: variables that are added, or have another value. `python`: lines for the Python
+    that runs in the pod's containers, which call the functions of `python_faults`.
     """
 
     shims: Mapping[str, str] = field(default_factory=dict)
     without: Collection[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    python: str = ""
 
 
 class Pod:
@@ -139,16 +150,22 @@ class Pod:
         self._seen = namespaces.seen(self._folder)
         self._faulty = self._make_faults()
         self._hosts = self._make_hosts()
+        self._in_memory: list[Path] = []
+        self._disks: list[Path] = []
+        self._meter: Meter | None = None
         self._volumes = {
             volume["name"]: self._make_volume(volume) for volume in self._spec.get("volumes", [])
         }
 
     def start(self, deadline: float | None) -> None:
         """Run every init container (until `deadline`, monotonic seconds), then start the containers."""
+        if self._limited:
+            self._meter = Meter(self._groups, self._in_memory)
         for container in self._spec.get("initContainers", []):
             self._start(container)
             if self.wait(deadline) is not None and self.exit_code != 0:
                 return
+        self._plant_in_volumes()
         for container in self._spec["containers"]:
             self._start(container)
 
@@ -190,6 +207,16 @@ class Pod:
         """The folder that shims know as /faults, seen from outside."""
         return self._seen / "faults"
 
+    @property
+    def peak_memory(self) -> int | None:
+        """See `JobResult.peak_memory`."""
+        return None if self._meter is None else self._meter.peak
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether a process was ended because a container had reached its limit."""
+        return self._limited and killed(self._groups)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to PID 1 of every running container."""
         for process in self._running:
@@ -206,7 +233,12 @@ class Pod:
         """Kill what still runs, and take the pod's own volumes away."""
         self.signal(signal.SIGKILL)
         self.wait()
+        if self._meter is not None:
+            self._meter.stop()
+            remove(self._groups)
         self._namespaces.unmount(self._folder)
+        for image in self._disks:
+            image.unlink()
 
     # ---- containers ----
 
@@ -216,7 +248,7 @@ class Pod:
             f"container {name}",
             container,
             *("name", "image", "command", "args", "env", "volumeMounts", "securityContext", "workingDir"),
-            "terminationMessagePath",
+            *("terminationMessagePath", "resources"),
         )
         own: Json = container.get("securityContext", {})
         known(
@@ -265,15 +297,35 @@ class Pod:
                             container.get("terminationMessagePath", "/dev/termination-log"),
                         ),
                         *([Bind(self._folder / "faults", "/faults")] if self._faulty else []),
+                        *self._plant_in_image(image.rootfs),
                     ],
                     read_only_root=own.get("readOnlyRootFilesystem", False),
                     hostname=self.name[:63],
                     workdir=container.get("workingDir", "/"),
                     without=self._faults.without,
+                    group=self._group(container),
                 ),
                 log,
             )
         self._running.append(process)
+
+    @property
+    def _limited(self) -> bool:
+        return os.environ.get(UNLIMITED) != "unlimited"
+
+    @property
+    def _groups(self) -> Path:
+        """The control group of the pod, below which its containers have theirs."""
+        return self._namespaces.groups.folder / self.name
+
+    def _group(self, container: Json) -> Path | None:
+        """A control group with the container's memory limit; its other limits have no effect here."""
+        if not self._limited:
+            return None
+        limit = container.get("resources", {}).get("limits", {}).get("memory")
+        return self._namespaces.groups.make(
+            self.name, container["name"], None if limit is None else size(limit)
+        )
 
     def _mounts(self, container: Json) -> Iterator[Bind]:
         for mount in container.get("volumeMounts", []):
@@ -344,6 +396,8 @@ class Pod:
         if kind == "emptyDir":
             known(f"volume {name}", source, "medium", "sizeLimit")
             self._empty_folder(name, folder, source)
+            # A folder of the node's disk, while a claim is a disk of its own and has this one.
+            shutil.rmtree(self._namespaces.seen(folder) / "lost+found", ignore_errors=True)
             return folder, False
         if kind == "ephemeral":
             claim = source["volumeClaimTemplate"]["spec"]
@@ -377,13 +431,23 @@ class Pod:
                 path.chmod(path.stat().st_mode | (0o2770 if path.is_dir() else 0o660))
 
     def _empty_folder(self, name: str, folder: Path, source: Json) -> None:
-        limit = f",size={size(source['sizeLimit'])}" if "sizeLimit" in source else ""
+        """A volume in memory or on disk. One on disk has a file system of its own: so its size holds."""
+        seen = self._namespaces.seen(folder)
         if source.get("medium", "") not in ("", "Memory"):
             raise SandboxError(f"Volume {name} is of the medium {source['medium']}, which is not known here.")
-        self._namespaces.mount("tmpfs", folder, f"mode=0777{limit}")
+        if source.get("medium") == "Memory":
+            limit = f",size={size(source['sizeLimit'])}" if "sizeLimit" in source else ""
+            self._namespaces.mount("tmpfs", folder, f"mode=0777{limit}")
+            self._in_memory.append(seen)
+        else:
+            image = self._namespaces.folder / "disks" / f"{self.name}-{name}"
+            image.parent.mkdir(exist_ok=True)
+            self._disks.append(image)
+            self._namespaces.mount_disk(image, folder, size(source.get("sizeLimit", DISK)))
+        seen.chmod(0o777)
         if "fsGroup" in self._security:
-            os.chown(self._namespaces.seen(folder), -1, self._security["fsGroup"])
-            self._namespaces.seen(folder).chmod(0o2777)
+            os.chown(seen, -1, self._security["fsGroup"])
+            seen.chmod(0o2777)
 
     def _files(
         self, name: str, folder: Path, source: Json, called: str, there: Mapping[str, Mapping[str, bytes]]
@@ -429,7 +493,7 @@ class Pod:
         return self._folder / "hosts"
 
     def _make_faults(self) -> bool:
-        if not self._faults.shims:
+        if not self._faults.shims and not self._faults.python:
             return False
         commands = self.faults / "bin"
         commands.mkdir(parents=True)
@@ -437,7 +501,25 @@ class Pod:
         for name, script in self._faults.shims.items():
             (commands / name).write_text(f"#!/bin/bash\n{script}\n")
             (commands / name).chmod(0o755)
+        if self._faults.python:
+            (self._seen / PLANTED).write_text(f"{_PYTHON_FAULTS.read_text()}\n{self._faults.python}\n")
         return True
+
+    def _plant_in_volumes(self) -> None:
+        """Give the test's lines to every Python that an init container has put into a volume."""
+        if self._faults.python:
+            own = [folder for folder, _ in self._volumes.values() if folder.is_relative_to(self._folder)]
+            for folder in own:
+                for library in self._namespaces.seen(folder).glob("**/lib/python3.*/site-packages"):
+                    shutil.copy(self._seen / PLANTED, library)
+
+    def _plant_in_image(self, rootfs: Path) -> Iterator[Bind]:
+        """Give them to the image's own Python, where it has one."""
+        if self._faults.python:
+            for library in rootfs.glob("usr/lib/python3.*"):
+                yield Bind(
+                    self._folder / PLANTED, f"/{library.relative_to(rootfs)}/{PLANTED}", read_only=True
+                )
 
 
 def known(what: str, there: Iterable[str], *fields: str) -> None:

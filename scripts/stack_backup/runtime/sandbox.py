@@ -9,27 +9,29 @@ stack is made.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-FOLDER = "stack-backup-local"
-"""Folder of all stacks of this machine, in the directory for temporary files."""
+from stack_backup.runtime.folders import FOLDER, own_folder
+from stack_backup.runtime.memory import ROOT, Groups
+
+UNLIMITED = "STACK_BACKUP_MEMORY"
+"""Variable that, set to `unlimited`, lets pods run without memory limits."""
 
 TOOLS = {
     "bwrap": "bubblewrap",
     "ip": "iproute2",
+    "mkfs.ext4": "e2fsprogs",
     "mount": "mount",
     "nsenter": "util-linux",
     "setpriv": "util-linux",
@@ -65,7 +67,8 @@ class Container:
 
     `command` is executed without a shell, `groups` are the supplementary groups. `rootfs` is never written:
     changes go to a layer in memory that ends with the container, or are refused (`read_only_root`). The
-    commands named in `without` are missing from the image's /usr/bin.
+    commands named in `without` are missing from the image's /usr/bin. `group` is the control group that it
+    runs in.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Container:
     hostname: str = "localhost"
     workdir: str = "/"
     without: Collection[str] = ()
+    group: Path | None = None
 
 
 class Process:
@@ -163,6 +167,17 @@ class Namespaces:
             self.close()
             raise SandboxError("No namespaces can be made on this machine: see the message of unshare above.")
 
+    @cached_property
+    def groups(self) -> Groups:
+        """The control groups of the stack, made when the first is needed."""
+        try:
+            return Groups(self.folder.name.rpartition("-")[0])
+        except OSError as error:
+            raise SandboxError(
+                f"No control groups can be made on this machine ({error}), so no memory limit of a pod would "
+                f"hold. Let root write to {ROOT}, or set {UNLIMITED}=unlimited to do without limits."
+            ) from error
+
     def __enter__(self) -> Namespaces:
         return self
 
@@ -178,6 +193,8 @@ class Namespaces:
         self._holder.stdin.close()
         self._holder.wait()
         self._holder.stdout.close()
+        if "groups" in vars(self):
+            self.groups.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
 
@@ -212,6 +229,23 @@ class Namespaces:
         """Mount a file system that needs no source."""
         self.run(["mount", "-t", kind, "-o", options, kind, str(target)])
 
+    def mount_disk(self, image: Path, target: Path, size: int) -> None:
+        """Mount a file system on disk with room for `size` bytes, whose content lies in the new file `image`.
+
+        Memory would be charged to the container that writes, as no disk is.
+        """
+        inodes = max(size // 16384, 1024)
+        # What the file system takes for itself: tables of inodes and of groups, and a reserve.
+        whole = size + inodes * 256 + 2**19 + size // 8192 + min(size // 50, 2**24)
+        self.run(["truncate", f"--size={whole}", str(image)])
+        # Empty and gone in a moment: without a journal, and without writing the tables of inodes in advance.
+        features = ["-b", "4096", "-I", "256", "-N", str(inodes), "-O", "^has_journal,^resize_inode"]
+        lazy = ["-E", "lazy_itable_init=1,nodiscard", "-m", "0"]
+        self.run(["mkfs.ext4", "-q", "-F", *features, *lazy, str(image)])
+        self.run(
+            ["mount", "-t", "ext4", "-o", "loop,noatime,barrier=0,noinit_itable", str(image), str(target)]
+        )
+
     def unmount(self, target: Path) -> None:
         """Unmount `target` and all below it; lazily, for a process that was just killed may still hold it."""
         self.run(["umount", "--recursive", "--lazy", str(target)])
@@ -228,6 +262,7 @@ class Namespaces:
         try:
             popen = subprocess.Popen(
                 [
+                    *_inside(container.group),
                     *self._enter(),
                     *(tool("setpriv"), f"--reuid={container.uid}", f"--regid={container.gid}"),
                     f"--groups={','.join(map(str, sorted({container.gid, *container.groups})))}",
@@ -273,6 +308,13 @@ class Namespaces:
         ]
 
 
+def _inside(group: Path | None) -> list[str]:
+    """The words before a command that is to run in a control group."""
+    if group is None:
+        return []
+    return ["/bin/sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(group)]
+
+
 def resolve(root: Path, path: str) -> str:
     """`path` without symbolic links, as a process with the root `root` would resolve it (/var/run is one)."""
     resolved, rest = Path("/"), [part for part in path.split("/") if part]
@@ -309,28 +351,3 @@ def _bubblewrap(container: Container, root: Path, status: int) -> Iterator[str]:
         target = resolve(container.rootfs, bind.target)
         yield from ("--ro-bind" if bind.read_only else "--bind", str(bind.source), target)
     yield from ("--chdir", container.workdir, "--", *container.command)
-
-
-def own_folder(name: str) -> tuple[Path, int]:
-    """A new folder and its lock (a descriptor); those whose maker has ended are removed on the way."""
-    parent = Path(tempfile.gettempdir()) / FOLDER
-    parent.mkdir(exist_ok=True)
-    with _locked(parent):
-        for folder in parent.iterdir():
-            with contextlib.suppress(BlockingIOError), _locked(folder, wait=False):
-                shutil.rmtree(folder, ignore_errors=True)
-        made = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
-        made.chmod(0o755)
-        lock = os.open(made, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    return made, lock
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
