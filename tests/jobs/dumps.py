@@ -12,9 +12,11 @@ from datetime import UTC, datetime, timedelta
 
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalVolume
+from stack_backup_jobs import formats
+from stack_backup_jobs.formats import MANIFESTS, dump_name, manifest_name, stamp
 
-# The contract's file name with its parts, and with the suffix of zstd, which the contract does not know.
-FINAL = re.compile(r"backup-(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)-dumpall\.sql\.(gz|zst)")
+FINAL = formats.NAME
+"""The contract's file name with its parts, and with the suffix of zstd, which the contract does not know."""
 
 PODS_USER = 999
 """User and group of the chart's pods."""
@@ -53,14 +55,12 @@ class DumpFolder:
 
     def others(self) -> list[str]:
         """All other files of the folder and of its manifests' folder, but the manifests of dumps."""
-        manifests = {f"{name}.tsv" for name in self.dumps()}
+        manifests = {manifest_name(name) for name in self.dumps()}
         there = [
-            name
-            for name in self.volume.list(self.folder)
-            if not FINAL.fullmatch(name) and name != ".manifest"
+            name for name in self.volume.list(self.folder) if not FINAL.fullmatch(name) and name != MANIFESTS
         ]
         return there + [
-            name for name in self.volume.list(f"{self.folder}/.manifest") if name not in manifests
+            name for name in self.volume.list(f"{self.folder}/{MANIFESTS}") if name not in manifests
         ]
 
     def verified(self) -> list[str]:
@@ -71,21 +71,22 @@ class DumpFolder:
         return self.volume.read(f"{self.folder}/{name}")
 
     def manifest_path(self, name: str) -> str:
-        return f"{self.folder}/.manifest/{name}.tsv"
+        return f"{self.folder}/{MANIFESTS}/{manifest_name(name)}"
 
     def manifest(self, name: str) -> Manifest:
-        lines: Manifest = {}
-        for line in self.volume.read(self.manifest_path(name)).decode().splitlines():
-            key, *values = line.split("\t")
-            lines.setdefault(key, []).append(values)
-        return lines
+        text = self.volume.read(self.manifest_path(name)).decode("utf-8", "surrogateescape")
+        found = formats.Manifest.parse(text)
+        assert found.format() == text
+        for key, *values in found.records:
+            assert len(formats.RECORDS[key]) == len(values), (key, values)
+        return {key: [list(values) for values in found.all(key)] for key, *_ in found.records}
 
     def files(self) -> dict[str, File]:
         """Every dump and manifest, by name."""
         root = self.volume.path / self.folder
         paths = [
             f"{folder}{name}"
-            for folder in ("", ".manifest/")
+            for folder in ("", f"{MANIFESTS}/")
             for name in self.volume.list(f"{self.folder}/{folder}")
         ]
         return {
@@ -104,12 +105,12 @@ class DumpFolder:
         return self.plant_at(datetime.now(UTC) - age, verified=verified, dump=dump, **manifest)
 
     def plant_at(
-        self, stamp: datetime, *, verified: bool = True, dump: bytes | None = None, **manifest: object
+        self, moment: datetime, *, verified: bool = True, dump: bytes | None = None, **manifest: object
     ) -> str:
-        """The same with the time `stamp` in its name."""
+        """The same with the time `moment` in its name."""
         assert self.sample is not None
         dump = self.sample.dump if dump is None else dump
-        name = f"backup-{stamp:%Y-%m-%dT%H:%M:%SZ}-dumpall.sql.gz"
+        name = dump_name(stamp(moment.timestamp()), "gz")
         self._write(f"{self.folder}/{name}", dump)
         if verified:
             text = self.sample.manifest.decode()
@@ -159,10 +160,10 @@ class DumpFolder:
         (self.volume.path / path).chmod(0o640)
 
     def _is_verified(self, name: str) -> bool:
-        if f"{name}.tsv" not in self.volume.list(f"{self.folder}/.manifest"):
+        if manifest_name(name) not in self.volume.list(f"{self.folder}/{MANIFESTS}"):
             return False
-        manifest = self.manifest(name)
-        return manifest["name"] == [[name]] and manifest["bytes"] == [[str(len(self.read(name)))]]
+        text = self.volume.read(self.manifest_path(name)).decode("utf-8", "surrogateescape")
+        return formats.Manifest.parse(text).agrees(name, len(self.read(name)))
 
 
 def assert_failed(result: JobResult, code: int, *words: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from stack_backup.render import merge_values
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalStack, RunningJob
 from stack_backup.runtime.pod import Faults
+from stack_backup_jobs.formats import MANIFESTS, stamp
 from tests.jobs.dumps import FINAL, DumpFolder, Sample, assert_failed
 from tests.render import contract
 
@@ -42,8 +42,11 @@ class Hourly(DumpFolder):
 
     def start(self, **faults: Any) -> RunningJob:
         """Start the job with `Faults(**faults)`, in a second of its own, for it gives the dump its name."""
-        taken = [*self.dumps(), *self.volume.list(f"{FOLDER}/.manifest")]  # a killed run may leave a manifest
-        while any(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") in name for name in taken):
+        taken = [
+            *self.dumps(),
+            *self.volume.list(f"{FOLDER}/{MANIFESTS}"),
+        ]  # a killed run may leave a manifest
+        while any(stamp() in name for name in taken):
             time.sleep(0.05)
         return self.stack.start(JOB, Faults(**faults))
 

@@ -15,6 +15,7 @@ from stack_backup.render import merge_values
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalStack, LocalVolume, RunningJob
 from stack_backup.runtime.pod import Faults
+from stack_backup_jobs.formats import OWN, SAMPLE, STATE, TRASH
 
 NAMESPACE = "media-stack"
 IMAGE = "postgres:15"
@@ -95,17 +96,17 @@ class Media:
         return result
 
     def state(self) -> dict[str, str]:
-        text = (self.replica / ".stack-backup" / "state").read_text()
+        text = (self.replica / OWN / STATE).read_text()
         return dict(line.split("\t", 1) for line in text.splitlines())
 
     def trash(self) -> list[Path]:
         """The trash of every run, oldest first."""
-        return sorted((self.replica / ".stack-backup" / "trash").iterdir())
+        return sorted((self.replica / OWN / TRASH).iterdir())
 
     def leftovers(self) -> list[str]:
         """Our own files in the replica that have no business there when no run is at work."""
-        names = {path.name for path in (self.replica / ".stack-backup").iterdir()}
-        return sorted(names - {"state", "sample.tsv", "trash"}) + partial(self.replica)
+        names = {path.name for path in (self.replica / OWN).iterdir()}
+        return sorted(names - {STATE, SAMPLE, TRASH}) + partial(self.replica)
 
     def set(self, path: str, content: str | bytes, root: Path | None = None) -> None:
         """Write a file of the source as the stack does it, now."""

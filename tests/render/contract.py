@@ -22,8 +22,7 @@ DUMP_GIB = 3.3
 """Size of one compressed dump, November 2023."""
 
 # The start of the run, UTC. The recovery tool in use takes the last of `/backup/*/backup*` as the latest.
-FILE_NAME = re.compile(r"backup-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ-dumpall\.sql\.gz")
-FILE_NAME_EXAMPLE = "backup-2022-11-28T08:51:08Z-dumpall.sql.gz"
+FILE_NAME_EXAMPLE, FILE_NAME_TIME = "backup-2022-11-28T08:51:08Z-dumpall.sql.gz", "2022-11-28T08:51:08Z"
 
 COMMAND = ("pg_dumpall", "--username=admin", "--no-password")
 

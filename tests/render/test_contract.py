@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+import dataclasses
+import importlib
 from typing import Any
 
 import pytest
 import yaml
 
 from stack_backup.render import CHART, Objects, merge_values, render
+from stack_backup_jobs import formats, run, settings
 from tests.render import contract
 from tests.render.rules import quantity
 from tests.render.stacks import STACKS
@@ -107,33 +108,52 @@ def test_the_password_is_a_file_of_the_secret(pod: dict[str, Any], environment: 
     assert secret["optional"] is True
 
 
-def test_the_program_dumps_with_the_agreed_command_into_the_agreed_name() -> None:
-    text = "".join(path.read_text(encoding="utf-8") for path in sorted((CHART / "files").iterdir()))
+def test_the_program_dumps_with_the_agreed_command() -> None:
+    """By its source; that it does so, the tests of the job and of the cluster see."""
+    text = (CHART / "files" / "stack_backup_jobs" / "hourly.py").read_text(encoding="utf-8")
     command, user, password = contract.COMMAND
     assert command in text
     assert password in text
     # The superuser is a value; its default is the contract's (see above).
     assert user.replace(contract.SUPERUSER, "") in text
-    assert "-dumpall.sql" in text
 
 
 def test_the_recovery_tool_in_use_takes_no_helper_file_for_a_dump(environment: dict[str, str]) -> None:
     assert environment["COMPRESSOR"] == "gzip", "it picks a .zst file as the latest, and fails on it"
 
 
-def test_the_pattern_of_file_names_is_that_of_the_example() -> None:
-    assert contract.FILE_NAME.fullmatch(contract.FILE_NAME_EXAMPLE)
-    assert not contract.FILE_NAME.fullmatch(contract.FILE_NAME_EXAMPLE + ".partial")
+def test_the_programs_give_the_agreed_name() -> None:
+    assert formats.dump_name(contract.FILE_NAME_TIME, "gz") == contract.FILE_NAME_EXAMPLE
+    assert formats.time_of(contract.FILE_NAME_EXAMPLE) == contract.FILE_NAME_TIME
+    assert not formats.NAME.fullmatch(contract.FILE_NAME_EXAMPLE + ".partial")
+    for name in (formats.MANIFESTS, formats.TEMPORARY):
+        assert not name.startswith("backup"), "the recovery tool in use would take it for a dump"
+
+
+def test_what_a_second_try_cannot_change_is_not_tried_again(production: Objects) -> None:
+    listed = 0
+    for cronjob in production.of_kind("CronJob"):
+        rules = cronjob["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+        for rule in rules:
+            codes = rule.get("onExitCodes", {"operator": "NotIn"})
+            if codes["operator"] == "In":
+                assert (rule["action"], codes["values"]) == ("FailJob", sorted(formats.NOT_TRIED_AGAIN))
+                listed += 1
+    assert listed > 5
 
 
 def test_the_job_runs_its_own_program_from_the_chart(installed: Objects, pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
-    shell, program = container["command"]
-    assert shell == "/bin/bash"
-    folder, _, name = program.rpartition("/")
+    shell, start, job = container["command"]
+    assert (shell, job) == ("/bin/sh", contract.HOURLY)
+    folder, _, name = start.rpartition("/")
     volume, _ = _volume_at(pod, folder)
-    assert name == f"{contract.HOURLY}.sh"
-    assert name in installed.get("ConfigMap", volume["configMap"]["name"])["data"]
+    files = {item["path"]: item["key"] for item in volume["configMap"]["items"]}
+    held = installed.get("ConfigMap", volume["configMap"]["name"])["data"]
+    module = f"stack_backup_jobs/{run.JOBS[job]}.py"
+    for path in (name, "__main__.py", module):
+        assert held[files[path]] == (CHART / "files" / path).read_text(encoding="utf-8")
+    assert sorted(held) == sorted(files.values())
 
 
 def test_the_job_knows_its_name_and_writes_its_verdict_where_kubernetes_reads_it(
@@ -314,8 +334,11 @@ def test_a_recovery_uses_the_passwords_of_its_own_stack(objects: Objects) -> Non
 
 # -- the environment, between a template and its program -----------------------------------------------------
 
-# libpq, bash and mktemp read these by themselves; the last one is given to every pod.
-READ_BY_OTHERS = {"PGPORT", "PGHOST", "HOME", "TMPDIR", "LC_ALL", "NAMESPACE"}
+GENERAL = {
+    *("JOB", "NAMESPACE", "POD_NAME", "DEADLINE_SECONDS", "TERMINATION_LOG", "PYTHON"),
+    *("HOME", "TMPDIR", "PGHOST", "PGPORT"),
+}
+"""What every pod is given, or the clients of PostgreSQL read by themselves."""
 EVERY_JOB = [
     *contract.SCHEDULES,
     contract.DATABASE_RECOVERY,
@@ -336,17 +359,16 @@ def test_every_job_is_known_here(everything: Objects) -> None:
 
 
 @pytest.mark.parametrize("job", EVERY_JOB)
-def test_a_job_is_given_what_its_program_asks_for_and_nothing_else(everything: Objects, job: str) -> None:
-    def program(name: str) -> Path:
-        _, pod, _ = _job(everything, name)
-        return CHART / "files" / pod["containers"][0]["command"][1].rpartition("/")[2]
-
-    shared = set((CHART / "files").iterdir()) - {program(name) for name in EVERY_JOB}
-    text = "".join(path.read_text(encoding="utf-8") for path in sorted({program(job), *shared}))
-    text = text.replace("\\\n", "")
-    _, _, environment = _job(everything, job)
-    required = {name for line in re.findall(r"^ *require (.*)$", text, re.MULTILINE) for name in line.split()}
-    assert len(required) > 5
-    assert required <= set(environment)
-    unread = {name for name in environment if not re.search(rf"\b{name}\b", text)}
-    assert unread <= READ_BY_OTHERS
+def test_a_job_is_given_what_its_program_asks_for_and_nothing_else(
+    everything: Objects, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, pod, environment = _job(everything, job)
+    program = importlib.import_module(f"stack_backup_jobs.{run.JOBS[pod['containers'][0]['command'][-1]]}")
+    asked = {field.name.upper() for field in dataclasses.fields(program.Settings)}
+    assert len(asked) > 5
+    for name in asked:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value or "given")
+    settings.load(program.Settings)
+    assert environment.keys() - asked <= GENERAL
