@@ -16,10 +16,11 @@ import psycopg
 import pytest
 
 from stack_backup.render import Objects
+from stack_backup.runtime import memory
 from stack_backup.runtime.local import LocalRuntime, LocalStack
 from stack_backup.runtime.pod import Faults, expand, size
 from stack_backup.runtime.postgres import ServerError
-from stack_backup.runtime.sandbox import SandboxError, resolve
+from stack_backup.runtime.sandbox import Namespaces, SandboxError, resolve
 
 IMAGE = "postgres:15"
 
@@ -161,6 +162,81 @@ def test_a_memory_volume_is_limited_and_the_deadline_holds(stack: LocalStack) ->
     assert result.log == "asked\n"
 
 
+def limited(script: str, memory: str = "48Mi") -> Objects:
+    """A pod with a memory limit, 256 MiB of volume in memory at /tmp, and 200 MiB on disk at /scratch."""
+    objects = cron_job(script)
+    pod = pod_of(objects)
+    pod["containers"][0]["resources"] = {"requests": {"cpu": "50m"}, "limits": {"memory": memory}}
+    pod["containers"][0]["volumeMounts"].append({"name": "disk", "mountPath": "/scratch"})
+    pod["volumes"][3]["emptyDir"]["sizeLimit"] = "256Mi"
+    pod["volumes"].append({"name": "disk", "emptyDir": {"sizeLimit": "200Mi"}})
+    return objects
+
+
+def private(megabytes: int) -> str:
+    """A command that has so much memory for half a second."""
+    return f"perl -e '$x = q(x); $x x= {megabytes} << 20; select(undef, undef, undef, 0.5)'"
+
+
+def test_a_container_has_its_memory_and_no_more(stack: LocalStack) -> None:
+    stack.apply(limited(private(20)))
+    result = stack.run("probe")
+    assert (result.exit_code, result.reason) == (0, "")
+    assert result.peak_memory is not None
+    assert 20 << 20 < result.peak_memory < 48 << 20
+
+    stack.apply(limited(f"{private(100)}; echo its end was $?; exit 3"))
+    result = stack.run("probe")
+    assert (result.exit_code, result.reason) == (3, "OOMKilled")
+    assert result.log.endswith("its end was 137\n")
+    stack.apply(limited(f"exec {private(100)}"))
+    result = stack.run("probe")
+    assert (result.exit_code, result.reason) == (137, "OOMKilled")
+    stack.apply(limited(private(100), "256Mi"))
+    assert stack.run("probe").succeeded
+
+
+def test_a_volume_in_memory_counts_and_one_on_disk_does_not(stack: LocalStack) -> None:
+    stack.apply(limited("head -c 20M /dev/zero >/tmp/x; sleep 0.5; head -c 100M /dev/zero >/tmp/x; exit $?"))
+    result = stack.run("probe")
+    assert (result.exit_code, result.reason) == (137, "OOMKilled")
+    assert result.peak_memory is not None
+    assert result.peak_memory > 20 << 20
+
+    # More than the limit is written and read again: the cache of its pages makes way.
+    write = "head -c 190M /dev/zero >/scratch/x && cksum </scratch/x >/scratch/sum && cat /scratch/x | wc -c"
+    stack.apply(limited(write))
+    result = stack.run("probe")
+    assert (result.exit_code, result.reason, result.log) == (0, "", f"{190 << 20}\n")
+    assert result.peak_memory is not None
+    assert result.peak_memory < 16 << 20
+
+
+def test_a_volume_on_disk_has_its_size(stack: LocalStack) -> None:
+    fill = "head -c 300M /dev/zero 2>/tmp/why >/scratch/x; cat /tmp/why; stat -c %s /scratch/x"
+    stack.apply(limited(f"ls -A /scratch; {fill}"))
+    why, size = stack.run("probe").log.splitlines()
+    assert why.endswith("No space left on device")
+    assert 200 << 20 <= int(size) < 210 << 20
+    assert list((stack.namespaces.folder / "disks").iterdir()) == []
+
+
+def test_limits_that_cannot_hold_are_not_passed_over(
+    stack: LocalStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stack.apply(limited(private(100)))
+    monkeypatch.setenv("STACK_BACKUP_MEMORY", "unlimited")
+    result = stack.run("probe")
+    assert (result.exit_code, result.peak_memory) == (0, None)
+    monkeypatch.delenv("STACK_BACKUP_MEMORY")
+    monkeypatch.setattr(memory, "_hierarchy", lambda: (tmp_path / "none", False))
+    with (
+        Namespaces("probe") as namespaces,
+        pytest.raises(SandboxError, match="STACK_BACKUP_MEMORY=unlimited"),
+    ):
+        print(namespaces.groups)
+
+
 def test_a_pod_reaches_its_database_and_nothing_else(stack: LocalStack) -> None:
     for host in ("database", "database.probe-stack.svc.cluster.local"):
         password = "export PGPASSWORD=$(cat /secrets/database/password)"
@@ -287,6 +363,8 @@ def leftovers() -> list[str]:
             words = (process / "cmdline").read_bytes().decode(errors="replace")
             if "stack-backup-local" in words and "leftover" in words:
                 found.append(words)
+    root, _ = memory._hierarchy()
+    found += [str(path) for path in root.glob("stack-backup-local/leftover-*")]
     mounts = Path("/proc/mounts").read_text().splitlines()
     return found + [line for line in mounts if "stack-backup-local" in line]
 
@@ -296,9 +374,12 @@ import sys, time
 from pathlib import Path
 from stack_backup.runtime.local import LocalRuntime
 from stack_backup.runtime.pod import Image
-with LocalRuntime(image=lambda name: Image(Path(sys.argv[1]), {})).stack("leftover"):
-    print("up", flush=True)
-    time.sleep(600)
+from tests.jobs.test_local_runtime import limited
+with LocalRuntime(image=lambda name: Image(Path(sys.argv[1]), {"PATH": "/bin"})).stack("leftover") as stack:
+    stack.apply(limited("sleep 600"))
+    with stack.start("probe"):
+        print("up", flush=True)
+        time.sleep(600)
 """
 
 
@@ -311,11 +392,14 @@ def test_nothing_outlives_a_killed_run(runtime: LocalRuntime, postgres15: Path) 
     child.kill()
     child.wait()
     end = time.monotonic() + 60
-    while len(leftovers()) > 1 and time.monotonic() < end:
+    while len(leftovers()) > 2 and time.monotonic() < end:
         time.sleep(0.05)
-    [folder] = leftovers()
-    assert Path(folder).is_dir(), "only the folder may be left, for the next stack to remove"
-    with runtime.stack("another", IMAGE):
+    left = leftovers()
+    assert len(left) == 2, "only a folder and a control group may be left, for the next stack to remove"
+    assert all(Path(folder).is_dir() for folder in left), left
+    with runtime.stack("another", IMAGE) as another:
+        another.apply(limited("true"))
+        assert another.run("probe").succeeded
         assert leftovers() == []
 
 
