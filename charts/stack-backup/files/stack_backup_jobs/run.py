@@ -1,6 +1,6 @@
-"""Runs a program to its verdict. The supervisor answers signals and the deadline and gives the verdict, and never
-touches a volume: a call on a file server that hangs cannot be interrupted. The worker, a process of its own, does the
-work and says how far it is; where it does not answer any more, the supervisor ends without it.
+"""Runs a program to its verdict. The supervisor answers signals and the deadline and gives the verdict, and
+never touches a volume: a call on a file server that hangs cannot be interrupted. The worker, a process of its
+own, does the work and says how far it is; where it does not answer any more, the supervisor ends without it.
 """
 
 from __future__ import annotations
@@ -18,27 +18,39 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from stack_backup_jobs.errors import Failure, Stopped, of_volume
-from stack_backup_jobs.formats import Exit, Figure, Verdict
-from stack_backup_jobs.job import Job, Outcome, say
+from stack_backup_jobs.errors import VALUES, Failure, Stopped, of_volume
+from stack_backup_jobs.formats import MESSAGE_LIMIT, Exit, Figure, Verdict
+from stack_backup_jobs.job import Job, Outcome, say, write
+from stack_backup_jobs.process import family
 from stack_backup_jobs.server import of_server
 from stack_backup_jobs.session import ServerError
 
-JOBS: dict[str, str] = {}
+JOBS: dict[str, str] = {
+    "list": "listing",
+    "postgres-backup-hourly": "hourly",
+    "postgres-backup-tier": "tier",
+    "postgres-replicator-backup": "replicator",
+    "offsite": "offsite",
+}
 """Programs, and the modules that hold them as `program`."""
 
 RESERVE = 120
 """Seconds between the inner deadline and Kubernetes' own, which would take the pod and its log away."""
 PATIENCE = 7.0
 """Seconds in which a worker that is told to stop must end; a pod must be gone within 10."""
+CLEANING = 28.0
+"""Seconds in which a worker that has done its work, or failed, must have taken away what it began."""
 TICK = 30.0
 """Seconds between two lines that say how far the run is."""
+TOLD = "The job was told to stop."
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+MESSAGE = 1 << 18
+"""Bytes of a message of the worker, at most."""
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code. Without an argument every program is loaded, and nothing else done: an init container does that, so
-    that the interpreter keeps what it compiled.
+    """The exit code. Without an argument every program is loaded, and nothing else done: an init container
+    does that, so that the interpreter keeps what it compiled.
     """
     if not arguments:
         for module in JOBS.values():
@@ -48,25 +60,20 @@ def main(arguments: list[str]) -> int:
     os.environ.update(LC_ALL="C", TZ="UTC", PGCONNECT_TIMEOUT="20")
     time.tzset()
     os.dup2(1, 2)
-    module = importlib.import_module(f"stack_backup_jobs.{JOBS[arguments[0]]}")
-    return Supervisor(module.program).run()
+    program = importlib.import_module(f"stack_backup_jobs.{JOBS[arguments[0]]}").program
+    return Supervisor(program).run()
 
 
 def deadline() -> int:
     text = os.environ.get("DEADLINE_SECONDS", "")
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > RESERVE):
-        raise Failure(
-            Exit.USAGE,
-            f'The variable DEADLINE_SECONDS is "{text}"; it must be a whole number from {RESERVE + 1} on.',
-            "Correct the values of the release.",
-        )
+        what = f'The variable DEADLINE_SECONDS is "{text}"; it must be a whole number from {RESERVE + 1} on.'
+        raise Failure(Exit.USAGE, what, VALUES)
     return int(text) - RESERVE
 
 
 class Supervisor:
-    """Of one worker. What is known of it: its figures, what a failure leaves, the groups of processes it has started, and
-    its end.
-    """
+    """Of one worker. What is known of it: its figures, what a failure leaves, and its end."""
 
     def __init__(self, program: Callable[[Job], Outcome]) -> None:
         self._program = program
@@ -74,11 +81,12 @@ class Supervisor:
         self._figures: dict[str, Figure] = {}
         self._untouched = ""
         self._progress = ""
-        self._groups: set[int] = set()
+        self._spoken = 0.0
         self._end: dict[str, Any] | None = None
         self._stop: tuple[int, str, str] | None = None
         """Why the worker is told to stop: code, what, advice."""
         self._given_up: float | None = None
+        """When it is left alone, in monotonic seconds."""
 
     @property
     def _seconds(self) -> float:
@@ -89,65 +97,73 @@ class Supervisor:
             self._allowed = float(deadline())
         except Failure as failure:
             return self._verdict(failure.code, "failed", f"{failure.what} {failure.advice}")
-        ours, theirs = socket.socketpair()
+        # Messages are kept apart, and none is ever sent in part.
+        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         wakeup, woken = socket.socketpair()
-        woken.setblocking(False)
+        for end in (ours, wakeup, woken):
+            end.setblocking(False)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # until each side has its own handlers
+        state("begun")
         self._worker = os.fork()
         if not self._worker:
             for end in (ours, wakeup, woken):
                 end.close()
-            try:
-                work(self._program, theirs)
-            finally:
-                os._exit(0)
+            work(self._program, theirs)
         theirs.close()
         signal.set_wakeup_fd(woken.fileno())
         for number in STOPPING:
-            signal.signal(number, lambda *_: self._tell_to_stop(Exit.STOPPED, "The job was told to stop.", ""))
+            signal.signal(number, lambda *_: self._tell_to_stop(Exit.STOPPED, TOLD, ""))
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # only wakes
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-        return self._judge(self._watch(ours, wakeup))
+        code = self._watch(ours, wakeup)
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        self._sweep()
+        return self._judge(code)
 
     def _watch(self, channel: socket.socket, wakeup: socket.socket) -> int | None:
-        """Until the worker has ended: its wait status, or None where it did not end though it was killed."""
-        rest, spoken = b"", 0.0
-        told: list[socket.socket] = [channel, wakeup]
+        """Until the worker has ended: its exit code (negative: the signal), or None: not in time."""
+        told = [wakeup, channel]
         while True:
-            ready, _, _ = select.select(told, [], [], self._patience(spoken))
-            if wakeup in ready:
-                wakeup.recv(4096)
-            if channel in ready:
-                data = channel.recv(1 << 16)
-                if not data:
-                    told.remove(channel)  # it is about to end
-                *messages, rest = (rest + data).split(b"\n")
-                for message in messages:
-                    self._hear(json.loads(message))
             ended, status = os.waitpid(self._worker, os.WNOHANG)
+            if channel in told and not self._listen(channel):
+                told.remove(channel)
             if ended:
-                return status
-            if channel not in told:
-                time.sleep(0.01)
+                return os.waitstatus_to_exitcode(status)
             if self._seconds >= self._allowed:
                 what = f"The job did not end within {int(self._allowed)} s."
-                self._tell_to_stop(
-                    Exit.TIMEOUT, what, "Look for what holds it up: a lock in the database, a slow server, or a slow volume."
-                )
+                advice = "Look for what holds it up: a lock in the database, a slow server, or a slow volume."
+                self._tell_to_stop(Exit.TIMEOUT, what, advice)
             if self._given_up is not None and time.monotonic() >= self._given_up:
-                self._kill()
                 return None
-            if self._seconds - spoken >= TICK:
-                spoken = self._seconds
-                say(f"{int(spoken)} s{self._progress and ', '}{self._progress}")
+            if self._seconds - self._spoken >= TICK:
+                self._spoken = self._seconds
+                say(f"{int(self._spoken)} s{self._progress and ', '}{self._progress}")
+            select.select(told, [], [], self._patience())
+            with contextlib.suppress(BlockingIOError):
+                wakeup.recv(4096)
 
-    def _patience(self, spoken: float) -> float:
+    def _patience(self) -> float:
         """Seconds until something is due."""
-        due = [spoken + TICK - self._seconds]
+        due = [self._spoken + TICK - self._seconds]
         if self._stop is None:
             due.append(self._allowed - self._seconds)
         if self._given_up is not None:
             due.append(self._given_up - time.monotonic())
         return max(0.0, min(due))
+
+    def _listen(self, channel: socket.socket) -> bool:
+        """Hears all that the worker has said: whether it may say more."""
+        while True:
+            try:
+                data = channel.recv(MESSAGE)
+            except BlockingIOError:
+                return True
+            except ConnectionError:
+                return False
+            if not data:
+                return False
+            self._hear(json.loads(data))
 
     def _hear(self, message: dict[str, Any]) -> None:
         self._untouched = message.get("untouched", self._untouched)
@@ -155,109 +171,161 @@ class Supervisor:
         self._figures.update(message.get("figures", {}))
         if "allowed" in message:
             self._allowed = min(self._allowed, self._seconds + message["allowed"])
-        if (group := message.get("group", 0)) > 0:
-            self._groups.add(group)
-        else:
-            self._groups.discard(-group)
         if "end" in message:
             self._end = message["end"]
-            # What it begun must be taken away, too, and that may hang like everything else.
-            self._given_up = self._given_up or time.monotonic() + 4 * PATIENCE
+            # What it has begun must be taken away, too, and that may hang like everything else.
+            self._give_up_in(CLEANING)
+
+    def _give_up_in(self, seconds: float) -> None:
+        self._given_up = min(self._given_up or float("inf"), time.monotonic() + seconds)
 
     def _tell_to_stop(self, code: int, what: str, advice: str) -> None:
         if self._stop is None:
             self._stop = (code, what, advice)
-            self._given_up = time.monotonic() + PATIENCE
+            self._give_up_in(PATIENCE)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._worker, signal.SIGTERM)
 
-    def _kill(self) -> None:
-        for group in self._groups:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
-        os.kill(self._worker, signal.SIGKILL)
+    def _sweep(self) -> None:
+        """Kills what is left of the worker and of all that it has started; what hangs in the kernel stays."""
+        for _ in range(25):
+            if not (left := family(self._worker)):
+                return
+            for process in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.04)
 
-    def _judge(self, status: int | None) -> int:
+    def _judge(self, code: int | None) -> int:
         """The verdict, of what the worker said last and how it ended."""
-        for number in STOPPING:
-            signal.signal(number, signal.SIG_IGN)
-        self._kill_left()
         end = self._end
-        if end is None:
-            if self._stop is not None:
-                code, what, advice = self._stop
-                hung = "" if status is not None else "It did not answer: a file server or the database server hangs."
-                return self._verdict(code, "failed", f"{what} {hung} {self._untouched} {advice}")
-            killed = status is not None and os.WIFSIGNALED(status)
-            how = f"was killed by signal {os.WTERMSIG(status)}" if killed and status else f"ended with status {status}"
+        if end is not None:
+            untouched = end.get("untouched", self._untouched)
+            if code is None:
+                say("What this run has begun could not be taken back in time; the next run does it.")
+            if end["stopped"] and self._stop is not None:
+                why, what, advice = self._stop
+                return self._verdict(why, "failed", f"{what} {untouched} {advice}")
+            return self._verdict(end["code"], end["outcome"], f"{end['what']} {untouched} {end['advice']}")
+        if self._stop is not None:
+            why, what, advice = self._stop
+            hung = "It did not answer: a file server or the database server hangs." if code is None else ""
+            return self._verdict(why, "failed", f"{what} {hung} {self._untouched} {advice}")
+        if code == -signal.SIGKILL:
             advice = "Most likely it lacked memory: raise the memory limit of this job (value resources)."
-            return self._verdict(Exit.KILLED, "failed", f"The program {how}. {self._untouched} {advice}")
-        if end["stopped"] and self._stop is not None:
-            code, what, advice = self._stop
-            return self._verdict(code, "failed", f"{what} {end['untouched']} {advice}")
-        return self._verdict(end["code"], end["outcome"], f"{end['what']} {end['untouched']} {end['advice']}")
-
-    def _kill_left(self) -> None:
-        for group in self._groups:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
+            return self._verdict(Exit.KILLED, "failed", f"The program was killed. {self._untouched} {advice}")
+        how = f"was ended by the signal {-code}" if code and code < 0 else f"ended with the exit code {code}"
+        return self._verdict(Exit.PASSING, "failed", f"The program {how}. {self._untouched} Report this.")
 
     def _verdict(self, code: int, outcome: str, message: str) -> int:
-        verdict = Verdict(
-            os.environ.get("JOB", ""), int(code), outcome, " ".join(message.split()), self._figures, int(self._seconds)
-        )
-        say(verdict.message)
+        job, said = os.environ.get("JOB", ""), " ".join(message.split())
+        verdict = Verdict(job, int(code), outcome, said, self._figures, int(self._seconds))
         line = verdict.line()
+        refused = ""
         if path := os.environ.get("TERMINATION_LOG"):
             try:
-                with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123 (a device of the kubelet, no volume)
+                with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123 (the kubelet's, no volume)
                     file.write(line + "\n")
             except OSError as error:
-                say(f"The termination message could not be written to {path}: {error.strerror}.")
-        with contextlib.suppress(BrokenPipeError):
-            os.write(1, line.encode() + b"\n")
+                refused = f"The termination message could not be written to {path}: {error.strerror}."
+        state("judged")
+        say(verdict.message)
+        if refused:
+            say(refused)
+        write(line)
         return int(code)
 
 
+def state(word: str) -> None:
+    """Tells the start script (STATE) how far this is, by names alone: those need no room."""
+    if path := os.environ.get("STATE"):
+        with contextlib.suppress(OSError):
+            if word == "begun":
+                os.rename(path, f"{path}.begun")  # noqa: PTH104
+            else:
+                for left in (path, f"{path}.begun"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(left)  # noqa: PTH108
+
+
 def work(program: Callable[[Job], Outcome], channel: socket.socket) -> None:
-    """The worker: the program, told apart how it ended, and what it leaves taken away."""
-    job = Job(channel)
+    """The worker: the program, how it ended, and what it leaves taken away. Never returns."""
+    code = 1
+    try:
+        # All that it starts is of this session: so it is found, whatever becomes of the worker.
+        os.setsid()
+        attended(program, Job(channel))
+        code = 0
+    except BaseException as error:
+        for line in traceback.format_exception(error):
+            say(line.rstrip())
+    finally:
+        os._exit(code)
+
+
+def attended(program: Callable[[Job], Outcome], job: Job) -> None:
+    def stop(*_: object) -> None:
+        job.stop()
+
+    def not_raised(unraisable: Any) -> None:
+        if unraisable.exc_type is Stopped:
+            job.raise_again()
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = not_raised
     for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)  # a terminal's reach the supervisor, which tells us
-    signal.signal(signal.SIGTERM, lambda *_: job.stop())
-    end: dict[str, object]
+        signal.signal(number, signal.SIG_IGN)  # the supervisor hears them, and tells us by TERM
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, stop)
+    end: dict[str, Any] | None = None
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-        outcome = program(job)
-        end = {"code": outcome.code, "outcome": outcome.word, "what": outcome.message, "advice": "", "untouched": ""}
-    except Stopped:
-        end = failed(job, Failure(Exit.STOPPED, "The job was told to stop."))
+        end = end_of(program, job)
+        job.deaf()
+    except Stopped:  # wherever it came, in the handling of another exception, too
+        job.deaf()
+        end = end or told(Failure(Exit.STOPPED, TOLD))
+    if job.stopped and end["outcome"] == "failed":
         end["stopped"] = True
-    except Exception as error:
-        end = failed(job, of_any(error))
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    job.tell(end={"stopped": False, **end})
+    job.tell(end=end)  # at once: what follows may hang
+    if end["outcome"] == "failed":
+        job.processes.end()
+        job.tell(end={**end, "untouched": untouched_by(job)})
     job.end()
 
 
-def failed(job: Job, failure: Failure) -> dict[str, object]:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    job.processes.end()
+def end_of(program: Callable[[Job], Outcome], job: Job) -> dict[str, Any]:
     try:
-        untouched = job.untouched
-    except Exception as error:
-        say(f"It could not be found out what this run leaves: {of_any(error).what}")
-        untouched = "It is not known how far the run came: look before anything else is done."
+        outcome = program(job)
+        return {**told(Failure(outcome.code, outcome.message)), "outcome": outcome.word, "untouched": ""}
+    except Stopped:
+        raise
+    except BaseException as error:
+        return told(of_any(error))
+
+
+def told(failure: Failure) -> dict[str, Any]:
+    """A failure as the supervisor is told of it; what says too much is cut."""
     return {
         "code": int(failure.code),
         "outcome": "failed",
-        "what": failure.what,
-        "advice": failure.advice,
-        "untouched": untouched,
+        "what": failure.what[:MESSAGE_LIMIT],
+        "advice": failure.advice[:MESSAGE_LIMIT],
+        "stopped": False,
     }
 
 
-def of_any(error: Exception) -> Failure:
+def untouched_by(job: Job) -> str:
+    try:
+        return job.untouched[:MESSAGE_LIMIT]
+    except Exception as error:
+        say(f"It could not be found out what this run leaves: {of_any(error).what}")
+        return "It is not known how far the run came: look before anything else is done."
+
+
+def of_any(error: BaseException) -> Failure:
     """Every exception as a failure."""
     if isinstance(error, Failure):
         return error
@@ -268,8 +336,5 @@ def of_any(error: Exception) -> Failure:
         return of_server(error)
     for line in traceback.format_exception(error):
         say(line.rstrip())
-    return Failure(Exit.PASSING, f"The program stopped unexpectedly: {type(error).__name__}: {error}.", "Report this.")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    what = f"The program stopped unexpectedly: {type(error).__name__}: {error}."
+    return Failure(Exit.PASSING, what, "Report this.")

@@ -1,0 +1,292 @@
+"""rclone and a store: what it is told, what it answers, and what it means when it refuses.
+
+Its exit code, the members of its JSON log and the codes of protocols (S3, HTTP) tell that. Where none
+does, we ask ourselves: the files that it could not read, the store that it could not reach.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import json
+import os
+import re
+import selectors
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from stack_backup_jobs.errors import Failure, of_volume, user
+from stack_backup_jobs.formats import MIB, Exit
+from stack_backup_jobs.job import Job
+from stack_backup_jobs.measure import unreadable
+
+BINARY = "/tools/rclone"
+NOT_THERE = (3, 4)
+"""How rclone ends where there is no folder or file of that name."""
+
+ADVICE = {
+    Exit.DATA: "The store cannot hold a name of that length or kind: rename the file.",
+    Exit.SOURCE: "Make the bucket (or folder), or correct the value offsite.remote: it is never made by this "
+    "job.",
+    Exit.UNAVAILABLE: "Check that the store runs, and that the NetworkPolicy (values network.offsitePeers "
+    "and offsitePorts) lets this pod reach it.",
+    Exit.NO_ROOM: "Make room in the store or keep fewer dumps there; no dump is ever deleted to make room.",
+    Exit.PASSING: "Read the lines above; the next run tries again.",
+    Exit.PERMISSION: "Check the keys in the Secret, and what the store lets them do there.",
+    Exit.SETUP: "Correct the configuration of rclone in the Secret, or the value offsite.remote.",
+}
+S3 = {
+    **dict.fromkeys(
+        (
+            *("AccessDenied", "AccountProblem", "AllAccessDisabled", "ExpiredToken", "InvalidAccessKeyId"),
+            *(
+                "InvalidToken",
+                "NotSignedUp",
+                "RequestTimeTooSkewed",
+                "SignatureDoesNotMatch",
+                "UnauthorizedAccess",
+            ),
+        ),
+        Exit.PERMISSION,
+    ),
+    "NoSuchBucket": Exit.SOURCE,
+    **dict.fromkeys(
+        ("KeyTooLong", "KeyTooLongError", "InvalidObjectName", "XMinioInvalidObjectName"), Exit.DATA
+    ),
+    **dict.fromkeys(
+        ("QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"),
+        Exit.NO_ROOM,
+    ),
+    **dict.fromkeys(
+        (
+            "AuthorizationHeaderMalformed",
+            "IllegalLocationConstraintException",
+            "InvalidBucketName",
+            "PermanentRedirect",
+        ),
+        Exit.SETUP,
+    ),
+}
+"""The error codes of the S3 protocol, and of stores that speak it, which say more than an HTTP status."""
+HTTP = {0: Exit.UNAVAILABLE, 401: Exit.PERMISSION, 403: Exit.PERMISSION, 507: Exit.NO_ROOM}
+"""0: there was no answer."""
+_S3_CODE = re.compile(r"\bapi error (\w+):")
+_HTTP_STATUS = re.compile(r"\bStatusCode: (\d+)")
+
+LEAST_ROOM = MIB
+"""Free bytes of a store that is not full."""
+PROBE_SECONDS = 10
+_KEPT = 100
+"""Complaints of one command that are looked into."""
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """A line of rclone's log of the level `error` or higher (`fatal`), and the file that it is about."""
+
+    text: str
+    object: str = ""
+    fatal: bool = False
+
+
+@dataclass
+class Ran:
+    """How a command ended, and the first things that it complained of."""
+
+    begun: float
+    code: int = 0
+    complaints: list[Complaint] = field(default_factory=list)
+    last: str = ""
+
+    @property
+    def reason(self) -> str:
+        return (self.complaints[0].text if self.complaints else self.last)[:600]
+
+    def told(self) -> Exit | None:
+        """What the codes of S3 and HTTP in it say."""
+        texts = [complaint.text for complaint in self.complaints] or [self.last]
+        for text in texts:
+            for code in _S3_CODE.findall(text):
+                if code in S3:
+                    return S3[code]
+            for status in _HTTP_STATUS.findall(text):
+                if int(status) in HTTP:
+                    return HTTP[int(status)]
+        return None
+
+
+class Rclone:
+    """rclone with one configuration, and one place in it: `remote`, such as `s3:backups/production`."""
+
+    def __init__(self, job: Job, remote: str, configuration: bytes, **environment: str) -> None:
+        self.remote = remote
+        self._job = job
+        self._file = (
+            job.work / "rclone.conf"
+        )  # rclone may write to its configuration, and the Secret is read-only
+        self._file.touch(0o600)
+        self._file.write_bytes(configuration)
+        self.environment = {
+            **{"RCLONE_CONFIG": str(self._file), "RCLONE_CACHE_DIR": str(job.work / "cache")},
+            **{"RCLONE_ASK_PASSWORD": "false", "RCLONE_CONTIMEOUT": "20s", "RCLONE_USE_JSON_LOG": "true"},
+            **{"RCLONE_STATS": "5s", "RCLONE_STATS_LOG_LEVEL": "NOTICE", "RCLONE_STATS_ONE_LINE": "true"},
+            # A mistyped bucket is an error, and never made.
+            "RCLONE_S3_NO_CHECK_BUCKET": "true",
+            # Names as they are, byte by byte: else of two that look the same one is left out.
+            **{"RCLONE_LOCAL_ENCODING": "Raw", "RCLONE_NO_UNICODE_NORMALIZATION": "true"},
+            **environment,
+        }
+
+    # ---- commands ----
+
+    def must(
+        self,
+        *arguments: str | Path,
+        take: Callable[[bytes], object] = bytes,
+        what: str = "",
+        source: Path | None = None,
+    ) -> None:
+        """A command that must succeed. `take` has its output, piece by piece; `source` is what it reads."""
+        if (ran := self.run(*arguments, take=take)).code:
+            raise self.refused(what or f"rclone {arguments[0]} failed", ran, source)
+
+    def answer(self, *arguments: str | Path, what: str = "", absent: bool = False) -> str:
+        """What a command says that says little; with `absent`, nothing where nothing is there."""
+        output = bytearray()
+        ran = self.run(*arguments, take=output.extend)
+        if ran.code and not (absent and ran.code in NOT_THERE):
+            raise self.refused(what or f"rclone {arguments[0]} failed", ran)
+        return "" if ran.code else output.decode("utf-8", "surrogateescape")
+
+    def run(self, *arguments: str | Path, take: Callable[[bytes], object] = bytes, **environment: str) -> Ran:
+        """Any command. Its messages go to our log as they come, its figures to the run's progress."""
+        ran, rest = Ran(time.time()), bytearray()
+
+        def hear(data: bytes) -> None:
+            rest.extend(data)
+            *lines, left = bytes(rest).split(b"\n")
+            rest[:] = left
+            for line in lines:
+                self._hear(ran, line)
+
+        process = self._job.processes.start(
+            [BINARY, *map(str, arguments)],
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self._job.work,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with process.stdout, process.stderr, selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ, take)
+            selector.register(process.stderr, selectors.EVENT_READ, hear)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    if data := os.read(key.fd, 1 << 16):
+                        key.data(data)
+                    else:
+                        selector.unregister(key.fileobj)
+        if rest:
+            hear(b"\n")
+        ran.code = self._job.processes.ended(process)
+        return ran
+
+    def look(self) -> Ran:
+        """Does the store answer?"""
+        return self.run("lsf", "--max-depth=1", self.remote, RCLONE_RETRIES="1", RCLONE_LOW_LEVEL_RETRIES="2")
+
+    def _hear(self, ran: Ran, line: bytes) -> None:
+        text = line.decode(errors="replace")
+        try:
+            said = json.loads(text)
+            said["msg"]
+        except (ValueError, KeyError, TypeError):  # before its log is set up
+            said = {"msg": text, "level": "notice"}
+        if "stats" in said:
+            self._job.progress(f"{said['stats'].get('bytes', 0) // MIB} MiB copied")
+            return
+        place, text = str(said.get("object", "")), str(said["msg"]).strip()
+        text = f"{place}: {text}" if place else text
+        self._job.say(f"rclone: {text}")
+        if said.get("level") in ("error", "critical", "alert", "emergency"):
+            if len(ran.complaints) < _KEPT:
+                ran.complaints.append(Complaint(text, place, said["level"] != "error"))
+        else:
+            ran.last = text
+
+    # ---- what a refusal means ----
+
+    def refused(self, what: str, ran: Ran, source: Path | None = None) -> Failure:
+        code, advice = self._judge(ran, source)
+        return Failure(code, f"{what}: {ran.reason}.", advice or ADVICE[code])
+
+    def _judge(self, ran: Ran, source: Path | None) -> tuple[Exit, str]:
+        """Exit code, and advice where it is a special one."""
+        if ran.code in NOT_THERE:
+            return Exit.SOURCE, ""
+        if (code := ran.told()) is not None:
+            return code, ""
+        if source is not None:
+            if (error := unreadable(source)) is not None:
+                right = f"The pod's user {user()} must be able to read every file that is copied."
+                failure = of_volume(error)
+                return Exit(failure.code), right if failure.code == Exit.PERMISSION else failure.advice
+            if changed(source, ran):
+                return Exit.PASSING, "Files change while they are copied: the next run takes them."
+        return self._ask(any(complaint.fatal for complaint in ran.complaints)), ""
+
+    def _ask(self, fatal: bool) -> Exit:
+        """The store itself, after a command that told no code; `fatal`: it did not come so far as to try."""
+        if (address := self.address()) is not None:
+            try:
+                socket.create_connection(address, PROBE_SECONDS).close()
+            except OSError:
+                return Exit.UNAVAILABLE
+        if fatal:
+            return Exit.SETUP
+        room = bytearray()
+        if not self.run("about", "--json", self.remote, take=room.extend, RCLONE_RETRIES="1").code:
+            free = json.loads(room or b"{}").get("free")
+            if free is not None and free < LEAST_ROOM:
+                return Exit.NO_ROOM
+        there = self.run(
+            "lsf", "--max-depth=1", self.remote, RCLONE_RETRIES="1", RCLONE_LOW_LEVEL_RETRIES="2"
+        )
+        code = Exit.SOURCE if there.code in NOT_THERE else there.told()
+        return code if there.code and code is not None else Exit.PASSING
+
+    def address(self) -> tuple[str, int] | None:
+        """Where the configuration says that the store is; None where it does not (a provider's own place)."""
+        configuration = configparser.RawConfigParser(strict=False)
+        try:
+            configuration.read_string(self._file.read_text(encoding="utf-8", errors="replace"))
+        except configparser.Error:
+            return None
+        name, seen = self.remote.partition(":")[0], set[str]()
+        while name in configuration and name not in seen:
+            seen.add(name)
+            section = configuration[name]
+            for place in filter(None, map(section.get, ("endpoint", "url", "host"))):
+                try:
+                    parts = urlsplit(place if "//" in place else f"//{place}", "https")
+                    port = parts.port or int(section.get("port", "80" if parts.scheme == "http" else "443"))
+                except ValueError:
+                    return None
+                return (parts.hostname, port) if parts.hostname else None
+            name = section.get("remote", "").partition(":")[0]  # one over another, as crypt is
+        return None
+
+
+def changed(source: Path, ran: Ran) -> bool:
+    """Has a file that a command complained of changed or gone since it began?"""
+    for name in filter(None, (complaint.object for complaint in ran.complaints)):
+        with contextlib.suppress(OSError, ValueError):
+            if (source / name).stat(follow_symlinks=False).st_ctime >= ran.begun:
+                return True
+    return False
