@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.folder import Folder
-from stack_backup_jobs.formats import STAMP, Dump, Exit, newest
+from stack_backup_jobs.formats import STAMP, Dump, Exit, Manifest, newest
 from stack_backup_jobs.job import Job
 
 LATEST = "latest"
@@ -60,6 +60,34 @@ def doubt(dumps: Iterable[Dump]) -> str:
     if ordered and not ordered[-1].good:
         return f"{ordered[-1].name} is marked as suspicious, and was passed over."
     return ""
+
+
+def newest_in(folder: Folder) -> tuple[Dump, str]:
+    """The newest good dump of a folder that is fed by the hourly backup, and `doubt`. Raises Failure."""
+    dumps = folder.dumps()
+    passed = doubt(dumps)
+    if (found := newest(dumps)) is None:
+        what = f"There is no verified dump in {folder.path}. {passed}".strip()
+        raise Failure(Exit.SOURCE, what, "Look why the hourly backup publishes none.")
+    return found, passed
+
+
+def shrunk(new: Manifest | None, before: Dump | None, share: int) -> str:
+    """What tells that a dump holds less than `share` % of the one before, or nothing."""
+    if new is None or before is None or before.manifest is None:
+        return ""
+    size, was_size = new.number("sql_bytes"), before.manifest.number("sql_bytes")
+    tables, was_tables = len(new.all("table")), len(before.manifest.all("table"))
+    if size * 100 >= was_size * share and tables * 100 >= was_tables * share:
+        return ""
+    ours, theirs = new.get("system_identifier"), before.manifest.get("system_identifier")
+    other = (
+        "" if ours == theirs else f", and is of another server (system identifier {ours}, before {theirs})"
+    )
+    return (
+        f"It holds {size} bytes of SQL in {tables} tables, less than {share} % of the {was_size} bytes in "
+        f"{was_tables} tables before{other}"
+    )
 
 
 def _times(there: list[tuple[Folder, Dump]]) -> str:

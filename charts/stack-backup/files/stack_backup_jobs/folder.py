@@ -25,6 +25,7 @@ from stack_backup_jobs.formats import (
     MANIFESTS,
     MIB,
     NAME,
+    STAMP,
     Dump,
     Exit,
     Manifest,
@@ -218,7 +219,7 @@ class Folder:
     def _present(self, source: Folder, dump: Dump) -> bool:
         """A dump of this name is here. It is read again: the sizes agree in a damaged one, too."""
         path = self.file(dump.name)
-        if not same(path, source.file(dump.name)) and read_afresh(self._job, path) != _sha256(dump):
+        if not same(path, source.file(dump.name)) and read_afresh(self._job, path) != sha256_of(dump):
             raise Failure(
                 Exit.DATA,
                 f"{path} is there already, but it is not what the manifest of the source says: "
@@ -231,9 +232,9 @@ class Folder:
 
     def _copy(self, origin: Path, dump: Dump, target: Path) -> None:
         need_room(self, dump.size)
-        if copy(self._job, origin, target) != _sha256(dump):
+        if copy(self._job, origin, target) != sha256_of(dump):
             raise _differs(f"The source {dump.name}")
-        if read_afresh(self._job, target) != _sha256(dump):
+        if read_afresh(self._job, target) != sha256_of(dump):
             raise Failure(
                 Exit.VOLUME, f"The copy of {dump.name} reads back differently from its source.", DIFFERS
             )
@@ -414,25 +415,28 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 
 def expect_digest(job: Job, path: Path, dump: Dump, what: str) -> None:
     """The file must have the sha256 that the dump's manifest says."""
-    if read_afresh(job, path, dump.name) != _sha256(dump):
+    if read_afresh(job, path, dump.name) != sha256_of(dump):
         raise _differs(what)
 
 
-def resume(job: Job, folder: Path) -> None:
+@contextlib.contextmanager
+def deadline_of_the_job(job: Job, folder: Path) -> Iterator[None]:
     """The deadline is the Job's: a pod that is started again after a failure has the rest of it. When the
-    first one began is kept in the folder for as long as an unfinished file is.
+    first one began is kept in the folder, as what is unfinished is.
     """
-    if not (name := os.environ.get("JOB_NAME", "")):
-        return
+    name = os.environ.get("JOB_NAME", "")
     path = folder / f".tmp.run.{name[:63]}"
-    try:
-        begun = seconds_of(path.read_text(encoding="ascii").strip())
-    except (FileNotFoundError, ValueError):
-        path.write_text(f"{stamp()}\n", encoding="ascii")
-        return
-    allowed = int(os.environ["DEADLINE_SECONDS"]) - RESERVE - (time.time() - begun)
-    job.say(f"The Job began at {stamp(begun)}: {max(0, int(allowed))} s are left of its deadline.")
-    job.tell(allowed=max(0.0, allowed))
+    if name:
+        begun = (_content(path) or b"").decode(errors="replace").strip()
+        if STAMP.fullmatch(begun):
+            left = max(0.0, seconds_of(begun) + int(os.environ["DEADLINE_SECONDS"]) - RESERVE - time.time())
+            job.say(f"The Job began at {begun}: {int(left)} s are left of its deadline.")
+            job.tell(allowed=left)
+        else:
+            path.write_text(f"{stamp()}\n", encoding="ascii")
+    yield
+    if name:
+        path.unlink(missing_ok=True)
 
 
 def _no_time(name: str, allowed: float) -> str:
@@ -463,7 +467,7 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def _sha256(dump: Dump) -> str:
+def sha256_of(dump: Dump) -> str:
     return dump.manifest.get("sha256") if dump.manifest else ""
 
 
