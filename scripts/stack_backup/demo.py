@@ -110,7 +110,7 @@ def on_clusters() -> Iterator[Stacks]:
             found = cluster.ensure(name)
             if found.made:
                 open_stacks.callback(found.delete)
-            for one in (image, images.RCLONE):
+            for one in (image, images.RCLONE, images.PYTHON):
                 found.load(images.archive(one))
             runtimes.append(ClusterRuntime(found, image=images.IMAGES[image].reference))
         here, there = runtimes

@@ -59,7 +59,7 @@ def runtime() -> Iterator[ClusterRuntime]:
     """The test cluster, used again where it lives; one that this session had to make is removed again."""
     tools.ensure("helm", "helm3", "kubectl")
     found = cluster.ensure()
-    for image in (IMAGE, images.RCLONE):
+    for image in (IMAGE, images.RCLONE, images.PYTHON):
         found.load(images.archive(image))
     runtime = ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
     yield runtime
