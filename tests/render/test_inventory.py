@@ -19,12 +19,13 @@ from tests.render.rules import CRONJOB_NAME, LABEL_VALUE
 from tests.render.stacks import STACKS, to_yaml
 
 GOLDEN = Path(__file__).parent / "golden"
-PROGRAMS = "stack-backup-programs"
-# What is in the name of a replica's volume: another export, size or right to write is another volume.
-DIGEST = re.compile(r"(?<=-replica-)[0-9a-f]{8}$")
+# In the name of a replica's volume: another export, size or right to write is another volume. In that of a
+# ConfigMap that pods mount: other programs are another one, so that no running pod gets some of them.
+DIGEST = re.compile(r"(?:(?<=-replica-)|(?<=-programs-))[0-9a-f]{8}$")
+PROGRAMS = re.compile(r"stack-backup-programs-[0-9a-f]{8}")
 
 ALWAYS = [
-    "ConfigMap/stack-backup-programs",
+    "ConfigMap/stack-backup-programs--",
     "NetworkPolicy/stack-backup",
     "ServiceAccount/stack-backup",
 ]
@@ -111,10 +112,14 @@ def test_a_stack_renders_as_recorded(shipped: str, request: pytest.FixtureReques
     """Without the programs, which have tests of their own, and the chart's version."""
     values, namespace = STACKS[shipped]
     objects = render(values, namespace=namespace)
-    objects.get("ConfigMap", PROGRAMS)["data"] = "<files/*>"
+    _programs(objects)["data"] = "<files/**>"
+    for _, pod in objects.pods():
+        (volume,) = [one for one in pod["volumes"] if one["name"] == "programs"]
+        volume["configMap"]["items"] = "<files/**>"
     version = load_values(CHART / "Chart.yaml")["version"]
     text = "---\n" + "---\n".join(to_yaml(item) for item in sorted(objects, key=lambda item: item["kind"]))
     text = text.replace(f"stack-backup-{version}", "stack-backup-<version>")
+    text = PROGRAMS.sub("stack-backup-programs-<digest>", text)
     text = re.sub(rf"(app.kubernetes.io/version: ){re.escape(version)}\b", r"\1<version>", text)
     golden = GOLDEN / f"{shipped}.yaml"
     if request.config.getoption("--update-golden"):
@@ -126,17 +131,35 @@ def test_no_golden_render_is_left_over() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == {"production", *contract.CONSUMERS}
 
 
+def _programs(objects: Objects) -> dict[str, Any]:
+    (found,) = [one for one in objects.of_kind("ConfigMap") if PROGRAMS.fullmatch(one["metadata"]["name"])]
+    return found
+
+
+def _files(chart: Path) -> dict[str, str]:
+    """The programs by their paths; what Python has compiled is none."""
+    root = chart / "files"
+    found = [path for path in root.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+    return {str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in found}
+
+
 def test_the_programs_are_the_files_of_the_chart(objects: Objects) -> None:
-    files = {path.name: path.read_text(encoding="utf-8") for path in (CHART / "files").iterdir()}
-    programs = objects.get("ConfigMap", PROGRAMS)["data"]
-    assert programs == files
+    programs, files = _programs(objects), _files(CHART)
+    for _, pod in objects.pods():
+        (volume,) = [one["configMap"] for one in pod["volumes"] if one["name"] == "programs"]
+        assert volume["name"] == programs["metadata"]["name"]
+        assert {one["path"]: programs["data"][one["key"]] for one in volume["items"]} == files
+        assert len(volume["items"]) == len(programs["data"])
     assert sum(len(text.encode()) for text in files.values()) < 2**20, "a ConfigMap holds one MiB"
 
 
-def test_a_program_of_the_chart_that_changes_is_rendered_changed(chart: Path) -> None:
-    (chart / "files" / "another.sh").write_text("#!/bin/bash\nexit 78\n", encoding="utf-8")
-    programs = render(chart=chart).get("ConfigMap", PROGRAMS)["data"]
-    assert programs["another.sh"] == "#!/bin/bash\nexit 78\n"
+def test_programs_that_change_are_another_object(chart: Path) -> None:
+    """A pod that runs goes on with what it has; files of another version never come beside its own."""
+    before = _programs(render(chart=chart))["metadata"]["name"]
+    (chart / "files" / "stack_backup_jobs" / "another.py").write_text("ANOTHER = 1\n", encoding="utf-8")
+    programs = _programs(render(chart=chart))
+    assert programs["data"]["stack_backup_jobs.another.py"] == "ANOTHER = 1\n"
+    assert programs["metadata"]["name"] != before
 
 
 LONGEST_RELEASE = "r" + 52 * "x"

@@ -64,7 +64,8 @@ def test_the_rules_have_seen_every_job(stack: str, objects: Objects) -> None:
 
 # How to break each rule once: a change to production's pod, CronJob, object or whole render.
 def _container(pod: Thing) -> Thing:
-    return containers(pod)[0]
+    container: Thing = pod["containers"][0]
+    return container
 
 
 def _set(*path: Any) -> Sabotage:
@@ -102,6 +103,12 @@ def _append(*path: Any) -> Sabotage:
         place.setdefault(keys[-1], []).append(value)
 
     return change
+
+
+def _twice(pod: Thing) -> None:
+    """The first variable once more; a lender has none of its own."""
+    variables = _container(pod).setdefault("env", [{"name": "ONE", "value": "1"}])
+    variables.append(dict(variables[0]))
 
 
 BROKEN_PODS: list[tuple[str, Sabotage]] = [
@@ -163,7 +170,7 @@ BROKEN_PODS: list[tuple[str, Sabotage]] = [
     ("reads_secrets_as_files", _append("volumes", {"name": "all", "secret": {"secretName": "database"}})),
     (
         "mounts_what_it_reads_read_only",
-        lambda pod: [mount.pop("readOnly", None) for mount in _container(pod)["volumeMounts"]],
+        _append("containers", 0, "volumeMounts", {"name": "programs", "mountPath": "/more"}),
     ),
     ("mounts_every_volume_once", _append("volumes", {"name": "unused", "emptyDir": {}})),
     (
@@ -197,7 +204,7 @@ BROKEN_PODS: list[tuple[str, Sabotage]] = [
     ("pins_its_images", _drop("containers", 0, "imagePullPolicy")),
     ("is_not_restarted_in_place", _set("restartPolicy", "OnFailure")),
     ("is_not_restarted_in_place", _drop("terminationGracePeriodSeconds")),
-    ("states_each_variable_once", lambda pod: _container(pod)["env"].append(dict(_container(pod)["env"][0]))),
+    ("states_each_variable_once", _twice),
     ("states_each_variable_once", _append("containers", 0, "env", {"name": "EXTRA", "value": 5})),
 ]
 
@@ -347,18 +354,20 @@ def test_a_rule_of_pods_can_fail(name: str, sabotage: Sabotage, production: Obje
     _expect_breach(POD_RULES, name, _pod(production, contract.HOURLY), sabotage)
 
 
+@pytest.mark.parametrize("lender", ["python", "rclone"])
 @pytest.mark.parametrize(("name", "sabotage"), BROKEN_PODS)
-def test_a_rule_of_pods_sees_the_container_that_brings_rclone(
-    name: str, sabotage: Sabotage, production: Objects
+def test_a_rule_of_pods_sees_the_containers_that_lend_a_program(
+    name: str, sabotage: Sabotage, lender: str, production: Objects
 ) -> None:
     pod = _pod(production, contract.MEDIA_REPLICATOR)
-    assert [container["name"] for container in pod["initContainers"]] == ["rclone"]
+    place = [container["name"] for container in pod["initContainers"]].index(lender)
 
     def other(pod: Thing) -> None:
         """The same change, to the container that the change does not mean."""
-        pod["containers"], pod["initContainers"] = pod["initContainers"], pod["containers"]
+        own, lenders = pod["containers"], pod["initContainers"]
+        own[0], lenders[place] = lenders[place], own[0]
         sabotage(pod)
-        pod["containers"], pod["initContainers"] = pod["initContainers"], pod["containers"]
+        own[0], lenders[place] = lenders[place], own[0]
 
     _expect_breach(POD_RULES, name, pod, other)
 
