@@ -14,7 +14,7 @@ PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup/testbed/image/*.
 
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo demo-cluster test check lint bench-quick tools cluster docs clean
+.PHONY: help demo demo-cluster test check unit lint bench-quick tools cluster docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -29,8 +29,11 @@ test: lint ## Everything: lint, then every test, those on kind clusters last
 	$(PYTHON) -m pytest $(PARALLEL)
 	$(PYTHON) -m pytest --cluster -m cluster
 
-check: lint ## The loop while you work: lint, then the render, command line and jobs tests
-	$(PYTHON) -m pytest $(PARALLEL) tests/render tests/cli tests/jobs
+check: lint ## The loop while you work: lint, then the unit, render, command line and jobs tests
+	$(PYTHON) -m pytest $(PARALLEL) tests/unit tests/render tests/cli tests/jobs
+
+unit: .venv/.installed ## The package's pure parts alone, in seconds
+	$(PYTHON) -m pytest $(PARALLEL) tests/unit
 
 lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, helm lint, ct lint, kubeconform, generated files
 	$(TESTBED) tools --names helm,helm3,ct,kubeconform,helm-docs,shfmt,shellcheck

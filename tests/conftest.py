@@ -11,7 +11,7 @@ import pytest
 from stack_backup.testbed import tools
 
 # In the order in which they run: what is cheap fails first.
-LAYERS = ("render", "cli", "jobs", "cluster")
+LAYERS = ("unit", "render", "cli", "jobs", "scale", "cluster")
 LAYER_OF = pytest.StashKey[dict[str, str]]()
 NOT_RUN = pytest.StashKey[int]()
 
