@@ -11,6 +11,7 @@ from stack_backup.render import merge_values
 from stack_backup.runtime.cluster import KEEP, ClusterRuntime, ClusterStack
 from stack_backup.runtime.kube import KubeError, Object
 from stack_backup.testbed import cluster, images, tools
+from stack_backup_jobs.formats import MANIFESTS
 from tests.render import contract
 
 IMAGE = "stack-database:15"
@@ -81,7 +82,7 @@ def stack(runtime: ClusterRuntime) -> Iterator[ClusterStack]:
 
 def dumps(stack: ClusterStack) -> list[str]:
     """Names in the folder of dumps."""
-    return [name for name in stack.volume(contract.CLAIM).list(contract.FOLDER) if name != ".manifest"]
+    return [name for name in stack.volume(contract.CLAIM).list(contract.FOLDER) if name != MANIFESTS]
 
 
 def await_success(stack: ClusterStack) -> None:

@@ -23,14 +23,25 @@ RECOVERABLE = merge_values(
 )
 """Production's hourly backup, and its recovery by hand."""
 
-# What it was given, and a refusal by the programs' own library: here the way to and from a program is tested.
+# What it was given, and a refusal by the programs' own frame: here the way to and from a program is tested.
 REFUSES = """
-. /programs/lib.sh
-begin
-UNTOUCHED='The database is as it was.'
-say "I was told to sleep ${SLEEP-0} s."
-attend sleep "${SLEEP-0}"
-fail 77 "The confirmation is \\"$CONFIRM\\" and the dump \\"$DUMP\\"." 'Look again.'
+exec "$PYTHON" -I - <<'END'
+import os, sys, time
+sys.path.insert(0, "/programs")
+from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.formats import Exit
+from stack_backup_jobs.run import Supervisor
+
+def program(job):
+    job.leaves("The database is as it was.")
+    seconds = int(os.environ.get("SLEEP", "0"))
+    job.say(f"I was told to sleep {seconds} s.")
+    time.sleep(seconds)
+    given = (os.environ["CONFIRM"], os.environ["DUMP"])
+    raise Failure(Exit.PERMISSION, 'The confirmation is "%s" and the dump "%s".' % given, "Look again.")
+
+sys.exit(Supervisor(program).run())
+END
 """
 
 
@@ -54,6 +65,18 @@ def another_program(stack: ClusterStack, script: str = REFUSES) -> Iterator[None
         yield
     finally:
         put(own)
+
+
+def programs(stack: ClusterStack) -> dict[str, str]:
+    """The files that the pods of the recovery mount, by the keys of their ConfigMap."""
+    cronjob = stack.kube.get("CronJob", RECOVERY, stack.namespace)
+    assert cronjob is not None
+    volumes = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]
+    (name,) = [one["configMap"]["name"] for one in volumes if one["name"] == "programs"]
+    found = stack.kube.get("ConfigMap", name, stack.namespace)
+    assert found is not None
+    data: dict[str, str] = found["data"]
+    return data
 
 
 def documented_role() -> dict[str, Any]:

@@ -17,8 +17,17 @@ from stack_backup.render import CHART, merge_values
 from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup.testbed import ansible
 from stack_backup.testbed.paths import BIN, PROJECT
+from stack_backup_jobs.formats import time_of
 from tests.cluster.conftest import dumps, release_objects
-from tests.cluster.operators import RECOVERABLE, RECOVERY, access, another_program, documented_role, tables
+from tests.cluster.operators import (
+    RECOVERABLE,
+    RECOVERY,
+    access,
+    another_program,
+    documented_role,
+    programs,
+    tables,
+)
 from tests.render import contract
 
 NAMESPACE = "stack-test-awx"
@@ -182,8 +191,8 @@ def test_a_recovery_is_green_and_brings_the_named_dump_back(
     assert backup.returncode == 0, backup.stdout
     stack.database.execute("DROP TABLE kept; CREATE TABLE lost AS SELECT 1 AS number", "frag")
     assert playbook("backup-now", kubeconfig=operator).returncode == 0
-    (stamp,) = set(re.findall(r"The dump backup-(\S+)-dumpall.sql.gz is published", backup.stdout))
-    end = playbook("recover-database", kubeconfig=operator, confirm=NAMESPACE, dump=stamp)
+    (name,) = set(re.findall(r"The dump (\S+) is published", backup.stdout))
+    end = playbook("recover-database", kubeconfig=operator, confirm=NAMESPACE, dump=time_of(name))
     assert end.returncode == 0, end.stdout
     assert '"outcome": "recovered"' in end.stdout
     assert tables(stack) == ["kept"]
@@ -221,12 +230,10 @@ def test_a_chart_that_changed_under_the_same_version_is_installed(
     assert installed.returncode == 0
     first = _revision(playbook("install", stack="production", stack_values=RECOVERABLE))
     chart = shutil.copytree(CHART, tmp_path / CHART.name)
-    with (chart / "files" / "lib.sh").open("a") as library:
-        library.write("# changed\n")
+    with (chart / "files" / "stack_backup_jobs" / "formats.py").open("a") as module:
+        module.write("# changed\n")
     # What a user sets by -e outranks the play's own.
     end = playbook("install", stack="production", stack_values=RECOVERABLE, chart=str(chart))
     assert end.returncode == 0, end.stdout
     assert _revision(end) == first + 1
-    programs = stack.kube.get("ConfigMap", "stack-backup-programs", NAMESPACE)
-    assert programs is not None
-    assert programs["data"]["lib.sh"].endswith("# changed\n")
+    assert programs(stack)["stack_backup_jobs.formats.py"].endswith("# changed\n")

@@ -11,6 +11,7 @@ import pytest
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.cluster import ClusterStack
 from stack_backup.scenario import Evidence, HourlyBackup, tell
+from stack_backup_jobs.formats import MANIFESTS, NAME, dump_name, manifest_name, time_of
 from tests.cluster.conftest import await_success, dumps
 from tests.render import contract
 
@@ -48,7 +49,7 @@ def test_the_run_is_green_and_says_what_it_did(run: JobResult) -> None:
     assert run.reason == ""
     assert run.verdict["outcome"] == "published"
     assert run.verdict["job"] == contract.HOURLY
-    assert contract.FILE_NAME.fullmatch(run.verdict["dump"])
+    assert run.verdict["dump"] == dump_name(time_of(run.verdict["dump"]), "gz")
     assert run.verdict["removed"] == 0
 
 
@@ -74,17 +75,18 @@ def _is_manual(job: Mapping[str, Any]) -> bool:
 def test_the_volume_holds_whole_dumps_and_their_manifests_alone(stack: ClusterStack, story: Story) -> None:
     volume, names = stack.volume(contract.CLAIM), dumps(stack)
     assert [name for name in volume.list() if name != "lost+found"] == [contract.FOLDER]
-    assert all(contract.FILE_NAME.fullmatch(name) for name in names), names
+    assert all(NAME.fullmatch(name) for name in names), names
     assert {one.dump for one in story.rounds} <= set(names)
-    assert volume.list(f"{contract.FOLDER}/.manifest") == [f"{name}.tsv" for name in names]
+    assert volume.list(f"{contract.FOLDER}/{MANIFESTS}") == list(map(manifest_name, names))
     assert story.rounds[1].job.verdict["verified"] == len(names)
 
 
 def test_the_manifest_says_which_stack_the_dump_is_of(stack: ClusterStack, story: Story) -> None:
     for one in story.rounds:
-        assert one.manifest["namespace"] == [[stack.namespace]]
-        assert one.manifest["job"] == [[contract.HOURLY]]
-        assert one.manifest["started"][0][0] in one.dump
+        assert one.manifest is not None
+        assert one.manifest.get("namespace") == stack.namespace
+        assert one.manifest.get("job") == contract.HOURLY
+        assert one.manifest.get("started") == time_of(one.dump)
 
 
 def test_the_job_s_pods_mount_the_contract_s_claim(stack: ClusterStack, story: Story) -> None:

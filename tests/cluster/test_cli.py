@@ -20,6 +20,8 @@ from stack_backup.render import merge_values
 from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup.runtime.manifests import namespace_object
 from stack_backup.runtime.runs import finished
+from stack_backup_jobs import formats
+from stack_backup_jobs.formats import MediaState, dump_name, time_of
 from tests.cluster.conftest import dumps
 from tests.cluster.operators import RECOVERABLE, RECOVERY, access, another_program, documented_role, tables
 from tests.render import contract
@@ -30,9 +32,7 @@ MEDIA = {
     # An export of its own: those of the production stack are shared with other tests.
     "volumes": {"mediaReplica": {"nfs": {"path": "/test-cli-media"}}},
 }
-STATE = (
-    "status\tcomplete\nsince\t2026-11-25T02:04:00Z\ncompleted\t2026-11-25T02:09:00Z\nfiles\t3\nbytes\t4096\n"
-)
+STATE = MediaState("complete", "2026-11-25T02:04:00Z", "2026-11-25T02:09:00Z", 3, 4096, "production-stack")
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -126,12 +126,12 @@ def test_after_it_all_is_well_and_the_next_run_is_known(command: Command) -> Non
 def test_the_list_shows_every_dump_and_leaves_nothing_behind(command: Command, stack: ClusterStack) -> None:
     volume = stack.volume(contract.CLAIM)
     (good,) = dumps(stack)
-    old, future = (good.replace(good[7:11], year) for year in ("2022", "2222"))
+    old, future = (dump_name(year + time_of(good)[4:], "gz") for year in ("2022", "2222"))
     for name in (old, future):
         volume.write(f"{contract.FOLDER}/{name}", b"x" * 2000)
     volume.write(f"daily/{old}", b"x" * 2000)
     replica = stack.volume(stack.claim_of("media-recovery", "media-replica"))
-    replica.write(".stack-backup/state", STATE.encode())
+    replica.write(f"{formats.OWN}/{formats.STATE}", STATE.text().encode())
     before, jobs = volume.list(contract.FOLDER), _jobs(stack)
     try:
         end = command("list", "-o", "json")
@@ -194,7 +194,7 @@ def test_a_recovery_brings_the_named_dump_back(command: Command, stack: ClusterS
 
 @pytest.mark.usefixtures("refusing")
 def test_a_recovery_hands_on_its_confirmation_and_dump(command: Command) -> None:
-    name = "backup-2026-11-25T01:51:00Z-dumpall.sql.gz"
+    name = dump_name("2026-11-25T01:51:00Z", "gz")
     end = command("recover", "database", "--dump", name, "--confirm", NAMESPACE)
     assert end.returncode == 77, end
     assert f'The confirmation is "{NAMESPACE}" and the dump "2026-11-25T01:51:00Z".' in " ".join(

@@ -14,12 +14,12 @@ import yaml
 
 from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup.testbed.paths import BIN, PROJECT
+from stack_backup_jobs.formats import MANIFESTS, dump_name, manifest_name
 from tests.cluster.conftest import VALUES
 from tests.cluster.documents import commands
 from tests.render import contract
 
-OLD_DUMPS = [f"backup-2022-11-28T{hour:02}:51:08Z-dumpall.sql.gz" for hour in range(3)]
-MANIFEST_FOLDER = ".manifest"
+OLD_DUMPS = [dump_name(f"2022-11-28T{hour:02}:51:08Z", "gz") for hour in range(3)]
 
 
 def _old_objects() -> list[dict[str, Any]]:
@@ -99,9 +99,9 @@ def test_the_documented_commands_take_over_what_ansible_made(old: ClusterStack, 
     assert after["metadata"]["uid"] == claim["metadata"]["uid"]
     names = old.volume(contract.CLAIM).list(contract.FOLDER)
     assert set(OLD_DUMPS) < set(names)
-    new = set(names) - {*OLD_DUMPS, MANIFEST_FOLDER}
-    assert old.volume(contract.CLAIM).list(f"{contract.FOLDER}/{MANIFEST_FOLDER}") == [
-        f"{name}.tsv" for name in sorted(new)
+    new = set(names) - {*OLD_DUMPS, MANIFESTS}
+    assert old.volume(contract.CLAIM).list(f"{contract.FOLDER}/{MANIFESTS}") == [
+        manifest_name(name) for name in sorted(new)
     ]
     assert new, "the new release has taken a backup"
     old.uninstall()

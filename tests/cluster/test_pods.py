@@ -16,6 +16,7 @@ echo "gid $(id -g)"
 awk '/^(CapEff|CapBnd|NoNewPrivs|Seccomp):/ { print $1, $2 }' /proc/self/status
 can write-root touch /probe
 can write-programs touch /programs/probe
+can write-tools touch /tools/probe
 can write-secrets touch /secrets/database/probe
 can write-backup touch /backup/.tmp.probe
 can write-tmp touch /tmp/probe

@@ -53,20 +53,30 @@ def test_the_live_cronjob_is_what_the_operators_rely_on(stack: ClusterStack) -> 
     )
 
 
-def test_the_live_programs_hold_the_contract_s_command(stack: ClusterStack) -> None:
-    names = {
-        volume["configMap"]["name"]
-        for volume in _cronjob(stack)["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]
-        if "configMap" in volume
-    }
-    programs = "".join(
-        program
-        for name in names
-        for program in (stack.kube.get("ConfigMap", name, stack.namespace) or {})["data"].values()
-    )
-    command, *options = contract.COMMAND
-    for part in (command, options[0].partition("=")[0], options[1]):
-        assert part in programs
+# The hourly job's own program, with every call of pg_dumpall written down.
+_WATCHED = r"""
+real=$(command -v pg_dumpall)
+mkdir /tmp/bin
+printf '#!/bin/sh\necho "pg_dumpall $*" >>/tmp/called\nexec %s "$@"\n' "$real" >/tmp/bin/pg_dumpall
+chmod +x /tmp/bin/pg_dumpall
+PATH=/tmp/bin:$PATH sh /programs/start.sh postgres-backup-hourly
+code=$?
+cat /tmp/called
+exit $code
+"""
+
+
+def _watch(spec: Object) -> None:
+    (container,) = spec["template"]["spec"]["containers"]
+    container["command"] = ["/bin/sh", "-c", _WATCHED]
+
+
+def test_a_live_run_dumps_with_the_contract_s_command(stack: ClusterStack) -> None:
+    end = stack.ended(contract.HOURLY, stack.begin(contract.HOURLY, _watch))
+    assert end.succeeded, end.log
+    calls = [line.split() for line in end.log.splitlines() if line.startswith(f"{contract.COMMAND[0]} ")]
+    (dumping,) = [call for call in calls if "--version" not in call]
+    assert set(contract.COMMAND) <= set(dumping)
 
 
 def test_the_release_is_all_that_was_rendered(stack: ClusterStack) -> None:
