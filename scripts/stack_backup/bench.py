@@ -58,7 +58,7 @@ while sleep 1; do
   awk '/^Name:/ { mine = $2 !~ /^(pg_dump|pg_dumpall|sleep)$/ } /^VmRSS:/ && mine { sum += $2 }
     END { print sum }' /proc/[0-9]*/status
 done >/backup/memory 2>/backup/memory.errors &
-exec /bin/bash /programs/postgres-backup-hourly.sh
+exec /bin/sh /programs/start.sh postgres-backup-hourly
 """
 
 
