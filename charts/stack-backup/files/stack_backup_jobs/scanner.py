@@ -8,8 +8,10 @@ stands between quotes, which are followed by the rules of psql's own lexer.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
+_Step = Callable[[bytes, int], int]
 END_OF_ROWS = b"\n\\.\n"
 HEAD = 1 << 18
 """Bytes of a statement that are kept to tell what it is: COPY with 1,600 columns of the longest names fits
@@ -92,8 +94,8 @@ class Scanner:
         self._waiting: list[bytes] = []
         self._waits = 0
         self._enough = 0
-        self._step = self._between
-        self._back = self._between  # where a comment stands
+        self._step: _Step = self._between
+        self._back: _Step = self._between  # where a comment stands
         self._close = b""  # what ends the text or the comment
         self._nested = 0
         self._open = False  # a statement has begun
@@ -262,8 +264,8 @@ class Scanner:
             self._blocks += -1 if found[3] else 1
         return at + (5 if data[at] in b"bB" else 4 if data[at] in b"cC" else 3)
 
-    def _text(self, close: bytes, at: int, back: object) -> int:
-        self._close, self._back = close, back  # type: ignore[assignment]
+    def _text(self, close: bytes, at: int, back: _Step) -> int:
+        self._close, self._back = close, back
         self._step = self._until
         return at
 
@@ -285,11 +287,11 @@ class Scanner:
         self._step = self._code
         return end + 1
 
-    def _block(self, data: bytes, at: int, back: object) -> int:
+    def _block(self, data: bytes, at: int, back: _Step) -> int:
         """At a slash: a comment in brackets, which may hold others."""
         if at + 1 == len(data):
             return ~at
-        self._back, self._nested = back, 1  # type: ignore[assignment]
+        self._back, self._nested = back, 1
         self._step = self._in_block
         return at + 2
 
