@@ -3,7 +3,7 @@
 import signal
 import sys
 
-# Before anything that takes time is imported: the first process of a pod loses a signal for which it has no handler.
+# Before anything that takes time is imported. What comes until there are handlers is heeded then.
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 from stack_backup_jobs.run import main  # noqa: E402

@@ -1,17 +1,20 @@
 #!/bin/sh
-# Starts a program with the interpreter that the pod has (PYTHON); where that one cannot run, this gives the verdict.
+# Starts a program with the interpreter that the pod has (PYTHON), and gives the verdict where that one cannot. It stays the
+# pod's first process: from that one the kernel keeps each signal without a handler, and Python has none as it starts.
 end() {
-  line="{\"job\":\"$JOB\",\"exit\":$1,\"outcome\":\"failed\",\"message\":\"$2 Nothing was done.\",\"seconds\":0}"
+  line="{\"job\":\"$JOB\",\"exit\":$1,\"outcome\":\"failed\",\"message\":\"$2\"}"
   [ -z "$TERMINATION_LOG" ] || echo "$line" >"$TERMINATION_LOG"
-  echo "$line"
-  exit "$1"
+  echo "$line" && exit "$1"
 }
-trap 'end 143 "The job was told to stop."' TERM INT HUP
-said=$("$PYTHON" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>&1) && exec "$PYTHON" -I /programs "$@"
-echo "$said"
-case $PYTHON in
-  /*) end 78 "The Python of python.image does not run in the database image: its C library is another one, or older than \
-glibc 2.35. Set the value python.image.repository to an empty string if that image has Python 3.11 or newer itself, else \
-to an image of Python built for its C library." ;;
-  *) end 78 "The database image has no Python 3.11 or newer itself. Set the value python.image.repository to python." ;;
+trap 'if [ "$!" ]; then kill -TERM "$!" 2>/dev/null; else end 143 "The job was told to stop. Nothing was done."; fi' TERM INT HUP
+"$PYTHON" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>&1 || case $PYTHON in
+  /*) end 78 "The Python of python.image does not run in the database image: its C library is another one, or older than glibc 2.35. Set the value python.image.repository to an empty string if that image has Python 3.11 or newer itself, else to an image of Python built for its C library. Nothing was done." ;;
+  *) end 78 "The database image has no Python 3.11 or newer itself. Set the value python.image.repository to python. Nothing was done." ;;
 esac
+export STATE="${TMPDIR:-/tmp}/state.$$" && true >"$STATE"
+"$PYTHON" -I /programs "$@" &
+while wait "$!"; code=$?; kill -0 "$!" 2>/dev/null; do :; done
+[ ! -e "$STATE" ] || [ "$code" != 143 ] || end 143 "The job was told to stop. Nothing was done."
+[ ! -e "$STATE" ] || end 75 "The program could not start: see the log above. Nothing was done."
+[ ! -e "$STATE.begun" ] || end 137 "The program was killed. How far it came is not known: see the log above."
+exit "$code"

@@ -1,4 +1,4 @@
-"""Commands as process groups of their own: what ends the program ends all of them, and their children, at once."""
+"""Commands as process groups of their own: what ends the program ends them and their children at once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 PATIENCE = 3.0
-"""Seconds between TERM and KILL."""
+"""Seconds between the signal that asks and KILL."""
 
 
 @dataclass(frozen=True)
@@ -26,31 +27,43 @@ class Done:
 
 
 class Processes:
-    """All that the program has started and that has not ended yet. `told` hears of every group that begins (+) and ends
-    (-).
+    """All that the program has started and that has not ended yet. No signal interrupts what is `held`: a
+    command that has been started is always known here.
     """
 
-    def __init__(self, told: Callable[[int], None] = lambda _: None) -> None:
-        self._running: list[subprocess.Popen[bytes]] = []
-        self._told = told
+    def __init__(self, held: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext) -> None:
+        self._running: dict[subprocess.Popen[bytes], signal.Signals] = {}
+        self._held = held
         self._lock = threading.Lock()
         self._closed = False
 
     def start(
-        self, command: Sequence[str | bytes], *, env: Mapping[str, str] | None = None, **options: Any
+        self,
+        command: Sequence[str | bytes],
+        *,
+        env: Mapping[str, str] | None = None,
+        ending: signal.Signals = signal.SIGTERM,
+        **options: Any,
     ) -> subprocess.Popen[bytes]:
-        """Standard input is /dev/null unless told otherwise. Raises FileNotFoundError for a command that is not there."""
+        """`ending` is the signal that asks it to end. Standard input is /dev/null unless told otherwise.
+
+        Raises FileNotFoundError for a command that is not there.
+        """
         options.setdefault("stdin", subprocess.DEVNULL)
-        with self._lock:
+        with self._held(), self._lock:
             if self._closed:
                 raise RuntimeError("The program ends: nothing is started any more.")
             started = subprocess.Popen(command, env={**os.environ, **(env or {})}, process_group=0, **options)
-            self._running.append(started)
-        self._told(started.pid)
+            self._running[started] = ending
         return started
 
     def run(
-        self, command: Sequence[str | bytes], *, env: Mapping[str, str] | None = None, data: bytes = b"", **options: Any
+        self,
+        command: Sequence[str | bytes],
+        *,
+        env: Mapping[str, str] | None = None,
+        data: bytes = b"",
+        **options: Any,
     ) -> Done:
         """To its end, with all that it says in memory: for what says little."""
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -59,28 +72,56 @@ class Processes:
         return Done(self.ended(process), out or b"", (err or b"").decode(errors="replace"))
 
     def ended(self, process: subprocess.Popen[bytes]) -> int:
-        """Waits for its end: the exit code."""
+        """Waits for its end: the exit code. What it has left behind ends, too, such as the pg_dump of a
+        pg_dumpall that was killed.
+        """
         code = process.wait()
-        with self._lock, contextlib.suppress(ValueError):
-            self._running.remove(process)
-        self._told(-process.pid)
+        with self._held(), self._lock:
+            if self._running.pop(process, None) is not None:
+                _signal(process, signal.SIGKILL)
         return 128 - code if code < 0 else code
 
     def kill(self, process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGKILL) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+        if process.returncode is None:
+            _signal(process, number)
 
-    def end(self, *, close: bool = False) -> None:
-        """Ends all of them: TERM, PATIENCE, KILL. With `close` none can be started any more."""
+    def stop(self, *processes: subprocess.Popen[bytes]) -> None:
+        """Ends them: each is asked, and after PATIENCE killed."""
         with self._lock:
-            self._closed = self._closed or close
-            running, self._running = self._running, []
-        for process in running:
-            self.kill(process, signal.SIGTERM)
+            asked = {process: self._running.pop(process) for process in processes if process in self._running}
+        for process, ending in asked.items():
+            _signal(process, ending)
         deadline = time.monotonic() + PATIENCE
-        for process in running:
+        for process in asked:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-            self.kill(process)
+            _signal(process, signal.SIGKILL)
             process.wait()
-            self._told(-process.pid)
+
+    def end(self, *, close: bool = False) -> None:
+        """Ends all of them. With `close` none can be started any more."""
+        with self._lock:
+            self._closed = self._closed or close
+            running = list(self._running)
+        self.stop(*running)
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To its group, which may outlive it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def family(session: int) -> set[int]:
+    """The processes of a session that still run, with all that descend from them in whichever session."""
+    parents: dict[int, int] = {}
+    found = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 (the kernel's own)
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+            state, parent, _, of, *_ = file.read().rpartition(b")")[2].split()
+            if state not in (b"Z", b"X"):
+                parents[int(name)] = int(parent)
+                found |= {int(name)} if int(of) == session else set()
+    while more := {process for process, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found

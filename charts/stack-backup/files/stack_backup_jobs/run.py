@@ -30,7 +30,10 @@ JOBS: dict[str, str] = {
     "postgres-backup-hourly": "hourly",
     "postgres-backup-tier": "tier",
     "postgres-replicator-backup": "replicator",
+    "database-recovery": "recovery",
+    "database-drill": "drill",
     "offsite": "offsite",
+    "replica-check": "replica_check",
 }
 """Programs, and the modules that hold them as `program`."""
 

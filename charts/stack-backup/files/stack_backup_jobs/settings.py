@@ -57,4 +57,6 @@ def _value(field: dataclasses.Field[Any]) -> Any:
         raise Failure(Exit.USAGE, f'The variable {name} is "{text}"; it must be {" or ".join(words)}.', VALUES)
     if kind == "bool":
         return text == "true"
-    return {"Path": Path, "list[str]": str.split}.get(kind, str)(text)
+    if kind == "list[str]":
+        return text.split()
+    return Path(text) if kind == "Path" else text
