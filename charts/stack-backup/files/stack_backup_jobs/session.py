@@ -34,7 +34,7 @@ SETTINGS = {
     "standard_conforming_strings": "on",
     "search_path": "pg_catalog",
     "role": "none",
-    "DateStyle": "ISO",
+    "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",
     "client_min_messages": "warning",
 }
@@ -97,7 +97,7 @@ class Unreachable(ServerError):
 
 @dataclass(frozen=True)
 class Address:
-    """A host, or the folder of a socket. TLS is used where the server has it; certificates are not checked."""
+    """A host, or the folder of a socket. TLS is used where the server has it; no certificate is checked."""
 
     host: str
     port: int = 5432
@@ -177,12 +177,14 @@ def scram_verifier(password: str, salt: bytes | None = None, iterations: int = 4
 
 
 def scram_proof(password: str, first: bytes, server_first: bytes) -> tuple[bytes, bytes]:
-    """The client's last message, and the server's that is the right one. `first`: the client's, without `n,,`."""
+    """The client's last message, and what the server's must be. `first`: the client's, without `n,,`."""
     said = dict(part.split(b"=", 1) for part in server_first.split(b",") if b"=" in part)
-    nonce, salt = said.get(b"r", b""), base64.b64decode(said.get(b"s", b""))
-    if not nonce.startswith(first.partition(b"r=")[2]) or not said.get(b"i", b"").isdigit():
+    try:
+        nonce, salted = said[b"r"], _salted(password, base64.b64decode(said[b"s"]), int(said[b"i"]))
+    except (KeyError, ValueError):
+        nonce, salted = b"", b""
+    if not nonce.startswith(first.partition(b"r=")[2]):
         raise ServerError("the server does not speak SCRAM as it must", "08P01")
-    salted = _salted(password, salt, int(said[b"i"]))
     final = b"c=biws,r=" + nonce
     text = b",".join((first, server_first, final))
     key = _mac(salted, b"Client Key")
@@ -228,7 +230,7 @@ class Session:
             except ServerError as error:
                 if error.sqlstate not in _NOT_EVERYWHERE:
                     raise
-        self._start(common, timeout)
+        self._start({key: value for key, value in common.items() if key not in EXTRA}, timeout)
         _REFUSING.add((address, user))
         extra = ", ".join(f"({literal(key)}, {literal(own.get(key, value))})" for key, value in EXTRA.items())
         try:
@@ -310,7 +312,7 @@ class Session:
                 yield message[1]
 
     def cancel(self) -> None:
-        """Asks the server to end what runs, from any thread; if it does, the session itself hears of it (57014)."""
+        """Asks the server to end what runs, from any thread; the session itself hears of it (57014)."""
         if self._key is None:
             return
         with socket.socket(self._family) as other:
@@ -345,7 +347,10 @@ class Session:
             self._socket = _connect(self.address, timeout)
         except OSError as error:
             raise _unreachable(error, "08001") from error
-        self._family, self._peer = self._socket.family, self._socket.getpeername()
+        self._family, self._peer = (
+            self._socket.family,
+            _socket_file(self.address) or self._socket.getpeername(),
+        )
         try:
             if self.address.tls and self._family != socket.AF_UNIX:
                 self._encrypt()
@@ -597,12 +602,16 @@ def _unreachable(error: OSError | None, sqlstate: str) -> Unreachable:
     return lost
 
 
+def _socket_file(address: Address) -> str:
+    return f"{address.host}/.s.PGSQL.{address.port}" if address.host.startswith("/") else ""
+
+
 def _connect(address: Address, timeout: float) -> socket.socket:
-    if address.host.startswith("/"):
+    if file := _socket_file(address):
         local = socket.socket(socket.AF_UNIX)
         local.settimeout(timeout)
         try:
-            local.connect(f"{address.host}/.s.PGSQL.{address.port}")
+            local.connect(file)
         except BaseException:
             local.close()
             raise

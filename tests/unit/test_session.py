@@ -1,0 +1,138 @@
+"""The parts of a session that need no server: quoting, passwords, encodings, and how an error reads."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import random
+import re
+
+import pytest
+
+from stack_backup_jobs.session import (
+    ServerError,
+    codec,
+    identifier,
+    literal,
+    saslprep,
+    scram_proof,
+    scram_verifier,
+)
+
+CHARACTERS = "a'\"\\ $\n\t;-/*EeUu&ü\u00a0\u3000\U0001f600\udcff"
+
+
+def some_text(seed: int) -> str:
+    source = random.Random(seed)
+    return "".join(source.choices(CHARACTERS, k=source.randrange(1, 30)))
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_literal_is_one_literal_and_reads_back(seed: int) -> None:
+    text = some_text(seed)
+    quoted = literal(text)
+    if "\\" in text:
+        [inner] = re.findall(r" E'((?:[^'\\]|''|\\\\)*)'", quoted)
+        assert quoted == f" E'{inner}'"
+        inner = inner.replace("\\\\", "\\")
+    else:
+        inner = quoted[1:-1]
+        assert "'" not in inner.replace("''", "")
+    assert inner.replace("''", "'") == text
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_an_identifier_is_one_identifier_and_reads_back(seed: int) -> None:
+    text = some_text(seed)
+    quoted = identifier(text)
+    assert quoted[0] == quoted[-1] == '"'
+    assert '"' not in quoted[1:-1].replace('""', "")
+    assert quoted[1:-1].replace('""', '"') == text
+
+
+@pytest.mark.parametrize("quote", [literal, identifier])
+def test_a_nul_is_refused_as_the_server_would(quote: object) -> None:
+    with pytest.raises(ServerError) as refused:
+        (literal if quote is literal else identifier)("a\0b")
+    assert refused.value.sqlstate == "22021"
+
+
+@pytest.mark.parametrize(
+    ("password", "prepared"),
+    [
+        ("user", "user"),
+        ("USER", "USER"),
+        ("I\u00adX", "IX"),
+        ("\u00aa", "a"),
+        ("\u2168", "IX"),
+        ("a\u00a0b\u3000c", "a b c"),
+        ("\u00ad", "\u00ad"),  # nothing would be left
+        ("\u0007", "\u0007"),  # ASCII stays as it is
+        ("ü\u0007", "ü\u0007"),  # not allowed: stays
+        ("\u06271", "\u06271"),  # not allowed: the directions are mixed
+        ("\u0627\u0661\u0628", "\u0627\u0661\u0628"),
+        ("u\u0308", "ü"),
+        ("ﬁ \\'\"", "fi \\'\""),
+        ("\U000e0001ü", "\U000e0001ü"),
+        ("\u0221", "\u0221"),  # not assigned when the standard was written
+    ],
+)
+def test_passwords_are_prepared(password: str, prepared: str) -> None:
+    assert saslprep(password) == prepared.encode()
+
+
+def test_a_password_that_is_no_utf8_stays_as_it_is() -> None:
+    raw = b"\xfc\xa0pass"
+    assert saslprep(raw.decode("utf-8", "surrogateescape")) == raw
+
+
+def test_scram_as_in_its_standard() -> None:
+    first = b"n=user,r=rOprNGfwEbeRWgbNEkqO"
+    server = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+    final, expected = scram_proof("pencil", first, server)
+    assert final.endswith(b",p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=")
+    assert expected == b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        b"r=other,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
+        b"r=abcd,s=W22ZaJ0SNY7soEsUEjb6gQ==",
+        b"r=abcd,s=W,i=1",
+        b"e=no",
+    ],
+)
+def test_a_server_that_speaks_another_scram_is_refused(server: bytes) -> None:
+    with pytest.raises(ServerError) as refused:
+        scram_proof("secret", b"n=,r=abc", server)
+    assert refused.value.sqlstate == "08P01"
+
+
+@pytest.mark.parametrize("password", ["pencil", " ü \u00a0'\\ "])
+def test_the_verifier_holds_what_the_standard_says(password: str) -> None:
+    salt = bytes(range(16))
+    salted = hashlib.pbkdf2_hmac("sha256", saslprep(password), salt, 4096)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    encoded = [base64.b64encode(part).decode() for part in (salt, stored, server)]
+    assert scram_verifier(password, salt) == "SCRAM-SHA-256$4096:{}${}:{}".format(*encoded)
+
+
+def test_every_verifier_has_its_own_salt() -> None:
+    assert scram_verifier("x") != scram_verifier("x")
+
+
+def test_an_error_reads_as_message_and_state_and_keeps_the_rest_apart() -> None:
+    body = b"SFEHLER\0VERROR\0C23505\0Mno \xfc\0DKey (a)=(secret)\0Wline 1: secret\0sapp\0tt\0nt_a_key\0qINNER\0\0"
+    error = ServerError.read(body, "utf-8")
+    assert str(error) == "no \\xfc (23505)"
+    assert (error.severity, error.schema, error.table, error.constraint) == ("ERROR", "app", "t", "t_a_key")
+    assert (error.detail, error.column, error.hint) == ("Key (a)=(secret)", "", "")
+    assert "INNER" not in repr(vars(error))
+
+
+def test_an_encoding_that_python_lacks_keeps_its_bytes() -> None:
+    name = b"\xa4\xa1\x81".decode(codec("EUC_TW"), "surrogateescape")
+    assert name.encode(codec("EUC_TW"), "surrogateescape") == b"\xa4\xa1\x81"
