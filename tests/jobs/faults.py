@@ -65,3 +65,8 @@ def fail_python(event: str, code: str, when: str = "True", *, times: int = 0, af
 def kill_python(event: str, when: str = "True", *, after: bool = False) -> str:
     """Ends the process in which `event` happens, as `kill -9` does."""
     return f"kill({event!r}, {when!r}, {after})\n"
+
+
+def patch_python(module: str, source: str) -> str:
+    """Runs `source` among the names of a module of the programs when it has been loaded."""
+    return f"patch({module!r}, {source!r})\n"

@@ -13,7 +13,7 @@ from stack_backup.render import Objects
 from stack_backup.runtime.local import LocalRuntime, LocalStack, RunningJob
 from stack_backup.runtime.pod import Faults
 from stack_backup.testbed import images
-from tests.jobs.faults import fail, fail_python, hold, hold_python, kill_python
+from tests.jobs.faults import fail, fail_python, hold, hold_python, kill_python, patch_python
 from tests.jobs.test_local_runtime import IMAGE, cron_job, pod_of
 
 PACKAGE = """
@@ -183,6 +183,14 @@ def test_functions_of_the_program_are_points(stack: LocalStack) -> None:
     assert "ConnectionResetError" in "".join(
         lines(stack, HELD, fail_python("shop.store:Store.opened", "ECONNRESET", "path == 'x'"))
     )
+
+
+def test_names_of_the_program_are_replaced(stack: LocalStack) -> None:
+    """And what has been replaced is a point all the same."""
+    python = patch_python("shop.store", "Store._one = lambda self, name: print('patched', name, flush=True)")
+    assert lines(stack, HELD, python)[0] == "patched y"
+    python += fail_python("shop.store:Store._one", "EIO", "path == 'y'")
+    assert "patched y" not in lines(stack, HELD, python)
 
 
 KILLED = """

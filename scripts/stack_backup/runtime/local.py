@@ -107,13 +107,16 @@ class LocalVolume:
         self._namespaces.run(["mkdir", "--parents", str(content)])
         self._namespaces.run(["mount", "--bind", str(self._folder), str(content)])
         status = self.path.stat()
-        options = f"size={size},mode={status.st_mode & 0o7777:o},uid={status.st_uid},gid={status.st_gid}"
-        self._namespaces.mount("tmpfs", self._folder, options)
+        disk = self._folder.with_name(f"{self._folder.name}.disk")
+        self._namespaces.mount_disk(disk, self._folder, size)
         try:
+            os.chown(self.path, status.st_uid, status.st_gid)
+            self.path.chmod(status.st_mode & 0o7777)
             self._namespaces.run(["cp", "--archive", f"{content}/.", str(self._folder)])
             yield
         finally:
             self._namespaces.unmount(self._folder)
+            disk.unlink()
             self._namespaces.unmount(content)
 
     @contextlib.contextmanager

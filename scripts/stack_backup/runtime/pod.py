@@ -396,12 +396,11 @@ class Pod:
         if kind == "emptyDir":
             known(f"volume {name}", source, "medium", "sizeLimit")
             self._empty_folder(name, folder, source)
-            # A folder of the node's disk, while a claim is a disk of its own and has this one.
-            shutil.rmtree(self._namespaces.seen(folder) / "lost+found", ignore_errors=True)
             return folder, False
         if kind == "ephemeral":
             claim = source["volumeClaimTemplate"]["spec"]
-            self._empty_folder(name, folder, {"sizeLimit": claim["resources"]["requests"]["storage"]})
+            size_limit = claim["resources"]["requests"]["storage"]
+            self._empty_folder(name, folder, {"sizeLimit": size_limit}, disk_of_its_own=True)
             return folder, False
         if kind == "configMap":
             known(f"volume {name}", source, "name", "items", "optional", "defaultMode")
@@ -430,7 +429,7 @@ class Pod:
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | (0o2770 if path.is_dir() else 0o660))
 
-    def _empty_folder(self, name: str, folder: Path, source: Json) -> None:
+    def _empty_folder(self, name: str, folder: Path, source: Json, *, disk_of_its_own: bool = False) -> None:
         """A volume in memory or on disk. One on disk has a file system of its own: so its size holds."""
         seen = self._namespaces.seen(folder)
         if source.get("medium", "") not in ("", "Memory"):
@@ -444,6 +443,8 @@ class Pod:
             image.parent.mkdir(exist_ok=True)
             self._disks.append(image)
             self._namespaces.mount_disk(image, folder, size(source.get("sizeLimit", DISK)))
+            if disk_of_its_own:
+                (seen / "lost+found").mkdir(0o700)
         seen.chmod(0o777)
         if "fsGroup" in self._security:
             os.chown(seen, -1, self._security["fsGroup"])

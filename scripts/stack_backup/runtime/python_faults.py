@@ -34,6 +34,8 @@ ACT = Callable[[tuple[Any, ...]], None]
 _rules: dict[str, list[tuple[str, ACT]]] = {}
 _functions: dict[str, list[str]] = {}
 """The functions of packages at which rules wait, by module."""
+_patches: dict[str, list[str]] = {}
+"""What is run among the names of a module, by module."""
 _at_it = threading.local()
 """What a rule itself does is no point."""
 _real_open, _real_sleep, _real_kill = os.open, time.sleep, os.kill
@@ -74,6 +76,12 @@ def kill(event: str, when: str = "True", after: bool = False) -> None:
         os._exit(137)  # the first process of a pod cannot be killed from within
 
     _at(event, when, act, after)
+
+
+def patch(module: str, source: str) -> None:
+    """Runs `source` among the names of a module of a package when that has been loaded."""
+    _functions.setdefault(module, [])
+    _patches.setdefault(module, []).append(source)
 
 
 def _first(name: str) -> bool:
@@ -137,7 +145,9 @@ def _wrapped(event: str, function: Callable[..., Any], first: int = 0) -> Callab
 
 
 def _wrap_in(module: ModuleType) -> None:
-    """Wrap those functions of a module that has just been loaded at which rules wait."""
+    """Patch a module that has just been loaded, and wrap those of its functions at which rules wait."""
+    for source in _patches.get(module.__name__, []):
+        exec(source, vars(module))
     for dotted in dict.fromkeys(_functions[module.__name__]):
         *owners, name = dotted.split(".")
         owner: Any = functools.reduce(getattr, owners, module)

@@ -32,6 +32,7 @@ TOOLS = {
     "bwrap": "bubblewrap",
     "ip": "iproute2",
     "mkfs.ext4": "e2fsprogs",
+    "tune2fs": "e2fsprogs",
     "mount": "mount",
     "nsenter": "util-linux",
     "setpriv": "util-linux",
@@ -126,7 +127,8 @@ class Process:
             self._status.close()
             self._namespaces.unmount(self._layer)
             self._layer = None
-        return code
+        # Where memory groups are of version 2, bubblewrap itself is killed with all else of its group.
+        return 128 - code if code < 0 else code
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
@@ -235,16 +237,21 @@ class Namespaces:
         Memory would be charged to the container that writes, as no disk is.
         """
         inodes = max(size // 16384, 1024)
-        # What the file system takes for itself: tables of inodes and of groups, and a reserve.
-        whole = size + inodes * 256 + 2**19 + size // 8192 + min(size // 50, 2**24)
+        # What the file system takes for itself, and never less: the rest is set aside once it is known.
+        whole = size + inodes * 256 + 2**17 + size // 4096 + min(size // 49, 2**24)
         self.run(["truncate", f"--size={whole}", str(image)])
         # Empty and gone in a moment: without a journal, and without writing the tables of inodes in advance.
         features = ["-b", "4096", "-I", "256", "-N", str(inodes), "-O", "^has_journal,^resize_inode"]
         lazy = ["-E", "lazy_itable_init=1,nodiscard", "-m", "0"]
         self.run(["mkfs.ext4", "-q", "-F", *features, *lazy, str(image)])
-        self.run(
-            ["mount", "-t", "ext4", "-o", "loop,noatime,barrier=0,noinit_itable", str(image), str(target)]
-        )
+        mount = ["mount", "-t", "ext4", "-o", "loop,noatime,barrier=0,noinit_itable", str(image), str(target)]
+        self.run(mount)
+        status = os.statvfs(self.seen(target))
+        self.unmount(target)
+        aside = status.f_bavail - -(-size // status.f_bsize)
+        self.run(["tune2fs", "-r", str(aside), str(image)])
+        self.run(mount)
+        (self.seen(target) / "lost+found").rmdir()
 
     def unmount(self, target: Path) -> None:
         """Unmount `target` and all below it; lazily, for a process that was just killed may still hold it."""
