@@ -82,6 +82,7 @@ class Running:
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGQUIT, signal.SIG_IGN),
         )
 
     def reached(self) -> None:
@@ -463,6 +464,27 @@ def test_no_place_swallows_a_signal(start: Run, where: str) -> None:
     assert ended.verdict["exit"] == 143, ended.log
     assert ended.verdict["message"] == "The job was told to stop. All is as it was."
     assert ended.seconds < 6
+
+
+def test_a_command_ends_by_the_signal_that_it_wants(start: Run) -> None:
+    """Also where the run is a shell's background job: that one ignores QUIT, and would hand it on."""
+    running = start("""
+        def program(job):
+            job.processes.start(["sh", "-c", "sleep 60"], ending=signal.SIGQUIT)
+            deaf = ["bash", "-c", "trap '' QUIT; while :; do sleep 60; done"]
+            one = job.processes.start(deaf, ending=signal.SIGQUIT)
+            time.sleep(0.2)
+            began = time.monotonic()
+            job.processes.stop(one)  # lost, as where it has no handler yet: it ends all the same
+            assert one.returncode == -9 and 2 < time.monotonic() - began < 5
+            reached()
+            time.sleep(60)
+    """)
+    running.reached()
+    running.tell()
+    ended = running.end()
+    assert ended.verdict["exit"] == 143
+    assert ended.seconds < 2
 
 
 def test_a_worker_that_hangs_is_left_alone(start: Run) -> None:

@@ -1,5 +1,5 @@
-"""A PostgreSQL server of the program's own: in a folder of the pod, reached by nobody else, and gone with the program. It
-takes nothing from the stack's server and cannot reach it.
+"""A PostgreSQL server of the program's own: in a folder of the pod, reached by nobody else, and gone with the
+program. It takes nothing from the stack's server and cannot reach it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.server import Server, of_server
 from stack_backup_jobs.session import Address, ServerError
 
-# As fast as it can be: nothing of it need outlive the program. What would lie in /dev/shm (64 MiB in a pod) lies in files.
+# As fast as it can be: nothing of it need outlive the program. What would lie in /dev/shm (64 MiB in a pod)
+# lies in files.
 CONFIGURATION = """
 listen_addresses = ''
 port = 5432
@@ -44,8 +45,8 @@ EMPTY = 256 << 20
 
 
 class PrivateServer:
-    """In the new folder `folder`, with a superuser of that name, as the dump has it: what a role has granted can only be
-    loaded if the role is there. `server` reaches it.
+    """In the new folder `folder`, with a superuser of that name, as the dump has it: what a role has granted
+    can only be loaded if the role is there. `server` reaches it.
     """
 
     def __init__(self, job: Job, folder: Path, superuser: str) -> None:
@@ -62,7 +63,10 @@ class PrivateServer:
         (self._data / "pg_hba.conf").write_text("local all all trust\n")
         with self._log.open("wb") as log:
             self._process = job.processes.start(
-                [self._command("postgres"), "-D", str(self._data)], stdout=log, stderr=log
+                [self._command("postgres"), "-D", str(self._data)],
+                stdout=log,
+                stderr=log,
+                ending=signal.SIGQUIT,
             )
         job.ends.callback(self.stop)
         self._await()
@@ -119,7 +123,9 @@ class PrivateServer:
             advice = "Make the scratch space larger (value scratch.size of this job)."
             return Failure(Exit.NO_ROOM, f"The server in the pod {what}: the scratch space is full.", advice)
         advice = "Use the image that the stack's own server runs (value database.image)."
-        return Failure(Exit.SETUP, f"The server in the pod {what}: {lines[-1] if lines else 'it said nothing'}.", advice)
+        return Failure(
+            Exit.SETUP, f"The server in the pod {what}: {lines[-1] if lines else 'it said nothing'}.", advice
+        )
 
     def explained(self, error: ServerError | Failure, no_room: str) -> Failure:
         """What has happened to it, where an error is only what came of that."""
@@ -136,5 +142,4 @@ class PrivateServer:
         return room.f_bavail * room.f_frsize < 16 << 20
 
     def stop(self) -> None:
-        self._job.processes.kill(self._process, signal.SIGQUIT)
-        self._job.processes.ended(self._process)
+        self._job.processes.stop(self._process)

@@ -282,6 +282,7 @@ def attended(program: Callable[[Job], Outcome], job: Job) -> None:
         signal.signal(number, signal.SIG_IGN)  # the supervisor hears them, and tells us by TERM
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, stop)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a background job of a shell ignores it, and its children
     end: dict[str, Any] | None = None
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
