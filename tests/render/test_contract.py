@@ -168,7 +168,11 @@ def test_the_job_knows_its_name_and_writes_its_verdict_where_kubernetes_reads_it
         for variable in container["env"]
         if "valueFrom" in variable
     }
-    assert downward == {"NAMESPACE": "metadata.namespace", "POD_NAME": "metadata.name"}
+    assert downward == {
+        "NAMESPACE": "metadata.namespace",
+        "POD_NAME": "metadata.name",
+        "JOB_NAME": "metadata.labels['batch.kubernetes.io/job-name']",
+    }
 
 
 def test_what_the_program_writes_outside_the_volume_stays_in_memory(
@@ -336,7 +340,7 @@ def test_a_recovery_uses_the_passwords_of_its_own_stack(objects: Objects) -> Non
 # -- the environment, between a template and its program -----------------------------------------------------
 
 GENERAL = {
-    *("JOB", "NAMESPACE", "POD_NAME", "DEADLINE_SECONDS", "TERMINATION_LOG", "PYTHON"),
+    *("JOB", "NAMESPACE", "POD_NAME", "JOB_NAME", "DEADLINE_SECONDS", "TERMINATION_LOG", "PYTHON"),
     *("HOME", "TMPDIR", "PGHOST", "PGPORT"),
 }
 """What every pod is given, or the clients of PostgreSQL read by themselves."""
@@ -370,6 +374,6 @@ def test_a_job_is_given_what_its_program_asks_for_and_nothing_else(
     for name in asked:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
-        monkeypatch.setenv(name, value or "given")
+        monkeypatch.setenv(name, "given" if name in ("NAMESPACE", "POD_NAME", "JOB_NAME") else value)
     settings.load(program.Settings)
     assert environment.keys() - asked <= GENERAL

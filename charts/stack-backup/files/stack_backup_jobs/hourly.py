@@ -181,7 +181,7 @@ def environment(job: Job, server: Server, major: int) -> Mapping[str, str]:
 
 def take_dump(job: Job, server: Server, there: There, target: Path, compressor: str) -> tuple[Reader, Packed]:
     """One pass counts what the dump holds, packs it, writes it, and hashes what was written."""
-    command = ["pg_dumpall", "--no-password"]
+    command = ["pg_dumpall", f"--username={server.superuser}", "--no-password"]
     command += [f'--exclude-database="{name.replace(chr(34), chr(34) * 2)}"' for name in there.left_out]
     packer = Packer(job, target, compressor)
     dump = job.processes.start(
