@@ -31,6 +31,7 @@ _ENTRY = re.compile(rb"-- (?:Data for )?Name: (.*); Type: (.*?); Schema: (.*?); 
 _CONNECT = re.compile(
     rb'\\connect (?:-reuse-previous=on "dbname=((?:[^"]|"")*)"|("(?:[^"]|"")*"|[A-Za-z0-9_.]+))'
 )
+_DBNAME = re.compile(rb"([A-Za-z0-9_.]+)|'((?:[^'\\]|\\.)*)'", re.DOTALL)
 _ITSELF = re.compile(
     rb"(?:(CREATE|ALTER|COMMENT ON) DATABASE|(?:GRANT|REVOKE) [A-Z, ]+ ON DATABASE"
     rb"|ALTER ROLE NAME IN DATABASE|SECURITY LABEL (?:FOR NAME )?ON DATABASE) (NAME) ?(.*)".replace(
@@ -67,12 +68,10 @@ def unquoted(name: bytes) -> bytes:
 def connected(line: bytes) -> bytes | None:
     r"""The database of `\connect name`, `"Name"` or `-reuse-previous=on "dbname='na me'"`; else None."""
     found = _CONNECT.fullmatch(line)
-    if found is None:
-        return None
-    if found[1] is None:
-        return unquoted(found[2])
-    name = found[1].replace(b'""', b'"')
-    return re.sub(rb"\\(.)", rb"\1", name[1:-1], flags=re.DOTALL) if name[:1] == b"'" else name
+    if found is None or found[2]:
+        return found and unquoted(found[2])
+    value = _DBNAME.fullmatch(found[1].replace(b'""', b'"'))
+    return value and (value[1] or re.sub(rb"\\(.)", rb"\1", value[2], flags=re.DOTALL))
 
 
 def with_setting(settings: Settings, sql: bytes) -> Settings | None:
@@ -210,14 +209,14 @@ class _Labelled(Scanner):
     def text(self, raw: bytes) -> str:
         return raw.decode(self.codec, "surrogateescape")
 
-    def identifier(self, raw: bytes) -> str:
-        """Of a role or database, whose names are the server's: a database of another encoding has them in
+    def known(self, raw: bytes) -> str:
+        """The name of a role or database, which is the server's: a database of another encoding has it in
         UTF-8.
         """
         try:
-            return unquoted(raw).decode()
+            return raw.decode()
         except UnicodeDecodeError:
-            return self.text(unquoted(raw))
+            return self.text(raw)
 
     def comment(self, line: bytes, _start: int) -> None:
         found = _ENTRY.match(line)
@@ -332,7 +331,7 @@ class Reader(_Labelled):
 
     def _of(self, name: bytes) -> Part:
         if name not in self._known:
-            self._known[name] = Part(self.identifier(name))
+            self._known[name] = Part(self.known(name))
         return self._known[name]
 
     def _connect(self, part: Part, start: int, end: int) -> None:
@@ -372,7 +371,7 @@ class Reader(_Labelled):
         if not super().setting(sql):
             return False
         if self._part is not None and (space := _TABLESPACE.search(sql)):
-            self._part.tablespaces.add(self.identifier(space[1]))
+            self._part.tablespaces.add(self.known(unquoted(space[1])))
         return True
 
     def statement(self, sql: bytes, start: int, end: int) -> None:
@@ -393,7 +392,7 @@ class Reader(_Labelled):
         part, rest = self._of(unquoted(found[2])), found[3]
         owner = _OWNER.search(rest) if found[1] == b"CREATE" else _OWNER.match(rest)
         if owner is not None:
-            part.owner = self.identifier(owner[1])
+            part.owner = self.known(unquoted(owner[1]))
         if found[1] == b"ALTER" and (limit := _LIMIT.match(rest)):
             part.connection_limit = int(limit[1])
         if found[1] == b"ALTER" and (template := _TEMPLATE.match(rest)):
@@ -401,7 +400,7 @@ class Reader(_Labelled):
         if found[1] == b"CREATE":
             self._leave(start)
             if space := _TABLESPACE.search(rest):
-                part.tablespaces.add(self.identifier(space[1]))
+                part.tablespaces.add(self.known(unquoted(space[1])))
             part.create = self.text(_OWNER.sub(b"", rest).rstrip(b";").strip())
         elif owner is None:
             part.properties_encoding = self.encoding
