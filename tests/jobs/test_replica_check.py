@@ -35,8 +35,10 @@ CHECK = merge_values(
 )
 NO_MEDIA = {"environment": {"MEDIA_REPLICA_VOLUME": ""}}
 NO_DUMPS = {"environment": {"REPLICA_VOLUME": ""}}
-READING = "[[ $(readlink /proc/self/fd/0) == {} ]]"
-"""A call that reads such a file."""
+READ = "stack_backup_jobs.folder:read_afresh"
+OF_DUMP, OF_MEDIA = "target.startswith('/replica/')", "target.startswith('/media-replica/')"
+"""Which file is read."""
+COUNT = "stack_backup_jobs.measure:measure"
 
 FILES: Mapping[str, bytes] = {
     "targets/A71/aligned.pdb": b"ATOM\n" * 1000,
@@ -205,10 +207,9 @@ def test_media_that_the_mirror_brought(check: Check) -> None:
 
 def test_a_dump_is_read_once(check: Check) -> None:
     first = check.sound()
-    unread = f'if {READING.format("/replica/hourly/*")}; then echo "read" >&2; exit 1; fi; '
-    shims = {"openssl": unread + faults.real("openssl")}
-    assert check.sound(shims=shims)["read_at"] == first["read_at"]
-    again = red(check, 74, "read", shims=shims, environment={"REREAD_SECONDS": "0"})
+    unread = faults.fail_python(READ, "EIO", OF_DUMP)
+    assert check.sound(python=unread)["read_at"] == first["read_at"]
+    again = red(check, 74, "read", python=unread, environment={"REREAD_SECONDS": "0"})
     assert "Reading" in again.log
 
 
@@ -305,7 +306,7 @@ def test_a_dump_that_was_published_broken(check: Check, sample: Sample, cut: str
         "the end of the stream": sample.dump[:-1000],
         "bytes that are no gzip": b"x" * 100_000,
     }[cut]
-    agreeing = {"sha256": hashlib.sha256(dump).hexdigest(), "sql_bytes": len(short)}
+    agreeing: dict[str, Any] = {"sha256": hashlib.sha256(dump).hexdigest(), "sql_bytes": len(short)}
     name = check.dumps.plant(HOUR, dump=dump, **agreeing)
     red(check, 65, name, "does not unpack to a whole dump")
 
@@ -315,21 +316,39 @@ def test_a_dump_that_holds_another_amount_than_its_manifest_says(check: Check) -
     red(check, 65, name, "does not unpack to a whole dump")
 
 
-@pytest.mark.parametrize(
-    ("message", "code"), [("Input/output error", 74), ("Stale file handle", 75), ("Permission denied", 77)]
-)
-def test_a_dump_that_cannot_be_read(check: Check, message: str, code: int) -> None:
-    failing = f'if {READING.format("/replica/hourly/*")}; then echo "read: {message}" >&2; exit 1; fi; '
-    red(check, code, message, shims={"openssl": failing + faults.real("openssl")})
+REFUSALS = {
+    "EIO": ("Input/output error", 74),
+    "ESTALE": ("Stale file handle", 75),
+    "EACCES": ("Permission denied", 77),
+}
+"""What a file system says, its message and the exit code."""
+
+
+@pytest.mark.parametrize("error", REFUSALS)
+def test_a_dump_that_cannot_be_read(check: Check, error: str) -> None:
+    message, code = REFUSALS[error]
+    red(check, code, message, "newest dump", python=faults.fail_python(READ, error, OF_DUMP))
+
+
+@pytest.mark.parametrize("error", REFUSALS)
+def test_a_manifest_that_cannot_be_read_is_not_an_older_dump(check: Check, error: str) -> None:
+    message, code = REFUSALS[error]
+    newest = check.dumps.dumps()[-1]
+    fault = faults.fail_python("open", error, f"path.endswith('/.manifest/{newest}.tsv')")
+    result = red(check, code, message, "dumps cannot be read", python=fault)
+    assert "dump" not in result.verdict
 
 
 def test_a_reader_that_fails_is_no_fault_of_the_dump(check: Check) -> None:
-    broken = faults.fail("awk", 2, "awk: out of memory", "[[ $* == *dump-contents* ]]")
-    red(check, 75, "has the right sha256", "broke off", shims=broken)
+    broken = faults.fail_python("stack_backup_jobs.reader:Reader.feed", "EAGAIN")
+    red(check, 75, "has the right sha256", "broke off", python=broken)
 
 
 def test_a_folder_that_cannot_be_listed(check: Check) -> None:
-    red(check, 74, "Input/output error", shims=faults.fail("ls", 2, "ls: reading: Input/output error"))
+    red(check, 74, "Input/output error", python=faults.fail_python("os.scandir", "EIO", OF_FOLDER))
+
+
+OF_FOLDER = "path == '/replica/hourly'"
 
 
 def test_a_dump_from_the_future_is_not_the_newest(check: Check) -> None:
@@ -367,7 +386,7 @@ def test_a_mirror_in_progress_is_fine_and_nothing_is_compared(check: Check) -> N
 
 
 def test_a_mirror_that_begins_while_the_files_are_counted(check: Check) -> None:
-    with check.start(shims=faults.hold("find")) as job:
+    with check.start(python=faults.hold_python(COUNT)) as job:
         job.reached("reached")
         check.mirror_again(status="in-progress")
         check.media.remove("-rf")
@@ -400,7 +419,7 @@ def test_any_altered_file_of_the_sample_is_named(check: Check, path: str) -> Non
         check.media.write(path, bytes([FILES[path][0] ^ 1]) + FILES[path][1:])
     else:
         check.media.remove(path)
-    shown = escaped(path).encode(errors="surrogateescape").decode(errors="ignore")
+    shown = escaped(path).encode(errors="surrogateescape").decode(errors="replace")
     red(check, 65, f'missing or altered: "{shown}"')
 
 
@@ -480,13 +499,12 @@ def test_a_mirror_that_ended_in_the_future(check: Check) -> None:
     red(check, 65, "in the future", "clocks")
 
 
-@pytest.mark.parametrize(
-    ("message", "code"), [("Input/output error", 74), ("Stale file handle", 75), ("Permission denied", 77)]
-)
-def test_media_that_cannot_be_read(check: Check, message: str, code: int) -> None:
-    red(check, code, message, "as a whole", shims=faults.fail("find", 1, f"find: x: {message}"))
-    failing = f'if {READING.format("/media-replica/*")}; then echo "read: {message}" >&2; exit 1; fi; '
-    red(check, code, message, shims={"openssl": failing + faults.real("openssl")})
+@pytest.mark.parametrize("error", REFUSALS)
+def test_media_that_cannot_be_read(check: Check, error: str) -> None:
+    message, code = REFUSALS[error]
+    folder = faults.fail_python("os.scandir", error, "path == '/media-replica/targets/A71'")
+    red(check, code, message, "as a whole", python=folder)
+    red(check, code, message, "file of the media", python=faults.fail_python(READ, error, OF_MEDIA))
 
 
 # ---- both ----
@@ -540,20 +558,21 @@ def test_variable_that_makes_no_sense(check: Check, name: str, value: str) -> No
     red(check, 64, name, environment={name: value})
 
 
-POINTS: dict[str, dict[str, str]] = {
-    "the first look": faults.hold("ls"),
-    "the sha256": faults.hold("openssl", READING.format("/replica/*")),
-    "unpacking": faults.hold("gzip"),
-    "remembering": faults.hold("mv"),
-    "counting": faults.hold("find"),
-    "the sample": faults.hold("openssl", READING.format("/media-replica/*")),
+POINTS = {
+    "the first look": faults.hold_python("os.scandir", OF_FOLDER),
+    "the sha256": faults.hold_python(READ, OF_DUMP),
+    "unpacking": faults.hold_python("stack_backup_jobs.reader:Reader.feed"),
+    "remembering": faults.hold_python("os.rename", "target == '/state/dump'"),
+    "counting": faults.hold_python(COUNT),
+    "amid counting": faults.hold_python("os.scandir", "path == '/media-replica/targets/A71'"),
+    "the sample": faults.hold_python(READ, OF_MEDIA),
 }
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("point", POINTS)
 def test_ended_from_outside(check: Check, point: str, number: signal.Signals) -> None:
-    with check.dumps.unharmed(), check.start(shims=POINTS[point]) as job:
+    with check.dumps.unharmed(), check.start(python=POINTS[point]) as job:
         job.reached("reached")
         job.signal(number)
         result = job.wait()
@@ -566,65 +585,63 @@ def test_ended_from_outside(check: Check, point: str, number: signal.Signals) ->
 
 # ---- with one safeguard taken out ----
 
-PROGRAM = "replica-check.sh"
-MUTANTS: dict[str, tuple[str, str, str, Callable[[Check], None]]] = {
-    "any age will do": (PROGRAM, "((age <= MAXIMUM_AGE_SECONDS)) ||", "true ||", test_an_old_dump),
-    "an old mirror will do": (
-        PROGRAM,
-        "((age <= MEDIA_MAXIMUM_AGE_SECONDS)) ||",
-        "true ||",
-        test_an_old_mirror,
-    ),
+PROGRAM = "stack_backup_jobs/replica_check.py"
+MUTANTS: dict[str, tuple[str, str, Callable[[Check], None]]] = {
+    "any age will do": ("if latest.age > self._settings.maximum_age_seconds:", "if False:", test_an_old_dump),
+    "an old mirror will do": ("if age > most:", "if False:", test_an_old_mirror),
     "short dumps are passed over": (
-        PROGRAM,
-        "[[ -z $wrong ]] ||",
-        "true ||",
+        "        if wrong:\n",
+        "        if False:\n",
         test_a_short_dump_is_not_hidden_by_an_older_whole_one,
     ),
     "the sha256 is not compared": (
-        PROGRAM,
-        'if ! is_what "$manifest"; then',
-        "if false; then",
+        "if read_afresh(self._job, path, dump.name) != sha256:",
+        "if False:",
         test_an_altered_dump_stays_red,
     ),
-    "a dump is not unpacked": (
-        PROGRAM,
-        "if ((unpacked + counted)) || ",
-        "if ",
-        lambda check: test_a_dump_that_was_published_broken(check, check.dumps.sample, "the end of the SQL"),
+    "a dump is not read to its end": (
+        "if not reader.whole:",
+        "if False:",
+        lambda check: test_a_dump_that_was_published_broken(check, sample_of(check), "the end of the SQL"),
+    ),
+    "a dump is not counted": (
+        'if reader.sql_bytes != manifest.number("sql_bytes"):',
+        "if False:",
+        test_a_dump_that_holds_another_amount_than_its_manifest_says,
     ),
     "times of change are not looked at": (
-        PROGRAM,
-        "%.Y %.Z %i",
-        "%.Y %i",
+        "(there.st_mtime_ns, there.st_ctime_ns)",
+        "(there.st_mtime_ns, there.st_mtime_ns)",
         lambda check: test_a_dump_that_changed_after_it_was_found_whole(check, "with its times"),
     ),
     "a dump is read once and never again": (
-        PROGRAM,
-        " && now - when < REREAD_SECONDS",
-        "",
+        "if now - self._settings.reread_seconds < when <= now:",
+        "if 0 < when <= now:",
         test_a_damage_that_no_time_tells_is_found_when_it_is_read_again,
     ),
-    "files are not counted": (PROGRAM, "\n  check_tree\n", "\n", test_a_file_too_many),
+    "files are not counted": ("        self._tree(volume, state)\n", "", test_a_file_too_many),
     "no file is read": (
-        PROGRAM,
-        '[[ $(<"$WORK/sha256.read") == "$3" ]]',
-        "true",
+        "return read_afresh(self._job, path) == sha256",
+        "return True",
         lambda check: test_any_altered_file_of_the_sample_is_named(check, "-rf"),
     ),
     "a mirror that begins meanwhile is a fault": (
-        PROGRAM,
-        'if ! cmp -s -- "$WORK/state" "$WORK/state.after"; then',
-        "if false; then",
+        "if (volume / OWN / STATE).read_bytes() != text:",
+        "if False:",
         test_a_mirror_that_begins_while_the_files_are_counted,
     ),
 }
 
 
+def sample_of(check: Check) -> Sample:
+    assert check.dumps.sample is not None
+    return check.dumps.sample
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_missing_safeguard_is_seen(check: Check, tmp_path: Path, name: str) -> None:
-    file, safeguard, instead, test = MUTANTS[name]
-    chart = mutant(tmp_path, file, safeguard, instead)
+    safeguard, instead, test = MUTANTS[name]
+    chart = mutant(tmp_path, PROGRAM, safeguard, instead)
     check.stack.apply(render(CHECK, namespace=NAMESPACE, chart=chart))
     with pytest.raises(AssertionError):
         test(check)

@@ -208,6 +208,10 @@ OWN = ".stack-backup"
 STATE, SAMPLE, TRASH, LOCK = "state", "sample.tsv", "trash", "lock"
 
 
+class OtherFormat(ValueError):
+    """Of another version than ours; its text is the format."""
+
+
 @dataclass(frozen=True)
 class MediaState:
     """REPLICA/.stack-backup/state: since when a mirror is in progress, or what the last complete one left."""
@@ -228,16 +232,19 @@ class MediaState:
 
     @classmethod
     def parse(cls, text: str) -> MediaState:
-        """Raises ValueError for what is no state of this format."""
+        """Raises OtherFormat, and ValueError for what is no state at all."""
         found = dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
-        if found.get("format") != "1" or found.get("status") not in ("in-progress", "complete"):
-            raise ValueError(
-                f"a state of the format {found.get('format', '')!r}, status {found.get('status', '')!r}"
-            )
+        if found.get("format") != "1":
+            raise OtherFormat(found.get("format", ""))
+        if found.get("status") not in ("in-progress", "complete"):
+            raise ValueError(f"a state of the status {found.get('status', '')!r}")
         for key in ("since", "completed"):
             if found.get(key):
                 seconds_of(found[key])
-        files, size, exceptions = (int(found.get(key, "0")) for key in ("files", "bytes", "exceptions"))
+        numbers = [found.get(key, "0") for key in ("files", "bytes", "exceptions")]
+        if not all(value.isascii() and value.isdigit() and len(value) < 19 for value in numbers):
+            raise ValueError(f"a state with the numbers {numbers}")
+        files, size, exceptions = map(int, numbers)
         namespace = plain(found.get("namespace", ""))
         since, completed = found.get("since", ""), found.get("completed", "")
         return cls(found["status"], since, completed, files, size, namespace, exceptions)
