@@ -18,6 +18,9 @@ from stack_backup_jobs.formats import MANIFESTS, dump_name, manifest_name, stamp
 FINAL = formats.NAME
 """The contract's file name with its parts, and with the suffix of zstd, which the contract does not know."""
 
+BEGUN = ".tmp.run."
+"""What a run that failed leaves so that the Job's next pod knows when the Job began. It is no dump's."""
+
 PODS_USER = 999
 """User and group of the chart's pods."""
 
@@ -57,7 +60,9 @@ class DumpFolder:
         """All other files of the folder and of its manifests' folder, but the manifests of dumps."""
         manifests = {manifest_name(name) for name in self.dumps()}
         there = [
-            name for name in self.volume.list(self.folder) if not FINAL.fullmatch(name) and name != MANIFESTS
+            name
+            for name in self.volume.list(self.folder)
+            if not FINAL.fullmatch(name) and name != MANIFESTS and not name.startswith(BEGUN)
         ]
         return there + [
             name for name in self.volume.list(f"{self.folder}/{MANIFESTS}") if name not in manifests
@@ -92,7 +97,7 @@ class DumpFolder:
         return {
             path: File((root / path).stat().st_ino, hashlib.sha256((root / path).read_bytes()).hexdigest())
             for path in paths
-            if (root / path).is_file()
+            if (root / path).is_file() and not path.startswith(BEGUN)
         }
 
     def plant(

@@ -75,8 +75,8 @@ def test_the_number_kept_is_a_value(hourly: Hourly) -> None:
 def test_a_run_that_publishes_nothing_removes_nothing(hourly: Hourly) -> None:
     hourly.plant_verified(KEEP + 6)
     with hourly.unharmed():
-        failing = faults.fail("ln", 1, "ln: Input/output error", "[[ ${!#} == */hourly/backup-* ]]")
-        assert hourly.run(shims=failing).exit_code == 74
+        failing = faults.fail_python("os.link", "EIO", "'/hourly/backup-' in target")
+        assert hourly.run(python=failing).exit_code == 74
     with hourly.unharmed():
         hourly.stack.secrets["database"]["root_password"] = b"wrong"
         assert hourly.run().exit_code == 77
@@ -132,10 +132,8 @@ def test_a_dump_from_the_future_is_neither_newest_nor_removed(hourly: Hourly) ->
 
 def test_an_old_dump_that_cannot_be_removed_is_told_but_the_new_one_is_safe(hourly: Hourly) -> None:
     hourly.plant_verified(KEEP + 1)
-    stuck = faults.fail(
-        "rm", 1, "rm: Input/output error", "[[ $* == */backup-*-dumpall.sql.gz* && $* != *.tmp.* ]]"
-    )
-    result = hourly.run(shims=stuck)
+    stuck = faults.fail_python("os.remove", "EIO", "'/backup-' in path and '.tmp.' not in path")
+    result = hourly.run(python=stuck)
     assert result.exit_code == 75, result.log
     assert "published" in result.verdict["message"]
     assert len(hourly.verified()) == KEEP + 2

@@ -211,6 +211,11 @@ jobTemplate:
                 valueFrom:
                   fieldRef:
                     fieldPath: metadata.name
+              # A pod that is started again after a failure knows its first one's begin by it.
+              - name: JOB_NAME
+                valueFrom:
+                  fieldRef:
+                    fieldPath: metadata.labels['batch.kubernetes.io/job-name']
               - name: DEADLINE_SECONDS
                 value: {{ .values.deadlineSeconds | quote }}
               - name: TERMINATION_LOG

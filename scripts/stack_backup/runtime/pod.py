@@ -302,7 +302,7 @@ class Pod:
                     read_only_root=own.get("readOnlyRootFilesystem", False),
                     hostname=self.name[:63],
                     workdir=container.get("workingDir", "/"),
-                    without=self._faults.without,
+                    without=self._faults.without if container in self._spec["containers"] else (),
                     group=self._group(container),
                 ),
                 log,

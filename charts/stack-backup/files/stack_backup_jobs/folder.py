@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import math
 import os
 import queue
 import secrets
@@ -26,9 +27,11 @@ from stack_backup_jobs.formats import (
     MIB,
     NAME,
     STAMP,
+    TEMPORARY,
     Dump,
     Exit,
     Manifest,
+    manifest_name,
     seconds_of,
     stamp,
     superseded,
@@ -55,7 +58,7 @@ class Folder:
         return self.path / name
 
     def manifest_file(self, name: str) -> Path:
-        return self.path / MANIFESTS / f"{name}.tsv"
+        return self.path / MANIFESTS / manifest_name(name)
 
     def dumps(self, ahead: float = AHEAD) -> list[Dump]:
         """Oldest first, without those whose time is more than `ahead` seconds in the future."""
@@ -107,7 +110,7 @@ class Folder:
         limit = time.time() - int(os.environ.get("DEADLINE_SECONDS", "0")) - 300
         for folder in (self.path, self.path / MANIFESTS):
             with os.scandir(folder) as entries:
-                unfinished = [entry for entry in entries if entry.name.startswith(".tmp.")]
+                unfinished = [entry for entry in entries if entry.name.startswith(TEMPORARY)]
             for entry in unfinished:
                 with contextlib.suppress(FileNotFoundError):  # its run has ended, or another has swept it
                     if (
@@ -119,7 +122,7 @@ class Folder:
 
     def temporary(self, name: str, folder: str = "") -> Path:
         """A name for what is unfinished; it is gone when the program ends."""
-        path = self.path / folder / f".tmp.{name}.{self._job.pod}.{os.getpid()}.{secrets.token_hex(4)}"
+        path = self.path / folder / f"{TEMPORARY}{name}.{self._job.pod}.{os.getpid()}.{secrets.token_hex(4)}"
         self._job.ends.callback(path.unlink, missing_ok=True)
         return path
 
@@ -167,8 +170,8 @@ class Folder:
         dumps = self.dumps()
         if whole and len(dumps) > keep:
             dumps = list(_counted(dumps, keep, whole))
-        old = superseded(dumps, keep)
-        if old and not superseded(dumps, keep, time.time(), grace):
+        old = superseded(dumps, keep, time.time(), -math.inf)
+        if old and grace and not superseded(dumps, keep, time.time(), grace):
             self._job.say(f"Leaving {len(old)} superseded dumps for a while: somebody may be reading them.")
             return 0
         for dump in old:
@@ -425,7 +428,7 @@ def deadline_of_the_job(job: Job, folder: Path) -> Iterator[None]:
     first one began is kept in the folder, as what is unfinished is.
     """
     name = os.environ.get("JOB_NAME", "")
-    path = folder / f".tmp.run.{name[:63]}"
+    path = folder / f"{TEMPORARY}run.{name[:63]}"
     if name:
         begun = (_content(path) or b"").decode(errors="replace").strip()
         if STAMP.fullmatch(begun):
