@@ -196,7 +196,7 @@ def superseded(dumps: Iterable[Dump], keep: int, now: float = 0, grace: float = 
     """
     ordered = sorted(dumps, key=lambda dump: (dump.time, dump.name))
     good = [place for place, dump in enumerate(ordered) if dump.good]
-    if len(good) < keep or now - ordered[good[-keep]].since < grace:
+    if len(good) < keep or (grace and now - ordered[good[-keep]].since < grace):
         return []
     return ordered[: good[-keep]]
 
@@ -233,7 +233,7 @@ class MediaState:
     @classmethod
     def parse(cls, text: str) -> MediaState:
         """Raises OtherFormat, and ValueError for what is no state at all."""
-        found = dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
+        found = dict(line.split("\t", 1) for line in text.split("\n") if "\t" in line)
         if found.get("format") != "1":
             raise OtherFormat(found.get("format", ""))
         if found.get("status") not in ("in-progress", "complete"):
