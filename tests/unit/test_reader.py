@@ -1,4 +1,4 @@
-"""The reader of dumps: whatever text they hold, in whatever chunks, it finds what is there and nothing else."""
+"""The reader of dumps: whatever their text, in whatever chunks, it finds what is there and nothing else."""
 
 from __future__ import annotations
 

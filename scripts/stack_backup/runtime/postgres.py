@@ -111,6 +111,15 @@ class LocalServer:
         finally:
             copy.unlink()
 
+    def output(self, *command: str) -> bytes:
+        """What one of the image's programs, such as pg_dumpall, says of the server. Raises ServerError."""
+        self._client(["bash", "-c", 'exec "$@" >/exchange/output', "bash", *command], "")
+        path = self._folder / "exchange" / "output"
+        try:
+            return path.read_bytes()
+        finally:
+            path.unlink()
+
     def add_user(self, name: str, password: str, database: str) -> None:
         """A login role and a database that it owns, as the stack's own installation makes them."""
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
