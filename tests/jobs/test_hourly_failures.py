@@ -314,7 +314,7 @@ def test_variable_that_makes_no_sense(hourly: Hourly, name: str, value: str) -> 
 
 # ---- ends from outside ----
 
-READING_BACK = f"{WRITING} and args[1] == 'rb'"
+READING_BACK = f"{WRITING} and args[1] in ('r', 'rb')"
 POINTS: dict[str, dict[str, Any]] = {
     "before the folder": {"python": faults.hold_python("os.mkdir", "'/backup' in path")},
     "the write probe": {"python": faults.hold_python("os.link", "'probe' in target")},

@@ -105,6 +105,7 @@ def inspect(job: Job, server: Server, database: str) -> There:
                 " FROM pg_control_system()"
             )
             major = session.version
+            session.query("SELECT FROM pg_authid LIMIT 0")  # else pg_dumpall will not be allowed to
     except ServerError as error:
         raise of_server(error, f"Asking the server {server}") from error
     if int(re.match(r"\d*", client)[0] or 0) < major:  # type: ignore[index]
