@@ -382,7 +382,7 @@ class Session:
             self._socket = context.wrap_socket(self._socket)
             self._again = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
         elif answer != b"N":
-            raise Unreachable("no PostgreSQL server answers there", "08P01")
+            raise Unreachable("no PostgreSQL server answers there", "08P01") if answer else self._lost()
 
     def _authenticate(self, body: bytes) -> None:
         """Trust, a clear password, md5 or SCRAM-SHA-256."""
