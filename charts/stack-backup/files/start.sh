@@ -13,7 +13,7 @@ trap 'if [ "$!" ]; then kill -TERM "$!" 2>/dev/null; else end 143 "The job was t
 esac
 export STATE="${TMPDIR:-/tmp}/state.$$" && true >"$STATE"
 "$PYTHON" -I /programs "$@" &
-while wait "$!"; code=$?; kill -0 "$!" 2>/dev/null; do :; done
+while code=0 && { wait "$!" || code=$?; } && kill -0 "$!" 2>/dev/null; do :; done
 [ ! -e "$STATE" ] || [ "$code" != 143 ] || end 143 "The job was told to stop. Nothing was done."
 [ ! -e "$STATE" ] || end 75 "The program could not start: see the log above. Nothing was done."
 [ ! -e "$STATE.begun" ] || end 137 "The program was killed. How far it came is not known: see the log above."
