@@ -49,6 +49,7 @@ _GLOBAL = re.compile(
 )
 _DATA = (b"SELECT pg_catalog.setval(", b"SELECT pg_catalog.lo", b"INSERT INTO ", b"BEGIN;", b"COMMIT;")
 _MAKES_OBJECT = b"SELECT pg_catalog.lo_create('"
+_MANY = (b"INSERT INTO ", b"SELECT pg_catalog.lowrite(")
 _LOOSE = re.compile(
     rb"SELECT pg_catalog\.(?:setval|lo)|BEGIN;|COMMIT;|ALTER LARGE OBJECT|[A-Z, ]+ ON LARGE OBJECT \d"
 )
@@ -80,6 +81,11 @@ def with_setting(settings: Settings, sql: bytes) -> Settings | None:
         return None
     key = (found[1] or found[2]).lower()
     return (*((name, text) for name, text in settings if name != key), (key, sql))
+
+
+def about_itself(sql: bytes) -> re.Match[bytes] | None:
+    """Is it a statement about a database?"""
+    return _ITSELF.match(sql) if b"DATABASE" in sql else None
 
 
 def settle(have: Settings, want: Settings) -> list[bytes]:
@@ -231,7 +237,7 @@ class _Walker(_Labelled):
         self._found: list[Statement] = []
 
     def statement(self, sql: bytes, start: int, _end: int) -> None:
-        if not self.setting(sql) and not _ITSELF.match(sql):
+        if not self.setting(sql) and about_itself(sql) is None:
             self._found.append(Statement(sql, start, self.type, self.name, self.settings))
 
     def command(self, line: bytes, _start: int, _end: int) -> None:
@@ -375,12 +381,14 @@ class Reader(_Labelled):
         return True
 
     def statement(self, sql: bytes, start: int, end: int) -> None:
-        if self.setting(sql):
+        if self._last and self._part is not None and sql.startswith(_MANY):
+            self._more(self._part, sql, end)
+        elif self.setting(sql):
             if self.encoding in UNREADABLE:
                 self.refuse(start, sql)
-        elif (itself := _ITSELF.match(sql)) is not None:
+        elif (itself := about_itself(sql)) is not None:
             self._itself(itself, sql, start)
-        elif self._globals and (self._part is None or _GLOBAL.match(sql)):
+        elif self._globals and _GLOBAL.match(sql):
             self.roles.append(self.text(sql))
         elif self._part is not None:
             self._globals = False
@@ -410,7 +418,7 @@ class Reader(_Labelled):
 
     def _body(self, part: Part, sql: bytes, start: int, end: int) -> None:
         at = start if self._label is None else self._label
-        copy = _COPY.match(sql) is not None
+        copy = sql.startswith(b"COPY ") and _COPY.match(sql) is not None
         # A large object may be made before the rows, or among them.
         data = copy or (sql.startswith(_DATA) and (self._data or not sql.startswith(_MAKES_OBJECT)))
         if not part.settings:
@@ -418,7 +426,7 @@ class Reader(_Labelled):
         if data and not self._data:
             self._data, part.before = True, (part.before[0], at)
             self._gap_at(part, at)
-        self._strict = self._strict or not (copy or _LOOSE.match(sql))
+        self._strict = self._strict or (self._data and not copy and not _LOOSE.match(sql))
         if data and self._strict:
             part.orderly = False
         if copy:
@@ -431,6 +439,13 @@ class Reader(_Labelled):
             self._last, self._last_settings = end, self.settings
         self._count(part, sql)
 
+    def _more(self, part: Part, sql: bytes, end: int) -> None:
+        """The same as in `_body`, where they come by the million."""
+        self._last, self._last_settings, self._label = end, self.settings, None
+        if sql[0] == 0x49:  # I
+            part.inserts += 1
+            part.orderly = False
+
     def _gap_at(self, part: Part, at: int) -> None:
         self._gap, self._in_gap, self._last, self._strict = at, 0, 0, False
         part.places[at] = self.settings
@@ -440,7 +455,7 @@ class Reader(_Labelled):
             self._objects += 1
         elif sql.startswith(b"INSERT INTO "):
             part.inserts += 1
-        elif (found := _SETVAL.fullmatch(sql)) is not None:
+        elif sql.startswith(b"SELECT pg_catalog.setval(") and (found := _SETVAL.fullmatch(sql)):
             name = found[1].replace(b"''", b"'")
             name = name if self.standard_strings else name.replace(b"\\\\", b"\\")
             used = found[3][:1].decode()
