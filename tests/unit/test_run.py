@@ -356,27 +356,49 @@ def test_told_to_stop(start: Run, number: signal.Signals) -> None:
 
 
 def test_told_to_stop_at_any_instant(start: Run) -> None:
-    """Before Python runs, before it has handlers, before and after the fork, amid the work, amid the end."""
-    codes = set()
+    """Before Python runs, before it has handlers, before and after the fork, amid the work."""
+    said = set()
     for number in range(40):
         running = start("""
+            run.AGAIN = 60
             def program(job):
+                job.leaves("All is as it was.")
                 job.ends.callback(say, "taken away")
                 subprocess.Popen(["sleep", "100"])
                 job.processes.start(["sleep", "100"])
-                time.sleep(0.05)
-                return DONE
+                time.sleep(60)
         """)
         running.listens()
-        time.sleep(number * 0.01)
+        time.sleep(number * 0.005)
         running.tell()
         ended = running.end()
-        assert ended.seconds < 5
-        verdict = ended.verdict
-        assert ended.code == verdict["exit"]
-        assert (ended.code, verdict["outcome"]) in ((0, "done"), (143, "failed")), ended.log
-        codes.add(ended.code)
-    assert codes == {0, 143}
+        assert ended.seconds < 4
+        assert (ended.code, ended.verdict["exit"]) == (143, 143)
+        said.add(ended.verdict["message"])
+    begin = "The job was told to stop."
+    assert said - {begin} == {f"{begin} Nothing was done.", f"{begin} All is as it was."}
+
+
+def test_told_to_stop_amid_the_end(start: Run) -> None:
+    codes = set()
+    for number in range(20):
+        running = start("""
+            run.AGAIN = 60
+            def program(job):
+                job.ends.callback(say, "taken away")
+                job.processes.start(["sleep", "100"])
+                reached()
+                return DONE
+        """)
+        running.reached()
+        time.sleep(number * 0.001)
+        running.tell()
+        ended = running.end()
+        assert ended.code == ended.verdict["exit"]
+        assert "taken away" in ended.log
+        codes.add((ended.code, ended.verdict["outcome"]))
+    assert (0, "done") in codes
+    assert codes <= {(0, "done"), (143, "failed")}
 
 
 def test_told_twice(start: Run) -> None:

@@ -154,7 +154,7 @@ class Job:
             raise Stopped
 
     def raise_again(self) -> None:
-        """Stopped came where Python lets nothing pass (a finaliser): the next signal raises it again."""
+        """Stopped came where Python lets nothing pass, as in a finaliser: the next signal raises it again."""
         self._raised = False
 
     @contextlib.contextmanager

@@ -39,6 +39,8 @@ JOBS: dict[str, str] = {
 
 RESERVE = 120
 """Seconds between the inner deadline and Kubernetes' own, which would take the pod and its log away."""
+AGAIN = 0.5
+"""Seconds until a worker is told again: a signal may come right before a call that then waits."""
 PATIENCE = 7.0
 """Seconds in which a worker that is told to stop must end; a pod must be gone within 10."""
 CLEANING = 28.0
@@ -88,6 +90,8 @@ class Supervisor:
         self._end: dict[str, Any] | None = None
         self._stop: tuple[int, str, str] | None = None
         """Why the worker is told to stop: code, what, advice."""
+        self._again = float("inf")
+        """When it is told again, in monotonic seconds."""
         self._given_up: float | None = None
         """When it is left alone, in monotonic seconds."""
 
@@ -139,6 +143,9 @@ class Supervisor:
                 self._tell_to_stop(Exit.TIMEOUT, what, advice)
             if self._given_up is not None and time.monotonic() >= self._given_up:
                 return None
+            if time.monotonic() >= self._again:
+                self._again = time.monotonic() + AGAIN
+                os.kill(self._worker, signal.SIGTERM)  # it is there: nobody else waits for it
             if self._seconds - self._spoken >= TICK:
                 self._spoken = self._seconds
                 say(f"{int(self._spoken)} s{self._progress and ', '}{self._progress}")
@@ -148,7 +155,7 @@ class Supervisor:
 
     def _patience(self) -> float:
         """Seconds until something is due."""
-        due = [self._spoken + TICK - self._seconds]
+        due = [self._spoken + TICK - self._seconds, self._again - time.monotonic()]
         if self._stop is None:
             due.append(self._allowed - self._seconds)
         if self._given_up is not None:
@@ -175,7 +182,7 @@ class Supervisor:
         if "allowed" in message:
             self._allowed = min(self._allowed, self._seconds + message["allowed"])
         if "end" in message:
-            self._end = message["end"]
+            self._end, self._again = message["end"], float("inf")
             # What it has begun must be taken away, too, and that may hang like everything else.
             self._give_up_in(CLEANING)
 
@@ -186,8 +193,7 @@ class Supervisor:
         if self._stop is None:
             self._stop = (code, what, advice)
             self._give_up_in(PATIENCE)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._worker, signal.SIGTERM)
+            self._again = time.monotonic()
 
     def _sweep(self) -> None:
         """Kills what is left of the worker and of all that it has started; what hangs in the kernel stays."""
@@ -267,21 +273,17 @@ def work(program: Callable[[Job], Outcome], channel: socket.socket) -> None:
 
 
 def attended(program: Callable[[Job], Outcome], job: Job) -> None:
-    def stop(*_: object) -> None:
-        job.stop()
-
     def not_raised(unraisable: Any) -> None:
         if unraisable.exc_type is Stopped:
             job.raise_again()
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
         else:
             sys.__unraisablehook__(unraisable)
 
     sys.unraisablehook = not_raised
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)  # the supervisor hears them, and tells us by TERM
-    for number in (signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, stop)
+    # TERM is not ignored for a moment: one that waits would be thrown away. The supervisor hears the others.
+    signal.signal(signal.SIGTERM, lambda *_: job.stop())
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a background job of a shell ignores it, and its children
     end: dict[str, Any] | None = None
     try:
