@@ -165,7 +165,7 @@ def test_the_pod_is_not_told_where_the_stacks_server_is_nor_its_password() -> No
     spec = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     [container] = spec["containers"]
     names = {variable["name"] for variable in container["env"]}
-    assert names.isdisjoint({"PGHOST", "PGPORT", "PASSWORD_FILE"})
+    assert names.isdisjoint({"PGHOST", "PGPORT", "PASSWORD_FILE", "OWNER_PASSWORD_FILE"})
     assert not [volume for volume in spec["volumes"] if "secret" in volume]
     writable = {mount["name"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
     assert writable == {"tmp", "scratch"}
@@ -249,7 +249,7 @@ def test_postgresql_17_takes_its_own_dump_and_an_older_one_and_15_takes_none_of_
         name = hourly.backup()
         assert proved(stack.run(JOB)).verdict["dump"] == name
         hourly.install(DRILL)
-        red(stack.run(JOB), 78, "the image has PostgreSQL 15.", "is of 17.")
+        red(stack.run(JOB), 78, "the dump is from PostgreSQL 17.", "the server is 15.")
         hourly.volume.clear()
         old = hourly.plant(timedelta(minutes=9))
         hourly.install(newer)
@@ -339,13 +339,13 @@ def test_rows_that_got_lost(drill: Drill) -> None:
 
 
 def test_a_dump_that_ends_early_though_its_manifest_agrees(drill: Drill) -> None:
-    """Cut off within a table's rows it loads without an error."""
+    """Cut off within a table's rows it would load without an error."""
 
     def cut(text: str) -> str:
         return text[: text.index("\n", text.index("COPY public.viewer_text")) + 50_000]
 
     drill.plant(sql=cut)
-    red(drill.run(), 65, "public.viewer_text of frag:", "rows instead of")
+    red(drill.run(), 65, "is cut off: its text ends before its last line")
 
 
 def before_the_tables(statement: str) -> Callable[[str], str]:
@@ -356,19 +356,19 @@ def before_the_tables(statement: str) -> Callable[[str], str]:
 
 def test_a_statement_that_the_server_refuses_is_named(drill: Drill) -> None:
     drill.plant(sql=before_the_tables("CREATE SCHEMA oops; CREATE SCHEMA oops;"))
-    red(drill.run(), 65, "cannot take the dump", 'ERROR:  schema "oops" already exists')
+    red(drill.run(), 65, "could not be loaded", 'schema "oops" already exists (42P06)')
 
 
 def test_no_row_of_the_data_is_in_the_log_of_a_failed_load(drill: Drill) -> None:
     drill.plant(sql=lambda text: re.sub(r"(COPY public.auth_group .*\n)", r"\1secret\tsecret\n", text))
     result = drill.run()
-    red(result, 65, "cannot take the dump", "invalid input syntax")
+    red(result, 65, "could not be loaded: TABLE DATA public.auth_group", "invalid input syntax")
     assert "CONTEXT" not in result.log
 
 
 @pytest.mark.usefixtures("planted")
 def test_the_database_of_the_application_must_be_there(drill: Drill) -> None:
-    red(drill.run(environment={"DATABASE_NAME": "frog"}), 65, "holds no database frog")
+    red(drill.run(environment={"DATABASE_NAME": "frog"}), 66, "holds no database frog")
 
 
 # ---- which dump ----
@@ -442,7 +442,7 @@ def test_an_extension_of_another_version(drill: Drill) -> None:
 
 def test_an_extension_that_only_the_dump_knows(drill: Drill) -> None:
     drill.plant(sql=before_the_tables("CREATE EXTENSION unheard;"))
-    red(drill.run(), 78, "cannot take the dump", "unheard")
+    red(drill.run(), 78, "could not be loaded", "unheard")
 
 
 @pytest.mark.usefixtures("planted")
@@ -456,7 +456,7 @@ def test_scratch_space_that_is_full_in_the_end(drill: Drill) -> None:
     drill.install(scratch={"size": "320Mi"})
     big = "CREATE TABLE public.big AS SELECT repeat('x', 1900) FROM generate_series(1, 200000);"
     drill.plant(sql=before_the_tables(big))
-    red(drill.run(), 73, "No space left", "scratch.size")
+    red(drill.run(), 73, "scratch.size")
 
 
 # ---- assertions ----
@@ -548,11 +548,14 @@ def test_all_that_is_wrong_is_said_at_once(drill: Drill) -> None:
 
 # ---- ends from outside ----
 
-POINTS: dict[str, dict[str, str]] = {
-    "initdb": faults.hold("initdb"),
-    "the start": faults.hold("pg_isready"),
-    "amid the load": faults.hold_amid("gzip", 200_000),
-    "the counting": faults.hold("psql", "[[ $* == *drill-contents* ]]"),
+PACKAGE = "stack_backup_jobs"
+SPAWN = "subprocess.Popen"
+POINTS = {
+    "initdb": faults.hold_python(SPAWN, "path.endswith('initdb')"),
+    "the start": faults.hold_python(f"{PACKAGE}.private_server:PrivateServer._await"),
+    "the reading": faults.hold_python(f"{PACKAGE}.reader:read"),
+    "amid the load": faults.hold_python(f"{PACKAGE}.session:Session.copy_in", "b'viewer_text' in args[1]"),
+    "the counting": faults.hold_python(f"{PACKAGE}.compare:found"),
 }
 
 
@@ -560,63 +563,90 @@ POINTS: dict[str, dict[str, str]] = {
 @pytest.mark.usefixtures("planted")
 def test_told_to_stop(drill: Drill, point: str) -> None:
     before = drill.hourly.files()
-    # The last command of the pod sees what is left of it.
-    look = "ls -A /scratch >/faults/scratch; cat /proc/[0-9]*/comm >/faults/processes"
-    left = {"rm": f'{faults.REAL}; rm "$@"; if [[ $* == */scratch/* ]]; then {look}; fi'}
-    with drill.stack.start(JOB, Faults(shims={**POINTS[point], **left})) as job:
+    # The last that the supervisor does sees what is left of it.
+    look = faults.patch_python(
+        f"{PACKAGE}.run",
+        """
+real = Supervisor._verdict
+def looking(self, *arguments):
+    import pathlib
+    scratch, there = pathlib.Path("/faults/scratch"), pathlib.Path("/faults/processes")
+    scratch.write_text(" ".join(path.name for path in pathlib.Path("/scratch").iterdir()))
+    there.write_text(" ".join(path.read_text().strip() for path in pathlib.Path("/proc").glob("[0-9]*/comm")))
+    return real(self, *arguments)
+Supervisor._verdict = looking
+""",
+    )
+    with drill.stack.start(JOB, Faults(python=POINTS[point] + look)) as job:
         job.reached("reached")
         job.signal(signal.SIGTERM)
-        job.reached("processes")
-        result_files = [(job.pod.faults / name).read_text().split() for name in ("scratch", "processes")]
+        job.release("go")
         result = job.wait()
+        scratch, processes = (
+            (job.pod.faults / name).read_text().split() for name in ("scratch", "processes")
+        )
     red(result, 143, "told to stop")
-    assert result_files[0] == []
-    assert "postgres" not in result_files[1]
+    assert scratch == []
+    assert "postgres" not in processes
     assert result.seconds < 20
     assert drill.hourly.files() == before
 
 
 @pytest.mark.usefixtures("planted")
 def test_the_deadline_ends_a_load_that_hangs(drill: Drill) -> None:
-    result = drill.run(environment={"DEADLINE_SECONDS": "124"}, shims=faults.hold_amid("gzip", 200_000))
+    result = drill.run(environment={"DEADLINE_SECONDS": "124"}, python=POINTS["amid the load"])
     red(result, 124, "within 4 s")
 
 
 @pytest.mark.usefixtures("planted")
 def test_progress_is_in_the_log(drill: Drill) -> None:
-    quick = {
-        "sleep": f"{faults.REAL}; exec sleep 0.05",
-        "gzip": f'{faults.REAL}; {{ head -c 500000; sleep 1; cat; }} | gzip "$@"',
-    }
-    assert re.search(r" \d+ s, 0 MiB read\n", proved(drill.run(shims=quick)).log)
+    quick = faults.patch_python(f"{PACKAGE}.run", "TICK = 0.2")
+    slow = faults.patch_python(
+        f"{PACKAGE}.pack",
+        """
+import time
+real = Unpacker.chunks
+def slowly(self, start=0):
+    for chunk in real(self, start):
+        time.sleep(0.05)
+        yield chunk
+Unpacker.chunks = slowly
+""",
+    )
+    log = proved(drill.run(python=quick + slow)).log
+    assert re.search(r" \d+ s, \d+ MiB of text read\n", log), log
+    assert re.search(r" \d+ s, \d+ MiB of rows loaded\n", log), log
 
 
 # ---- without one safeguard ----
 
-PROGRAM, SERVER, READER = "database-drill.sh", "private-server.sh", "drill-differences.awk"
-
 MUTANTS: dict[str, tuple[str, str, str, Callable[[Drill], None]]] = {
-    "nothing is compared": (PROGRAM, "\n  compare\n", "\n  : >$WORK/restored\n", test_rows_that_got_lost),
+    "nothing is compared": (
+        "drill.py",
+        "wrong += restore.differences(part, held)",
+        "wrong += []",
+        test_rows_that_got_lost,
+    ),
     "tables are looked up one way": (
-        READER,
-        "(database|table|largeobject)",
-        "(database)",
-        test_large_objects_that_the_manifest_does_not_know,
+        "compare.py",
+        "for name, rows in there.tables.items():\n        if name not in tables:",
+        "for name, rows in there.tables.items():\n        if False:",
+        test_all_that_a_manifest_says_otherwise_is_named,
     ),
     "the server's errors are passed over": (
-        SERVER,
-        "--set=ON_ERROR_STOP=1",
-        "--set=ON_ERROR_STOP=0",
+        "loader.py",
+        "self._refused(session, statement, error)",
+        "pass",
         test_a_statement_that_the_server_refuses_is_named,
     ),
-    "any age will do": (PROGRAM, "age <= MAXIMUM_AGE_SECONDS", "age >= 0", test_a_stale_dump),
+    "any age will do": ("drill.py", "dump.age > settings.maximum_age_seconds", "False", test_a_stale_dump),
 }
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_missing_safeguard_is_seen(drill: Drill, tmp_path: Path, name: str) -> None:
     file, safeguard, instead, test = MUTANTS[name]
-    chart = mutant(tmp_path, file, safeguard, instead)
+    chart = mutant(tmp_path, f"{PACKAGE}/{file}", safeguard, instead)
     drill.stack.apply(render(merge_values(VALUES, DRILL), namespace=NAMESPACE, chart=chart))
     with pytest.raises(AssertionError):
         test(drill)

@@ -105,7 +105,7 @@ class World:
 
     def recover(self, **options: Any) -> JobResult:
         """Run the job with its confirmation; `shims` and such are faults, all else is environment."""
-        fields = {key: options.pop(key) for key in ("shims", "without") if key in options}
+        fields = {key: options.pop(key) for key in ("shims", "without", "python") if key in options}
         environment = {"CONFIRM": NAMESPACE, **{key.upper(): value for key, value in options.items()}}
         return self.staging.run(JOB, environment=environment, faults=Faults(**fields))
 
@@ -487,7 +487,7 @@ def test_rows_that_a_trigger_swallows_are_missed(old: World) -> None:
     )
     sql = sql.replace(rows[0], trigger + rows[0], 1)
     plant(old, OLD, sql)
-    refused(old, 65, "public.viewer_note has 0 rows", dump=OLD)
+    refused(old, 65, "the table public.viewer_note of frag: 0 rows instead of", dump=OLD)
 
 
 def test_no_room_for_the_copy(old: World) -> None:
@@ -514,22 +514,24 @@ def test_no_password_and_no_server(old: World) -> None:
 
 # ---- ends from outside ----
 
-LOADING = "[[ -p /dev/stdin ]]"
+PACKAGE = "stack_backup_jobs"
 POINTS = {
-    "the copy": faults.hold("cp"),
-    "the reading": faults.hold("awk", "[[ $* == *dump-contents* ]]"),
-    "the new database": faults.hold("psql", "[[ $* == *side.sql* ]]"),
-    "the loading": faults.hold_amid("psql", 200_000, LOADING),
-    "the counting": faults.hold("psql", "[[ $* == *count.sql* ]]"),
-    "the fence": faults.hold("psql", "[[ $* == *CONNECTION\\ LIMIT\\ 0* ]]"),
-    "the swap": faults.hold("psql", "[[ $* == *swap.sql* ]]"),
+    "the copy": faults.hold_python(f"{PACKAGE}.folder:copy"),
+    "the reading": faults.hold_python(f"{PACKAGE}.reader:read"),
+    "the new database": faults.hold_python(f"{PACKAGE}.target:Target.begin"),
+    "the settings": faults.hold_python(f"{PACKAGE}.restore:Restore._property"),
+    "the loading": faults.hold_python(f"{PACKAGE}.session:Session.copy_in", "b'viewer_text' in args[1]"),
+    "the counting": faults.hold_python(f"{PACKAGE}.compare:found"),
+    "the fence": faults.hold_python(f"{PACKAGE}.target:Target.swap"),
+    "the swap": faults.hold_python(f"{PACKAGE}.target:Target._swap"),
 }
+SWAPPED = faults.hold_python(f"{PACKAGE}.target:Target._swap", after=True)
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_told_to_stop(old: World, point: str) -> None:
     environment = {"CONFIRM": NAMESPACE}
-    with unharmed(old), old.staging.start(JOB, Faults(shims=POINTS[point]), environment) as job:
+    with unharmed(old), old.staging.start(JOB, Faults(python=POINTS[point]), environment) as job:
         job.reached("reached")
         job.signal(signal.SIGTERM)
         job.release("go")
@@ -538,9 +540,8 @@ def test_told_to_stop(old: World, point: str) -> None:
 
 
 def test_told_to_stop_after_the_swap(old: World) -> None:
-    """The recovered database is live, and the run says so; the next one does what is left."""
-    shims = faults.hold("psql", "[[ $* == *owner.sql* ]]")
-    with old.staging.start(JOB, Faults(shims=shims), {"CONFIRM": NAMESPACE}) as job:
+    """The recovered database is live, and the run says so by the server's own word: nothing is left to be done."""
+    with old.staging.start(JOB, Faults(python=SWAPPED), {"CONFIRM": NAMESPACE}) as job:
         job.reached("reached")
         job.signal(signal.SIGTERM)
         job.release("go")
@@ -552,11 +553,11 @@ def test_told_to_stop_after_the_swap(old: World) -> None:
 
 def test_two_recoveries_at_once(old: World) -> None:
     """The second waits for the first a while, and then ends red with nothing done."""
-    hasty = {"sleep": f"{faults.REAL}; sleep 0.02"}
-    with old.staging.start(JOB, Faults(shims=POINTS["the swap"]), {"CONFIRM": NAMESPACE}) as first:
+    hasty = faults.patch_python(f"{PACKAGE}.target", "LOCK_PATIENCE = 1")
+    with old.staging.start(JOB, Faults(python=POINTS["the swap"]), {"CONFIRM": NAMESPACE}) as first:
         first.reached("reached")
         before = _databases(old.staging)
-        second = old.recover(shims=hasty)
+        second = old.recover(python=hasty)
         assert_red(second, 75, "another recovery is at work", "The live database is as it was")
         assert _databases(old.staging) == before
         first.release("go")
@@ -595,7 +596,7 @@ def test_a_dump_that_was_taken_behind_a_fence(old: World) -> None:
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_and_run_again(old: World, point: str) -> None:
     environment = {"CONFIRM": NAMESPACE}
-    with old.staging.start(JOB, Faults(shims=POINTS[point]), environment) as job:
+    with old.staging.start(JOB, Faults(python=POINTS[point]), environment) as job:
         job.reached("reached")
         job.signal(signal.SIGKILL)
         assert job.wait().exit_code == 137
@@ -606,20 +607,26 @@ def test_killed_and_run_again(old: World, point: str) -> None:
     assert sorted(left) == ["frag", former]
 
 
+def lost(instead: str) -> str:
+    """The server's answer to the swap is lost, and `instead` is what has happened."""
+    source = f"""
+real = Target._swap
+def lost(self, session, statements):
+    {instead}
+    raise Unreachable("the connection was lost", "08006")
+Target._swap = lost
+"""
+    return faults.patch_python(f"{PACKAGE}.target", source)
+
+
 def test_an_answer_that_was_lost_after_the_swap(old: World) -> None:
-    answer = 'psql "$@"; echo "server closed the connection" >&2; exit 2'
-    lost = f"if [[ $* == *swap.sql* ]]; then {faults.REAL}; {answer}; fi"
-    recovered(old, shims={"psql": f"{lost}; {faults.real('psql')}"})
+    recovered(old, python=lost("real(self, session, statements)"))
     assert old.differences(old.staging) == []
 
 
 def test_a_swap_that_never_was_is_no_success(old: World) -> None:
     """The new database is gone, and the live one is still the old one: that is no lost answer."""
-    side = "side=$(grep -o 'frag_restore_[0-9]*' /tmp/work.*/swap.sql | head -n 1)"
-    drop = 'psql --username=admin --no-password --dbname=postgres --command="DROP DATABASE IF EXISTS $side"'
-    lost = f"if [[ $* == *swap.sql* ]]; then {faults.REAL}; {side}; {drop}; exit 2; fi"
-    shims = {"psql": f"{lost}; {faults.real('psql')}", "sleep": f"{faults.REAL}; sleep 0.02"}
-    refused(old, 75, "could not be replaced", shims=shims)
+    refused(old, 69, "Replacing the live database failed", python=lost("drop(session, self.side)"))
 
 
 def test_the_log_holds_no_secret(old: World) -> None:
@@ -630,37 +637,26 @@ def test_the_log_holds_no_secret(old: World) -> None:
 
 # ---- safeguards taken out ----
 
+RESTORE, RECOVERY = f"{PACKAGE}/restore.py", f"{PACKAGE}/recovery.py"
 MUTANTS: dict[str, tuple[str, str, str, Callable[[World], None]]] = {
-    "no digest": ("database-recovery.sh", 'expect_digest "$COPY"', ': "$COPY"', test_one_byte_is_different),
+    "no digest": (RESTORE, 'digest != manifest.get("sha256")', "False", test_one_byte_is_different),
     "no counting": (
-        "database-recovery.sh",
-        "\n  compare\n",
-        "\n",
+        RECOVERY,
+        "if wrong := restore.differences(part, held):",
+        "if wrong := []:",
         test_rows_that_a_trigger_swallows_are_missed,
     ),
     "an error is no end": (
-        "database-recovery.sh",
-        "--quiet --set=ON_ERROR_STOP=1 --set=VERBOSITY=terse \\\n      --set=SHOW_CONTEXT",
-        "--quiet --set=VERBOSITY=terse \\\n      --set=SHOW_CONTEXT",
+        f"{PACKAGE}/loader.py",
+        "self._refused(session, statement, error)",
+        "pass",
         test_a_statement_that_fails,
     ),
     "any confirmation": (
-        "database-recovery.sh",
-        '[[ $CONFIRM == "$NAMESPACE" ]]',
-        "true",
+        RECOVERY,
+        "confirm != namespace",
+        "False",
         test_nothing_is_replaced_without_its_name,
-    ),
-    "the database's own entries stay in its part": (
-        "dump-part.awk",
-        "if (inside && itself) print >properties",
-        "if (inside && itself) print",
-        test_a_database_that_is_not_there_is_made,
-    ),
-    "text is structure": (
-        "dump-scan.awk",
-        "quote = substr(line, RSTART, RLENGTH)",
-        'quote = "--"',
-        test_a_dump_without_guards_around_its_text,
     ),
 }
 

@@ -28,13 +28,13 @@ def choose(job: Job, folders: list[Folder], dump: str) -> tuple[Folder, Dump]:
         named = " ".join(folder.path.name for folder in folders)
         raise Failure(
             Exit.SOURCE,
-            f"There is no dump in the folders {named} of the source.",
+            f"There is no verified dump in the folders {named} of the source: there is no dump at all.",
             "Check that the right volume is mounted, and that the backup or the replicator runs.",
         )
     if dump == LATEST:
         passed = doubt(found for _, found in there)
         if (meant := newest(found for _, found in there)) is None:
-            what = f"No dump of the source is verified, so none is the latest. {passed}".strip()
+            what = f"There is no verified dump in the source, so none is the latest. {passed}".strip()
             raise Failure(Exit.SOURCE, what, f"Name one with DUMP: {_times(there)}.")
         if passed:
             job.say(passed)

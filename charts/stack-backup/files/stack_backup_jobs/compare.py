@@ -1,5 +1,5 @@
-"""What a restored database holds, beside what its dump holds: rows of every table by the rules by which pg_dump writes them,
-sequences, large objects, extensions.
+"""What a restored database holds, beside what its dump holds: rows of every table by the rules by which
+pg_dump writes them, sequences, large objects, extensions.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ from stack_backup_jobs.session import Session, identifier
 Name = tuple[str, ...]
 """Schema and name."""
 
-# A partitioned table is dumped by its partitions, or they by it. A table of an extension is dumped where the extension says
-# so, as far as it says so. Rows of foreign tables and partitions are not in a dump.
+# A partitioned table is dumped by its partitions, or they by it. A table of an extension is dumped where the
+# extension says so, as far as it says so. Rows of foreign tables and partitions are not in a dump.
 _RELATIONS = """
-SELECT nspname, relname, relkind, coalesce(rootspace, ''), coalesce(rootname, ''), member, configured, coalesce(condition, '')
+SELECT nspname, relname, relkind, coalesce(rootspace, ''), coalesce(rootname, ''), member, configured,
+  coalesce(condition, '')
 FROM (
   SELECT nspname, relname, relkind, rootspace, rootname, EXISTS (
-      SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e') AS member,
+      SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e'
+    ) AS member,
     x.oid IS NOT NULL AS configured, x.condition
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
     LEFT JOIN (SELECT r.oid AS root, rn.nspname AS rootspace, r.relname AS rootname FROM pg_class r
       JOIN pg_namespace rn ON rn.oid = r.relnamespace) roots ON root = pg_partition_root(c.oid)
-    LEFT JOIN (SELECT unnest(extconfig) AS oid, unnest(extcondition) AS condition FROM pg_extension) x ON x.oid = c.oid
-  WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND nspname !~ '^pg_' AND nspname <> 'information_schema'
+    LEFT JOIN (SELECT unnest(extconfig) AS oid, unnest(extcondition) AS condition FROM pg_extension) x
+      ON x.oid = c.oid
+  WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND nspname !~ '^pg_'
+    AND nspname <> 'information_schema'
 ) listed
 """
 
@@ -70,7 +74,8 @@ def expected(manifest: Manifest, database: str) -> Held:
 
 
 def found(open_session: Callable[[], Session], said: Held, jobs: int) -> Held:
-    """What the database holds now, counted by `jobs` sessions; `said` tells which trees were loaded by their root.
+    """What the database holds now, counted by `jobs` sessions; `said` tells which trees were loaded by their
+    root.
 
     Raises ServerError.
     """
@@ -79,15 +84,25 @@ def found(open_session: Callable[[], Session], said: Held, jobs: int) -> Held:
         relations = session.query(_RELATIONS)
         (objects,) = session.query("SELECT count(*) FROM pg_largeobject_metadata")
         held.objects = int(str(objects[0]))
-        held.extensions = {str(name): str(version) for name, version in session.query("SELECT extname, extversion FROM pg_extension")}
+        held.extensions = {
+            str(name): str(version)
+            for name, version in session.query("SELECT extname, extversion FROM pg_extension")
+        }
         for space, name in session.query(
-            "SELECT nspname, relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = 'S'"
+            "SELECT nspname, relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind "
+            "= 'S'"
             " AND relpersistence <> 't' AND nspname !~ '^pg_' AND nspname <> 'information_schema'"
         ):
             key = (str(space), str(name))
-            ((value, used),) = session.query(f"SELECT last_value, is_called FROM {identifier(key[0])}.{identifier(key[1])}")
+            ((value, used),) = session.query(
+                f"SELECT last_value, is_called FROM {identifier(key[0])}.{identifier(key[1])}"
+            )
             held.sequences[key] = (str(value), str(used))
-    by_root = {tuple(map(str, (r[3], r[4]))) for r in relations if r[2] == "p" and (str(r[0]), str(r[1])) in said.tables}
+    by_root = {
+        tuple(map(str, (r[3], r[4])))
+        for r in relations
+        if r[2] == "p" and (str(r[0]), str(r[1])) in said.tables
+    }
     counted: dict[Name, list[str]] = defaultdict(list)
     for space, name, kind, rootspace, rootname, member, configured, condition in relations:
         key, root = (str(space), str(name)), (str(rootspace), str(rootname))
@@ -111,10 +126,15 @@ def _count(open_session: Callable[[], Session], counted: dict[Name, list[str]], 
 
     def some(share: Sequence[tuple[Name, list[str]]]) -> list[tuple[Name, int]]:
         with open_session() as session:
-            return [(name, sum(int(str(session.query(sql)[0][0])) for sql in questions)) for name, questions in share]
+            return [
+                (name, sum(int(str(session.query(sql)[0][0])) for sql in questions))
+                for name, questions in share
+            ]
 
     with ThreadPoolExecutor(jobs) as pool:
-        return {name: rows for part in pool.map(some, (work[n::jobs] for n in range(jobs))) for name, rows in part}
+        return {
+            name: rows for part in pool.map(some, (work[n::jobs] for n in range(jobs))) for name, rows in part
+        }
 
 
 def folded(said: Held, members: dict[Name, Name]) -> dict[Name, int]:
@@ -135,14 +155,28 @@ def differences(database: str, said: Held, there: Held) -> list[str]:
             say.append(f"the table {'.'.join(name)} of {database}: {now}")
     for name, rows in there.tables.items():
         if name not in tables:
-            say.append(f"the table {'.'.join(name)} of {database}: not in the manifest, but restored ({rows} rows)")
+            say.append(
+                f"the table {'.'.join(name)} of {database}: not in the manifest, but restored ({rows} rows)"
+            )
     for name, value in said.sequences.items():
         if there.sequences.get(name) != value:
-            now = _position(there.sequences[name]) + f" instead of {_position(value)}" if name in there.sequences else "missing"
+            now = (
+                _position(there.sequences[name]) + f" instead of {_position(value)}"
+                if name in there.sequences
+                else "missing"
+            )
             say.append(f"the sequence {'.'.join(name)} of {database}: {now}")
-    say += [f"the extension {name} of {database}: missing" for name in said.extensions if name not in there.extensions]
+    say += [
+        f"the extension {name} of {database}: missing"
+        for name in said.extensions
+        if name not in there.extensions
+    ]
     if said.objects != there.objects:
-        now = f"{there.objects} instead of {said.objects}" if said.objects else f"not in the manifest, but restored ({there.objects})"
+        now = (
+            f"{there.objects} instead of {said.objects}"
+            if said.objects
+            else f"not in the manifest, but restored ({there.objects})"
+        )
         say.append(f"the large objects of {database}: {now}")
     return say
 

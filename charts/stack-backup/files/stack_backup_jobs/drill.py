@@ -1,14 +1,12 @@
-"""The drill: the newest verified dump is recovered in the pod, by the recovery's own steps, into a server of the pod's own in
-the stack's own database image; compared with its manifest, asked what the values say, and thrown away.
+"""The drill: the newest verified dump is recovered in the pod, by the recovery's own steps, into a server of
+the pod's own in the stack's own database image; compared with its manifest, asked what the values say, and
+thrown away.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,22 +59,34 @@ class Proof:
 def program(job: Job) -> Outcome:
     job.leaves("The drill changes nothing: the dumps and the live database are as they were.")
     settings = load(Settings)
-    for name in ("PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE", "PGPASSWORD", "PGPASSFILE", "PGDATABASE", "PGUSER"):
+    for name in (
+        "PGHOST",
+        "PGHOSTADDR",
+        "PGPORT",
+        "PGSERVICE",
+        "PGPASSWORD",
+        "PGPASSFILE",
+        "PGDATABASE",
+        "PGUSER",
+    ):
         os.environ.pop(name, None)  # nothing leads a command of the image to another server
     folder, dump = chosen(job, settings)
     check_room(settings.scratch, dump)
     owner = settings.database_owner
     accepted = tuple(filter(None, settings.accepted.split("\n")))
-    restore = Restore(job, folder, dump, Options(settings.jobs, accepted, "", settings.allow_other_owner), settings.scratch)
-    with lap(job, "read_seconds"):
+    options = Options(settings.jobs, accepted, other_owner=settings.allow_other_owner)
+    restore = Restore(job, folder, dump, options)
+    with job.lap("read_seconds"):
         restore.read()
     restore.part(settings.database_name)
-    private = PrivateServer(job, settings.scratch / f"server.{secrets.token_hex(4)}", settings.database_superuser)
+    private = PrivateServer(
+        job, settings.scratch / f"server.{secrets.token_hex(4)}", settings.database_superuser
+    )
     proof = Proof([])
     try:
-        make_tablespaces(private, restore, settings.scratch)
+        make_tablespaces(private, restore)
         restore_all(job, settings, restore, private, proof, owner)
-        target = Target(job, private.server, settings.database_name)
+        target = Target(job, private.server, settings.database_name, lasting=False)
         target.side = settings.database_name
         run_assertions(job, settings, restore, target, proof)
         look_up_references(job, settings, restore, target, proof)
@@ -88,16 +98,10 @@ def program(job: Job) -> Outcome:
     return Outcome(
         Exit.DONE,
         "proved",
-        f"{dump.name} can be restored: all {proof.rows} rows in {proof.tables} tables came back as its manifest says"
+        f"{dump.name} can be restored: all {proof.rows} rows in {proof.tables} tables came back as its "
+        "manifest says"
         f" (in {job.seconds} s).",
     )
-
-
-@contextlib.contextmanager
-def lap(job: Job, name: str) -> Iterator[None]:
-    begun = time.monotonic()
-    yield
-    job.figure(**{name: int(time.monotonic() - begun)})
 
 
 def chosen(job: Job, settings: Settings) -> tuple[Folder, Dump]:
@@ -126,12 +130,13 @@ def check_room(scratch: Path, dump: Dump) -> None:
     if free < need:
         raise Failure(
             Exit.NO_ROOM,
-            f"The scratch space has {free // MIB} MiB left, and to restore {dump.name} may take {need // MIB} MiB.",
+            f"The scratch space has {free // MIB} MiB left, and to restore {dump.name} may take"
+            f" {need // MIB} MiB.",
             SCRATCH,
         )
 
 
-def make_tablespaces(private: PrivateServer, restore: Restore, scratch: Path) -> None:
+def make_tablespaces(private: PrivateServer, restore: Restore) -> None:
     """Those of the dump, so that all goes where it would go in the stack's server."""
     with private.server.session() as session:
         for number_, name in enumerate(restore.roles.tablespaces):
@@ -147,24 +152,34 @@ def restore_all(
     manifest = restore.dump.manifest
     assert manifest is not None
     listed = set(manifest.databases)
-    wrong = [f"the database {name}: missing" for name in manifest.databases if name not in restore.dumped.parts]
-    wrong += [f"the database {name}: not in the manifest, but restored" for name in restore.dumped.parts if name not in listed]
+    wrong = [
+        f"the database {name}: missing" for name in manifest.databases if name not in restore.dumped.parts
+    ]
+    wrong += [
+        f"the database {name}: not in the manifest, but restored"
+        for name in restore.dumped.parts
+        if name not in listed
+    ]
     for name, part in restore.dumped.parts.items():
-        target = Target(job, private.server, name)
+        target = Target(job, private.server, name, lasting=False)
         if name == settings.database_name and owner:
             restore.check_owner(part, owner)
         restore.check(target, part)
         if restore.warnings:
-            advice = "Use the image that the server runs (value database.image), or bring the server up to it (ALTER EXTENSION … UPDATE)."
+            advice = (
+                "Use the image that the server runs (value database.image), or bring the server up to it"
+                " (ALTER EXTENSION … UPDATE)."
+            )
             raise Failure(Exit.SETUP, restore.warnings[0], advice)
-        with lap(job, "load_seconds"):
-            held = restore.load(target, part, watched=False)
+        held = restore.load(target, part, watched=False)
         proof.databases += 1
         proof.tables += len(held.tables)
         proof.rows += held.rows
         wrong += restore.differences(part, held)
         if name == settings.database_name:
-            target.swap(0, part.connection_limit, part.is_template, part.owner or settings.database_superuser, None)
+            target.swap(
+                0, part.connection_limit, part.is_template, part.owner or settings.database_superuser, None
+            )
     job.figure(databases=proof.databases, tables=proof.tables, rows=proof.rows)
     if wrong:
         say("What was restored differs from the manifest:")
@@ -172,7 +187,9 @@ def restore_all(
             say(line)
         places = f"{len(wrong)} place{'s' if len(wrong) > 1 else ''}"
         more = "; …" if len(wrong) > 3 else ""
-        proof.problems.append(f"What was restored differs from the manifest in {places}: {'; '.join(wrong[:3])}{more}.")
+        proof.problems.append(
+            f"What was restored differs from the manifest in {places}: {'; '.join(wrong[:3])}{more}."
+        )
 
 
 def run_assertions(job: Job, settings: Settings, restore: Restore, target: Target, proof: Proof) -> None:
@@ -216,7 +233,7 @@ def look_up_references(job: Job, settings: Settings, restore: Restore, target: T
     count = missing = refused = 0
     try:
         with restore.session(target, ours=False) as session:
-            for (name, *_) in session.rows(text):
+            for name, *_ in session.rows(text):
                 if not name:
                     continue  # no file is named there
                 count += 1
@@ -224,7 +241,7 @@ def look_up_references(job: Job, settings: Settings, restore: Restore, target: T
                     refused += 1
                     if refused <= SHOWN:
                         say(f"No path within the replica: {escaped(name)}")
-                elif not os.path.lexists(os.path.join(os.fsencode(replica), name.encode("utf-8", "surrogateescape"))):
+                elif not os.path.lexists(replica / name):
                     missing += 1
                     if missing <= SHOWN:
                         say(f"Missing in the replica of the media: {escaped(name)}")
@@ -237,10 +254,14 @@ def look_up_references(job: Job, settings: Settings, restore: Restore, target: T
     job.figure(references=count, missing=missing)
     if missing:
         proof.problems.append(
-            f"{missing} of {count} media files that the database names are missing in the replica of the media{mirrored(replica)}."
+            f"{missing} of {count} media files that the database names are missing in the replica of the"
+            f" media{mirrored(replica)}."
         )
     if refused:
-        proof.problems.append(f"{refused} of {count} paths that drill.references gives lead out of the replica (absolute, or with ..).")
+        proof.problems.append(
+            f"{refused} of {count} paths that drill.references gives lead out of the replica (absolute, or "
+            "with ..)."
+        )
 
 
 def mirrored(replica: Path) -> str:

@@ -1,5 +1,5 @@
-"""Loads one database of a dump into a new, empty one: first all that must be there before the rows, then the rows by several
-sessions, then indexes and constraints by several, then the rest in its order.
+"""Loads one database of a dump into a new, empty one: first all that must be there before the rows, then the
+rows by several sessions, then indexes and constraints by several, then the rest in its order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.formats import MIB, Exit
 from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.pack import Unpacker
-from stack_backup_jobs.reader import CopyBlock, Part, Statement
+from stack_backup_jobs.reader import CopyBlock, Part, Settings, Statement, settle
 from stack_backup_jobs.server import of_server
 from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier, literal
 
@@ -29,7 +29,9 @@ _TABLESPACE = re.compile(rb"SET default_tablespace = .*;", re.DOTALL)
 
 @dataclass
 class Broken:
-    """An object of the dump that the server refuses, as it is named in values and verdicts: `INDEX public.site_where`."""
+    """An object of the dump that the server refuses, as it is named in values and verdicts: `INDEX
+    public.site_where`.
+    """
 
     name: str
     error: ServerError
@@ -40,7 +42,7 @@ class Broken:
 
 @dataclass
 class Loaded:
-    """What became of it: objects that were left out, and constraints that are not valid, as it was accepted."""
+    """What became of it: objects that were left out, constraints that are not valid, as it was accepted."""
 
     left_out: list[str] = field(default_factory=list)
     not_valid: list[str] = field(default_factory=list)
@@ -55,6 +57,8 @@ def failure_of(broken: Broken) -> Failure:
         return Failure(known.code, what, known.advice)
     if broken.name.startswith("EXTENSION ") or error.sqlstate in ("0A000", "58P01") or not broken.name:
         return Failure(Exit.SETUP, what, IMAGE)
+    if broken.name.startswith("TABLE DATA "):
+        return Failure(Exit.DATA, what, "A recovery would meet the same: mend it where the dump comes from.")
     return Failure(
         Exit.DATA,
         what,
@@ -64,8 +68,8 @@ def failure_of(broken: Broken) -> Failure:
 
 
 class Loader:
-    """`open_session` gives a session of the new database; `accepted` are patterns of objects that may fail; without
-    `tablespaces` all goes to the server's default one.
+    """`open_session` gives a session of the new database; `accepted` are patterns of objects that may fail;
+    without `tablespaces` all goes to the server's default one.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Loader:
         self._jobs, self._accepted, self._tablespaces = max(1, jobs), list(accepted), tablespaces
         self._sessions: list[Session] = []
         self._free: list[Session] = []
+        self._set: dict[Session, Settings] = {}
         self._lock = threading.Lock()
         self._stopped = False
         self._broken: list[Broken] = []
@@ -106,7 +111,8 @@ class Loader:
             raise Failure(
                 Exit.DATA,
                 f"The dump could not be loaded: {len(self._broken)} of its objects are refused: {shown}.",
-                "Mend them where the dump comes from, or accept that they are missing (value database.accepted).",
+                "Mend them where the dump comes from, or accept that they are missing (value "
+                "database.accepted).",
             )
         return self.loaded
 
@@ -134,21 +140,26 @@ class Loader:
     # ---- sessions ----
 
     def _session(self) -> Session:
-        """A session with what the part sets at its beginning."""
         session = self._open()
         with self._lock:
             if self._stopped:
                 session.close()
                 raise Failure(Exit.PASSING, "The load was stopped.")
             self._sessions.append(session)
-        for statement in self._part.preamble:
-            if not _TIMEOUT.match(statement):  # newer ones are not known everywhere, and ours are off
-                session.execute(statement)
+            self._set[session] = ()
         return session
 
+    def _settle(self, session: Session, wanted: Settings) -> None:
+        """Sets what a statement of the dump wants to be set."""
+        for statement in settle(self._set[session], wanted):
+            unknown = _TIMEOUT.match(statement)  # newer ones are not known everywhere, and ours are off
+            if not unknown and (self._tablespaces or not _TABLESPACE.match(statement)):
+                session.execute(statement)
+        self._set[session] = wanted
+
     def _await(self, futures: list[Future[None]]) -> None:
-        """In the main thread, which hears signals. The first error ends all of them, and is not hidden by those that come
-        of it.
+        """In the main thread, which hears signals. The first error ends all of them, and is not hidden by
+        those that come of it.
         """
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
@@ -166,9 +177,8 @@ class Loader:
             self._execute(session, statement)
 
     def _execute(self, session: Session, statement: Statement) -> None:
-        if not self._tablespaces and _TABLESPACE.match(statement.sql):
-            return
         try:
+            self._settle(session, statement.settings)
             session.execute(statement.sql)
         except Unreachable:
             raise
@@ -179,7 +189,9 @@ class Loader:
         """Accepted; or kept, where what follows can be tried all the same; else the end."""
         name = statement.name
         if self._is_accepted(name):
-            if statement.type in ("FK CONSTRAINT", "CHECK CONSTRAINT") and self._not_valid(session, statement):
+            if statement.type in ("FK CONSTRAINT", "CHECK CONSTRAINT") and self._not_valid(
+                session, statement
+            ):
                 self.loaded.not_valid.append(name)
             else:
                 say(f"{name} is left out, as it was accepted: {error}.")
@@ -252,6 +264,7 @@ class Loader:
     def _copy(self, session: Session, block: CopyBlock) -> None:
         while True:
             try:
+                self._settle(session, block.settings)
                 session.copy_in(block.statement, self._rows(block))
                 return
             except Unreachable:
@@ -259,7 +272,7 @@ class Loader:
             except ServerError as error:
                 name = self._violated(error)
                 if not self._is_accepted(name):
-                    raise failure_of(Broken(name or f"TABLE {block.table}", error)) from error
+                    raise failure_of(Broken(name or block.name, error)) from error
                 self._put_constraint_off(session, error, name)
 
     @staticmethod
@@ -278,7 +291,9 @@ class Loader:
         )
         session.execute(f"ALTER TABLE {table} DROP CONSTRAINT {identifier(error.constraint)}")
         with self._lock:
-            self._put_off.append(f"ALTER TABLE {table} ADD CONSTRAINT {identifier(error.constraint)} {definition} NOT VALID")
+            self._put_off.append(
+                f"ALTER TABLE {table} ADD CONSTRAINT {identifier(error.constraint)} {definition} NOT VALID"
+            )
         say(f"{name} is not valid for rows that are there, as it was accepted: {error}.")
         self.loaded.not_valid.append(name)
 

@@ -1,5 +1,5 @@
-"""The recovery of the application's database: a dump is loaded beside the live database, counted, and takes its place in one
-step, or not at all. The server keeps its own roles and passwords.
+"""The recovery of the application's database: a dump is loaded beside the live database, counted, and takes
+its place in one step, or not at all. The server keeps its own roles and passwords.
 """
 
 from __future__ import annotations
@@ -71,16 +71,16 @@ def program(job: Job) -> Outcome:
         settings.tablespaces,
         settings.server_room or None,
     )
-    restore = Restore(job, folder, dump, options, settings.scratch)
+    restore = Restore(job, folder, dump, options)
     restore.read(copied=settings.scratch)
     part = restore.part(settings.database_name)
     restore.check(target, part)
     for warning in restore.warnings:
         say(warning)
-    job.figure(started=dump.manifest.get("started") if dump.manifest else "", tables=part.tables, rows=part.rows)
-    begun = job.seconds
+    job.figure(
+        started=dump.manifest.get("started") if dump.manifest else "", tables=part.tables, rows=part.rows
+    )
     held = restore.load(target, part, watched=True)
-    job.figure(load_seconds=job.seconds - begun)
     if wrong := restore.differences(part, held):
         raise Failure(
             Exit.DATA,
@@ -113,13 +113,15 @@ def check_server(settings: Settings, dump: Dump, target: Target) -> None:
     if source == target.identifier and not settings.allow_source_server:
         raise Failure(
             Exit.PERMISSION,
-            f"{dump.name} was taken from this very server ({target.server}), and its database is not to be replaced by that.",
-            "If that is what you want, as for a lost production database, set databaseRecovery.allowSourceServer.",
+            f"{dump.name} was taken from this very server ({target.server}), and its database is not to be "
+            "replaced by that.",
+            "If that is what you want, as for a lost production database, set "
+            "databaseRecovery.allowSourceServer.",
         )
 
 
 def run_sql(restore: Restore, target: Target, path: Path) -> None:
-    """The SQL of the values, in one transaction; nobody but superusers has been in the new database before."""
+    """The SQL of the values, in one transaction; only superusers have been in the new database before."""
     text = path.read_bytes() if path.exists() else b""
     if not text.strip():
         return
@@ -148,12 +150,19 @@ def replace(
     except (Failure, ServerError) as error:
         say(f"Former databases could not be looked after, the next run does it: {error}.")
     counted = f"{held.rows} rows in {len(held.tables)} tables"
-    counted += ", all counted" if not part.inserts else "; this dump has INSERT statements, so nobody knows how many there were"
+    counted += (
+        ", all counted"
+        if not part.inserts
+        else "; this dump has INSERT statements, so nobody knows how many there were"
+    )
     lacking = [key for key in ("left_out", "not_valid") if job.figures.get(key)]
-    accepted = " What was accepted as missing or not valid, the figures of this verdict name." if lacking else ""
+    accepted = (
+        " What was accepted as missing or not valid, the figures of this verdict name." if lacking else ""
+    )
     name = str(job.figures["dump"])
     return Outcome(
         Exit.DONE,
         "recovered",
-        f"The database {settings.database_name} of {settings.namespace} is that of {name}: {counted}.{accepted}",
+        f"The database {settings.database_name} of {settings.namespace} is that of {name}: "
+        f"{counted}.{accepted}",
     )

@@ -1,7 +1,7 @@
 """The recovery of one database of a dump into a server: the procedure that recovery and drill share.
 
-read the dump to its last byte -> can this server hold it? -> roles -> the new database with its own settings, owner and
-privileges -> load -> count -> ANALYZE; `Target.swap` is then one transaction.
+read the dump to its last byte -> can this server hold it? -> roles -> the new database with its own settings,
+owner and privileges -> load -> count -> ANALYZE; `Target.swap` is then one transaction.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.folder import Folder, copy, read_afresh
 from stack_backup_jobs.formats import MIB, Dump, Exit, Manifest
 from stack_backup_jobs.job import Job, say
-from stack_backup_jobs.loader import IMAGE, Broken, Loaded, Loader, failure_of
+from stack_backup_jobs.loader import Broken, Loaded, Loader, failure_of
 from stack_backup_jobs.pack import Unpacker
-from stack_backup_jobs.reader import Dumped, Part, read
+from stack_backup_jobs.reader import Part, Reader, read
 from stack_backup_jobs.roles import Roles, exists, unquoted
-from stack_backup_jobs.server import of_server
 from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier, literal
 from stack_backup_jobs.target import Target, Watch
 
 ROW_COST, RESERVE = 13, 64 * MIB
-"""Tenths of a database's bytes that it may take when it is new, and what must remain of the server's volume."""
+"""Tenths of a database's bytes that it may take when it is new, and what must remain of the server's volume.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,17 @@ class Options:
 class Restore:
     """Of one dump: `read` it first, then `load` its databases, each into a target of its own."""
 
-    def __init__(self, job: Job, folder: Folder, dump: Dump, options: Options, scratch: Path) -> None:
-        self._job, self._folder, self.dump, self.options, self._scratch = job, folder, dump, options, scratch
-        self.dumped: Dumped
+    def __init__(self, job: Job, folder: Folder, dump: Dump, options: Options) -> None:
+        self._job, self._folder, self.dump, self.options = job, folder, dump, options
+        self.dumped: Reader
         self.warnings: list[str] = []
 
     # ---- the dump ----
 
     def read(self, *, copied: Path | None = None) -> None:
-        """Proves that the dump is whole before a byte of it reaches a server; with `copied`, of a copy in that folder."""
+        """Proves that the dump is whole before a byte of it reaches a server; with `copied`, of a copy in
+        that folder.
+        """
         path = self._folder.file(self.dump.name)
         manifest = self.dump.manifest
         say(f"Reading {self.dump.name} ({self.dump.size // MIB} MiB).")
@@ -66,7 +68,10 @@ class Restore:
         else:
             digest = read_afresh(self._job, path, "read") if manifest else ""
         if manifest is None:
-            say("An older tool made this dump: it has no manifest, so only its own text can tell that it is whole.")
+            say(
+                "An older tool made this dump: it has no manifest, so only its own text can tell that it is "
+                "whole."
+            )
         elif digest != manifest.get("sha256"):
             raise Failure(
                 Exit.DATA,
@@ -74,7 +79,7 @@ class Restore:
                 "It was changed or damaged: use another dump, and check the volume and its file server.",
             )
         self._unpacker = Unpacker(self._job, path)
-        self.dumped = read(self._unpacker.chunks(), self._scratch, self._job)
+        self.dumped = read(self._unpacker.chunks(), self._job)
         self._check_text()
         self.roles = Roles.read(self.dumped.roles)
 
@@ -93,7 +98,9 @@ class Restore:
     def _check_text(self) -> None:
         name = self.dump.name
         if not self.dumped.whole:
-            raise Failure(Exit.DATA, f"{name} is cut off: its text ends before its last line.", "Use another dump.")
+            raise Failure(
+                Exit.DATA, f"{name} is cut off: its text ends before its last line.", "Use another dump."
+            )
         if self.dumped.foreign:
             first = self.dumped.foreign[0]
             raise Failure(
@@ -114,7 +121,8 @@ class Restore:
             raise Failure(
                 Exit.SOURCE,
                 f"{self.dump.name} holds no database {database}.",
-                f"It holds: {' '.join(self.dumped.parts)}. Check that the backup is of the right server (value database.host).",
+                f"It holds: {' '.join(self.dumped.parts)}. Check that the backup is of the right server "
+                "(value database.host).",
             )
         return self.dumped.parts[database]
 
@@ -138,17 +146,25 @@ class Restore:
                 "A server of the same or a newer major version is needed.",
             )
         if self.dump.manifest is not None:
-            there = {str(key): str(value) for key, value in target.server.query("SELECT name, default_version FROM pg_available_extensions")}
+            there = {
+                str(key): str(value)
+                for key, value in target.server.query(
+                    "SELECT name, default_version FROM pg_available_extensions"
+                )
+            }
             for extension, version in compare.expected(self.dump.manifest, part.name).extensions.items():
                 if extension not in there:
                     raise Failure(
                         Exit.SETUP,
-                        f"The image lacks the extension {extension}, which the database {part.name} of {name} needs.",
-                        "Run the stack with the database image that has it (value database.image): the server lacks it, too.",
+                        f"The image lacks the extension {extension}, which the database {part.name} of {name}"
+                        " needs.",
+                        "Run the stack with the database image that has it (value database.image): the "
+                        "server lacks it, too.",
                     )
                 if there[extension] != version:
                     self.warnings.append(
-                        f"The image brings {there[extension]} of the extension {extension}, and the database {part.name} of {name}"
+                        f"The image brings {there[extension]} of the extension {extension}, and the database"
+                        f" {part.name} of {name}"
                         f" has {version}."
                     )
         self._check_tablespaces(target, part)
@@ -162,8 +178,10 @@ class Restore:
         if missing := sorted(part.tablespaces - there - {""}):
             raise Failure(
                 Exit.SETUP,
-                f"The server lacks tablespaces that the database {part.name} of {self.dump.name} uses: {', '.join(missing)}.",
-                "Make them, or set databaseRecovery.tablespaces to false: all goes to the server's default one then.",
+                f"The server lacks tablespaces that the database {part.name} of {self.dump.name} uses:"
+                f" {', '.join(missing)}.",
+                "Make them, or set databaseRecovery.tablespaces to false: all goes to the server's default "
+                "one then.",
             )
 
     def check_owner(self, part: Part, owner: str) -> None:
@@ -171,14 +189,18 @@ class Restore:
         if part.owner and part.owner != owner and not self.options.other_owner:
             raise Failure(
                 Exit.SETUP,
-                f"The database {part.name} of {self.dump.name} belongs to {part.owner}, and here it must belong to {owner}"
+                f"The database {part.name} of {self.dump.name} belongs to {part.owner}, and here it must"
+                f" belong to {owner}"
                 " (value database.owner).",
-                "Name that owner in the values, or set databaseRecovery.allowOtherOwner: the stack's owner becomes a member of"
+                "Name that owner in the values, or set databaseRecovery.allowOtherOwner: the stack's owner "
+                "becomes a member of"
                 " the dump's then.",
             )
 
     def check_room(self, target: Target, part: Part) -> int:
-        """Is there room for a second copy on the server's own volume? Returns the bytes that must remain free."""
+        """Is there room for a second copy on the server's own volume? Returns the bytes that must remain
+        free.
+        """
         rooms = target.room()
         if rooms is None:
             rooms = {"": self.options.room} if self.options.room is not None else None
@@ -188,14 +210,17 @@ class Restore:
                 "The server may not be asked for the room on its volume (COPY … FROM PROGRAM).",
                 "Look yourself, and set databaseRecovery.serverRoom to the free bytes, such as 50Gi.",
             )
-        size = next((int(values[1]) for values in self._records("size") if values[0] == part.name), 2 * part.bytes)
+        size = next(
+            (int(values[1]) for values in self._records("size") if values[0] == part.name), 2 * part.size
+        )
         ((wal,),) = target.server.query("SELECT pg_size_bytes(current_setting('max_wal_size'))")
         need = size * ROW_COST // 10 + min(int(str(wal)), size * ROW_COST // 10) + RESERVE
         free = min(rooms.values())
         if free < need:
             raise Failure(
                 Exit.NO_ROOM,
-                f"The server's volume has {free // MIB} MiB left, and the new database beside the live one may take"
+                f"The server's volume has {free // MIB} MiB left, and the new database beside the live one "
+                "may take"
                 f" {need // MIB} MiB.",
                 "Make the volume of the database larger: it must hold the live database and the new one.",
             )
@@ -226,7 +251,8 @@ class Restore:
         )
         watch = Watch(target, reserve, loader.stop) if watched else None
         try:
-            self._outcome(loader.run())
+            with self._job.lap("load_seconds"):
+                self._outcome(loader.run())
         except (Failure, ServerError):
             if watch is not None and watch.failure is not None:
                 raise watch.failure from None
@@ -235,16 +261,22 @@ class Restore:
             if watch is not None:
                 watch.end()
         say("Counting the rows of every table.")
-        held = compare.found(lambda: self.session(target, part.encoding), self.said(part.name), self.options.jobs)
+        with self._job.lap("compare_seconds"):
+            said, jobs = self.said(part.name), self.options.jobs
+            held = compare.found(lambda: self.session(target, part.encoding), said, jobs)
         self._analyse(target)
         return held
 
     def differences(self, part: Part, held: compare.Held) -> list[str]:
-        """Between what must be there and what is. Rows that INSERT statements bring, nobody has counted before."""
+        """Between what must be there and what is. Rows that INSERT statements bring, nobody has counted
+        before.
+        """
         said = self.said(part.name)
         if part.inserts:
             tables = compare.folded(said, held.members)
-            held = dataclasses.replace(held, tables={name: rows for name, rows in held.tables.items() if name in tables})
+            held = dataclasses.replace(
+                held, tables={name: rows for name, rows in held.tables.items() if name in tables}
+            )
         return compare.differences(part.name, said, held)
 
     def _outcome(self, loaded: Loaded) -> None:
@@ -258,8 +290,9 @@ class Restore:
         return value if isinstance(value, list) else []
 
     def session(self, target: Target, encoding: str = "UTF8", *, ours: bool = True) -> Session:
-        """Of the new database, with what the database itself says of dates, on which what is computed may depend. Where it
-        is for SQL of the user's (not `ours`), with the path by which the application finds its tables, too.
+        """Of the new database, with what the database itself says of dates, on which what is computed may
+        depend. Where it is for SQL of the user's (not `ours`), with the path by which the application finds
+        its tables, too.
         """
         settings = {"synchronous_commit": "off", "maintenance_work_mem": "128MB"}
         keys = {"datestyle", "intervalstyle"}
@@ -284,7 +317,6 @@ class Restore:
                 session.execute(f"CREATE ROLE {identifier(self.options.owner)} NOLOGIN")
         if made:
             say(f"Roles that were made, without a login: {', '.join(made)}.")
-            self._job.figure(roles_made=len(made))
         if differing:
             say(f"Roles that are not as in the dump, and stay as they are: {', '.join(differing)}.")
             self._job.figure(roles_differ=differing[:20])
@@ -299,7 +331,9 @@ class Restore:
             for statement in part.properties:
                 self._property(session, target, part, statement)
             if owner:
-                session.execute(f"GRANT ALL PRIVILEGES ON DATABASE {identifier(target.side)} TO {identifier(owner)}")
+                session.execute(
+                    f"GRANT ALL PRIVILEGES ON DATABASE {identifier(target.side)} TO {identifier(owner)}"
+                )
 
     def _property(self, session: Session, target: Target, part: Part, statement: str) -> None:
         """A statement that names the database itself, for the new one. What a swap sets is left to it."""
@@ -326,8 +360,10 @@ class Restore:
             tables = [
                 str(name)
                 for (name,) in session.query(
-                    "SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
-                    " WHERE relkind IN ('r', 'm') AND relpersistence <> 't' AND nspname <> 'information_schema' AND nspname !~ '^pg_toast'"
+                    "SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = "
+                    "relnamespace"
+                    " WHERE relkind IN ('r', 'm') AND relpersistence <> 't' AND nspname <> "
+                    "'information_schema' AND nspname !~ '^pg_toast'"
                     " ORDER BY relpages DESC"
                 )
             ]
@@ -351,7 +387,7 @@ class Restore:
 
 
 def renamed(statement: str, old: str, new: str) -> str:
-    """A statement of pg_dump about a database, about another one: its name stands after the first `DATABASE`."""
+    """A statement of pg_dump about a database, about another one: its name follows the first `DATABASE`."""
     done = False
 
     def other(found: re.Match[str]) -> str:
@@ -363,4 +399,3 @@ def renamed(statement: str, old: str, new: str) -> str:
 
     pattern = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\bDATABASE ("(?:[^"]|"")*"|[^\s;"]+)"""
     return re.sub(pattern, other, statement)
-

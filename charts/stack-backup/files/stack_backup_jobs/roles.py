@@ -1,5 +1,5 @@
-"""The roles of a dump: those that a server lacks are made as the dump has them, but cannot log in; those that are there keep
-what they are, and where they differ is told.
+"""The roles of a dump: those that a server lacks are made as the dump has them, but cannot log in; those that
+are there keep what they are, and where they differ is told.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from stack_backup_jobs.session import ServerError, Session, identifier, literal
+from stack_backup_jobs.session import Session, identifier, literal
 
 _NAME = r'("(?:[^"]|"")*"|[^\s";]+)'
 _CREATE = re.compile(rf"CREATE ROLE {_NAME};", re.DOTALL)
@@ -43,20 +43,18 @@ class Role:
     settings: list[str] = field(default_factory=list)
     """Statements: its settings, comment and security labels."""
 
-    @property
-    def words(self) -> list[str]:
-        return _UNTIL.sub("", _LIMIT.sub("", f" {self.attributes}")).split()
-
     def differs(self, there: dict[str, str]) -> bool:
-        """From the role of that name in the server, of whose attributes `there` tells."""
-        for word, column in ATTRIBUTES.items():
-            if {word: "t", f"NO{word}": "f"}.get(next((w for w in self.words if w in (word, f"NO{word}")), ""), None) not in (
-                None,
-                there[column],
-            ):
-                return True
+        """From the role of that name in the server, of whose attributes `there` tells (by the columns of
+        pg_roles).
+        """
+        words = set(_UNTIL.sub("", f" {self.attributes}").split())
         limit = _LIMIT.search(f" {self.attributes}")
-        return (limit[1] if limit else "-1") != there["rolconnlimit"]
+        said = {
+            column: "t" if word in words else "f"
+            for word, column in ATTRIBUTES.items()
+            if words & {word, f"NO{word}"}
+        }
+        return {**there, **said, "rolconnlimit": limit[1] if limit else "-1"} != there
 
 
 @dataclass
@@ -87,7 +85,8 @@ class Roles:
         return found
 
     def make(self, session: Session) -> tuple[list[str], list[str]]:
-        """Makes what the server lacks. Returns the names of the roles that were made, and of those that differ.
+        """Makes what the server lacks. Returns the names of the roles that were made, and of those that
+        differ.
 
         Raises ServerError.
         """
@@ -97,9 +96,8 @@ class Roles:
         new = [role for name, role in self.roles.items() if name not in there]
         for role in new:
             session.execute(f"CREATE ROLE {identifier(role.name)} NOLOGIN")
-            words = " ".join(part for part in role.attributes.split(" ") if part != "LOGIN")
-            if words:
-                session.execute(f"ALTER ROLE {identifier(role.name)} WITH {words} NOLOGIN".replace("NOLOGIN NOLOGIN", "NOLOGIN"))
+            if words := re.sub(r"(?<!\S)(?:NO)?LOGIN(?!\S)", "", role.attributes).strip():
+                session.execute(f"ALTER ROLE {identifier(role.name)} WITH {words}")
         made = {role.name for role in new}
         self._join(session, made)
         for role in new:
@@ -113,10 +111,14 @@ class Roles:
                 session.execute(f"GRANT {identifier(role)} TO {identifier(member)}{options}")
 
     def _differing(self, session: Session, there: dict[str, dict[str, str]], made: set[str]) -> list[str]:
-        rows = session.query("SELECT roleid::regrole::oid::text, member::text FROM pg_auth_members")
-        names = dict(session.query("SELECT oid::text, rolname FROM pg_roles"))
-        joined = {(names.get(role), names.get(member)) for role, member in rows}
-        differing = {role.name for name, role in self.roles.items() if name in there and role.differs(there[name])}
+        rows = session.query(
+            "SELECT r.rolname, m.rolname FROM pg_auth_members JOIN pg_roles r ON r.oid = roleid JOIN "
+            "pg_roles m ON m.oid = member"
+        )
+        joined = {(str(role), str(member)) for role, member in rows}
+        differing = {
+            role.name for name, role in self.roles.items() if name in there and role.differs(there[name])
+        }
         for role_name, member, _ in self.memberships:
             if member not in made and (role_name, member) not in joined:
                 differing.add(member)
@@ -125,6 +127,3 @@ class Roles:
 
 def exists(session: Session, role: str) -> bool:
     return bool(session.query(f"SELECT FROM pg_roles WHERE rolname = {literal(role)}"))
-
-
-__all__ = ["Role", "Roles", "ServerError", "exists", "unquoted"]

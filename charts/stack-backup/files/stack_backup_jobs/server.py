@@ -1,4 +1,6 @@
-"""The stack's own server: how it is reached, what it says when it refuses, and the databases that recoveries leave."""
+"""The stack's own server: how it is reached, what it says when it refuses, and the databases that recoveries
+leave.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,18 @@ from stack_backup_jobs.session import Address, ServerError, Session, Unreachable
 MAINTENANCE = "postgres"
 """The database for what concerns the server as a whole."""
 
-FORMER = """datname ~ '_former_[0-9]{14}$' AND EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) setting
+FORMER = """datname ~ '_former_[0-9]{14}$' AND EXISTS (
+  SELECT FROM pg_db_role_setting, unnest(setconfig) setting
   WHERE setdatabase = pg_database.oid AND setrole = 0 AND setting LIKE 'stack_backup.drop_after=%')"""
-"""Which rows of pg_database are databases that a recovery has replaced: name and setting must both say so, for one that
-was taken back has the setting, too."""
+"""Which rows of pg_database are databases that a recovery has replaced: name and setting must both say so,
+for one that was taken back has the setting, too.
+"""
 
 _CONNECTION = {
     "28": (
         Exit.PERMISSION,
-        "Check the superuser and its password in the Secret: a changed Secret does not change the role in the server.",
+        "Check the superuser and its password in the Secret: a changed Secret does not change the role in "
+        "the server.",
     ),
     "08": (
         Exit.UNAVAILABLE,
@@ -29,7 +34,8 @@ _CONNECTION = {
     ),
     "3D": (
         Exit.SOURCE,
-        "Check that this is the right server, and that the database exists and takes connections (values database.host and "
+        "Check that this is the right server, and that the database exists and takes connections (values "
+        "database.host and "
         "database.name).",
     ),
 }
@@ -104,7 +110,9 @@ class Server:
             raise of_server(error, f"Asking the server {self}") from error
 
     def pgpass(self, job: Job) -> Path:
-        """The password in a file in memory, as libpq reads it: `:` and `\\` escaped. For the clients of the image."""
+        """The password in a file in memory, as libpq reads it: `:` and `\\` escaped. For the clients of the
+        image.
+        """
         path = job.work / "pgpass"
         path.touch(0o600)
         password = (self._password or "").replace("\\", "\\\\").replace(":", "\\:")
@@ -113,13 +121,18 @@ class Server:
 
     def former(self, *, over: bool = False) -> list[str]:
         """The databases that recoveries have replaced; with `over`, those whose time is over."""
-        overdue = """AND (SELECT min(split_part(setting, '=', 2)::timestamptz) FROM pg_db_role_setting, unnest(setconfig) setting
-          WHERE setdatabase = pg_database.oid AND setrole = 0 AND setting LIKE 'stack_backup.drop_after=%') <= now()"""
-        names = self.query(f"SELECT datname FROM pg_database WHERE {FORMER} {overdue if over else ''} ORDER BY datname")
+        overdue = """AND (SELECT min(split_part(setting, '=', 2)::timestamptz)
+          FROM pg_db_role_setting, unnest(setconfig) setting WHERE setdatabase = pg_database.oid AND setrole = 0
+          AND setting LIKE 'stack_backup.drop_after=%') <= now()"""
+        names = self.query(
+            f"SELECT datname FROM pg_database WHERE {FORMER} {overdue if over else ''} ORDER BY datname"
+        )
         return [str(name) for (name,) in names]
 
     def drop_former(self) -> list[str]:
-        """Drops those whose time is over. One that cannot be dropped is named and returned, and stops nothing."""
+        """Drops those whose time is over. One that cannot be dropped is named and returned, and stops
+        nothing.
+        """
         left = []
         for name in self.former(over=True):
             say(f"Dropping {name}: a recovery has replaced it, and its time is over.")

@@ -1,7 +1,8 @@
-"""A server into which a database is recovered: its lock, its room, and the one step that replaces the live database.
+"""A server into which a database is recovered: its lock, its room, and the one step that replaces the live
+database.
 
-The live database NAME; NAME_restore_TIME, the new one beside it until it takes its place; NAME_former_TIME, the one that
-was replaced, which takes no connections and is dropped when its time is over.
+The live database NAME; NAME_restore_TIME, the new one beside it until it takes its place; NAME_former_TIME,
+the one that was replaced, which takes no connections and is dropped when its time is over.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.formats import MIB, Exit, stamp
 from stack_backup_jobs.job import Job, say
-from stack_backup_jobs.server import MAINTENANCE, Server, drop, of_server
+from stack_backup_jobs.server import Server, drop, of_server
 from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier, literal, scram_verifier
 
 LOCK = 1937006963  # "stck"
@@ -36,15 +37,17 @@ def sidename(database: str, word: str, time: str) -> str:
 class Target:
     """One recovery into one server: `database` is the live one that is replaced in the end."""
 
-    def __init__(self, job: Job, server: Server, database: str) -> None:
-        self._job, self.server, self.database = job, server, database
+    def __init__(self, job: Job, server: Server, database: str, *, lasting: bool = True) -> None:
+        """`lasting`: of a server that outlives the run, so that a failure must say what it leaves there."""
+        self._job, self.server, self.database, self._lasting = job, server, database, lasting
         self._stamp = datetime.now(UTC).strftime("%Y%m%d%H%M%S")
         self.side = sidename(database, "restore", self._stamp)
         self.former = sidename(database, "former", self._stamp)
         self._fenced = False
         self._begun = False
         (row,) = server.query(
-            "SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000, system_identifier"
+            "SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000, "
+            "system_identifier"
             " FROM pg_control_system()"
         )
         self.version, self.major, self.identifier = str(row[0]), int(str(row[1])), str(row[2])
@@ -52,23 +55,27 @@ class Target:
     # ---- alone, and on clean ground ----
 
     def hold(self) -> None:
-        """Only one recovery at a time: a session holds a lock as long as this run lives, and the server ends it with the
-        run, however that ends.
+        """Only one recovery at a time: a session holds a lock as long as this run lives, and the server ends
+        it with the run, however that ends.
         """
         me = f"recovery.{self._job.pod}"[:LONGEST]
         try:
-            session = self.server.session(application_name=me, tcp_keepalives_idle="30", tcp_keepalives_interval="10")
+            session = self.server.session(
+                application_name=me, tcp_keepalives_idle="30", tcp_keepalives_interval="10"
+            )
             self._job.ends.callback(session.close)
             deadline = time.monotonic() + LOCK_PATIENCE
             while session.query(f"SELECT pg_try_advisory_lock({LOCK})") != [("t",)]:
                 if time.monotonic() > deadline:
                     holder = session.query(
-                        "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory'"
+                        "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE "
+                        "locktype = 'advisory'"
                         f" AND granted AND classid = 0 AND objid = {LOCK}"
                     )
                     raise Failure(
                         Exit.PASSING,
-                        f"Another recovery is at work in this server: {holder[0][0] if holder else 'it has just ended'}.",
+                        "Another recovery is at work in this server:"
+                        f" {holder[0][0] if holder else 'it has just ended'}.",
                         "Wait for its end, then run this job again.",
                     )
                 time.sleep(0.5)
@@ -76,7 +83,9 @@ class Target:
             raise of_server(error, f"Asking the server {self.server}") from error
 
     def clear(self) -> None:
-        """Takes away what runs that were killed have left: a fence before the live database, half-loaded databases."""
+        """Takes away what runs that were killed have left: a fence before the live database, half-loaded
+        databases.
+        """
         if (limit := self._fence()) is not None:
             say("Lifting the fence that a run that was killed has left before the live database.")
             self.server.query(self._unfence(limit))
@@ -90,7 +99,8 @@ class Target:
     def _fence(self) -> str | None:
         """How many connections the live database had before a fence was put up, where there is one."""
         rows = self.server.query(
-            "SELECT split_part(setting, '=', 2) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,"
+            "SELECT split_part(setting, '=', 2) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = "
+            "s.setdatabase,"
             f" unnest(setconfig) setting WHERE setrole = 0 AND datname = {literal(self.database)}"
             " AND setting LIKE 'stack_backup.fence=%'"
         )
@@ -98,12 +108,13 @@ class Target:
 
     def _unfence(self, limit: str) -> str:
         live = identifier(self.database)
-        return f'ALTER DATABASE {live} CONNECTION LIMIT {limit}; ALTER DATABASE {live} RESET "stack_backup.fence"'
+        reset = f'ALTER DATABASE {live} RESET "stack_backup.fence"'
+        return f"ALTER DATABASE {live} CONNECTION LIMIT {limit}; {reset}"
 
     # ---- the new database ----
 
     def begin(self, create: str) -> None:
-        """Makes the new database, for nobody but superusers; `create` are the options of its CREATE DATABASE."""
+        """Makes the new database, for superusers alone; `create` are the options of its CREATE DATABASE."""
         self._begun = True
         self._job.ends.callback(self._abandon)
         try:
@@ -119,7 +130,9 @@ class Target:
             raise failure from error
 
     def _abandon(self) -> None:
-        """A run that ends before the swap leaves nothing. (The server may be the reason: then the next run does it.)"""
+        """A run that ends before the swap leaves nothing. (The server may be the reason: then the next run
+        does it.)
+        """
         if not self._begun:
             return
         with self.server.session() as session:
@@ -133,17 +146,20 @@ class Target:
     # ---- the swap ----
 
     def swap(self, keep: float, limit: int, template: bool, owner: str, password: str | None) -> bool:
-        """Two renames in one transaction, with all that must come with them. Nobody gets into the live database meanwhile;
-        who is in it is thrown out. Returns whether there was one.
+        """Two renames in one transaction, with all that must come with them. Nobody gets into the live
+        database meanwhile; who is in it is thrown out. Returns whether there was one.
 
-        `limit` and `template` are the new database's own; `owner` gets this stack's `password`, as a verifier that tells
-        nobody the password; the former database is kept for `keep` seconds.
+        `limit` and `template` are the new database's own; `owner` gets this stack's `password`, as a verifier
+        that tells nobody the password; the former database is kept for `keep` seconds.
         """
-        rows = self.server.query(f"SELECT datconnlimit FROM pg_database WHERE datname = {literal(self.database)}")
+        rows = self.server.query(
+            f"SELECT datconnlimit FROM pg_database WHERE datname = {literal(self.database)}"
+        )
         was = bool(rows)
         self._limit = str(rows[0][0]) if rows else "-1"
-        self._job.leaves(
-            f"Whether the live database {self.database} was replaced already is not known: where a database {self.former} "
+        self._leaves(
+            f"Whether the live database {self.database} was replaced already is not known: where a database"
+            f" {self.former} "
             "exists, it was.",
             lambda: self.ask(was),
         )
@@ -153,7 +169,9 @@ class Target:
                     say("Replacing the live database.")
                     self._fenced = True
                     live = identifier(self.database)
-                    session.execute(f'ALTER DATABASE {live} SET "stack_backup.fence" = {literal(self._limit)}')
+                    session.execute(
+                        f'ALTER DATABASE {live} SET "stack_backup.fence" = {literal(self._limit)}'
+                    )
                     session.execute(f"ALTER DATABASE {live} CONNECTION LIMIT 0")
                 self._swap(session, self._statements(was, keep, limit, template, owner, password))
         except ServerError as error:
@@ -161,10 +179,16 @@ class Target:
                 failure = of_server(error, "Replacing the live database")
                 raise Failure(failure.code, failure.what, failure.advice) from error
         self._begun = self._fenced = False
-        self._job.leaves(self.ask(was))
+        self._leaves(self.ask(was))
         return was
 
-    def _statements(self, was: bool, keep: float, limit: int, template: bool, owner: str, password: str | None) -> list[str]:
+    def _leaves(self, text: str, ask: Callable[[], str] | None = None) -> None:
+        if self._lasting:
+            self._job.leaves(text, ask)
+
+    def _statements(
+        self, was: bool, keep: float, limit: int, template: bool, owner: str, password: str | None
+    ) -> list[str]:
         live, side, former = map(identifier, (self.database, self.side, self.former))
         until = literal(stamp(time.time() + keep))
         statements = ["BEGIN"]
@@ -174,14 +198,17 @@ class Target:
                 f'ALTER DATABASE {former} SET "stack_backup.drop_after" = {until}',
                 f'ALTER DATABASE {former} RESET "stack_backup.fence"',
                 # Passed over by pg_dumpall, and out of everybody's reach.
-                f"ALTER DATABASE {former} ALLOW_CONNECTIONS false CONNECTION LIMIT {self._limit} IS_TEMPLATE false",
+                f"ALTER DATABASE {former} ALLOW_CONNECTIONS false CONNECTION LIMIT {self._limit} IS_TEMPLATE "
+                "false",
             ]
         statements += [
             f"ALTER DATABASE {side} RENAME TO {live}",
             f"ALTER DATABASE {live} CONNECTION LIMIT {limit} IS_TEMPLATE {'true' if template else 'false'}",
         ]
         if password is not None:
-            statements.append(f"ALTER ROLE {identifier(owner)} LOGIN PASSWORD {literal(scram_verifier(password))}")
+            statements.append(
+                f"ALTER ROLE {identifier(owner)} LOGIN PASSWORD {literal(scram_verifier(password))}"
+            )
         return [*statements, "COMMIT"]
 
     def _swap(self, session: Session, statements: list[str]) -> None:
@@ -222,8 +249,8 @@ class Target:
     # ---- room ----
 
     def room(self) -> dict[str, int] | None:
-        """Free bytes of the file systems of the server's data and of its log of changes, by the server's own `df`; None
-        where it may not be asked.
+        """Free bytes of the file systems of the server's data and of its log of changes, by the server's own
+        `df`; None where it may not be asked.
         """
         try:
             with self.server.session() as session:
@@ -243,8 +270,8 @@ class Target:
 
 
 class Watch:
-    """Looks at the server's room while a database is loaded, every `every` seconds, and calls `stop` when less than
-    `reserve` bytes are left.
+    """Looks at the server's room while a database is loaded, every `every` seconds, and calls `stop` when
+    less than `reserve` bytes are left.
     """
 
     def __init__(self, target: Target, reserve: int, stop: Callable[[], None], every: float = 2.0) -> None:
@@ -265,8 +292,8 @@ class Watch:
             if min(room.values()) < self._reserve:
                 self.failure = Failure(
                     Exit.NO_ROOM,
-                    f"The server's volume has {min(room.values()) // MIB} MiB left, and {self._reserve // MIB} MiB must remain: "
-                    "the load was stopped.",
+                    f"The server's volume has {min(room.values()) // MIB} MiB left, and"
+                    f" {self._reserve // MIB} MiB must remain: the load was stopped.",
                     "Make the volume of the database larger: it must hold the live database and the new one.",
                 )
                 self._stop()
