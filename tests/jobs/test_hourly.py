@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -17,7 +18,7 @@ from psycopg import sql
 from stack_backup import compare, dataset
 from stack_backup.runtime.local import LocalRuntime, LocalStack
 from tests.jobs import faults
-from tests.jobs.hourly import CLAIM, FINAL, FOLDER, JOB, NAMESPACE, VALUES, Hourly, assert_failed
+from tests.jobs.hourly import CLAIM, FINAL, FOLDER, JOB, KEEP, NAMESPACE, VALUES, Hourly, assert_failed
 
 
 def counted(stack: LocalStack) -> dict[str, int]:
@@ -182,6 +183,117 @@ def test_databases_with_awkward_names_are_dumped_and_listed(hourly: Hourly) -> N
             for name in names:
                 connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
     assert sorted(listed) == sorted([*names, "frag", "postgres", "template1"])
+
+
+@contextlib.contextmanager
+def replaced(hourly: Hourly, drop_after: str, *commands: str) -> Iterator[str]:
+    """A database that a recovery has replaced, larger than all others, with `commands` run in it."""
+    name = "frag_former_20240101000000"
+    with psycopg.connect(hourly.stack.database.dsn("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+        try:
+            with psycopg.connect(hourly.stack.database.dsn(name), autocommit=True) as inside:
+                inside.execute("CREATE TABLE t AS SELECT md5(n::text) FROM generate_series(1, 300000) n")
+                for command in commands:
+                    inside.execute(command.encode())
+            connection.execute(f"ALTER DATABASE {name} SET stack_backup.drop_after = '{drop_after}'".encode())
+            yield name
+        finally:
+            connection.execute(f"ALTER DATABASE {name} IS_TEMPLATE false".encode())
+            connection.execute(f"DROP DATABASE {name}".encode())
+
+
+LATER, OVER = "2999-01-01 00:00:00+00", "2024-01-02 00:00:00+00"
+
+
+@pytest.mark.parametrize("takes", ["true", "false"])
+def test_a_former_database_counts_nowhere(hourly: Hourly, takes: str) -> None:
+    """Case 40, and kind F: neither is it dumped, nor does a dump seem to shrink when it has gone."""
+    with replaced(hourly, LATER) as name:
+        with psycopg.connect(hourly.stack.database.dsn("postgres"), autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {takes}".encode())
+        first = hourly.backup()
+    for key in ("database", "size", "extension", "table"):
+        assert name not in {values[0] for values in hourly.manifest(first)[key]}, key
+    assert b"\\connect frag_former" not in gzip.decompress(hourly.read(first))
+    hourly.backup()
+
+
+def test_a_former_database_is_dropped_when_its_time_is_over_though_it_is_a_template(hourly: Hourly) -> None:
+    """Case 07a."""
+    with replaced(hourly, OVER, "ALTER DATABASE frag_former_20240101000000 IS_TEMPLATE true") as name:
+        result = hourly.run()
+        with psycopg.connect(hourly.stack.database.dsn("postgres"), autocommit=True) as connection:
+            there = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall()
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    assert result.succeeded, result.log
+    assert there == []
+    assert "former_left" not in result.verdict
+
+
+def test_a_former_database_that_cannot_be_dropped_stops_nothing(hourly: Hourly) -> None:
+    subscription = (
+        "CREATE SUBSCRIPTION s CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false)",
+        "ALTER SUBSCRIPTION s SET (slot_name = NONE)",
+    )
+    with replaced(hourly, OVER, *subscription) as name:
+        result = hourly.run()
+        with psycopg.connect(hourly.stack.database.dsn(name), autocommit=True) as inside:
+            inside.execute("DROP SUBSCRIPTION s")
+    assert (result.exit_code, result.verdict["outcome"]) == (0, "published"), result.log
+    assert result.verdict["former_left"] == [name]
+    assert name in result.verdict["message"]
+
+
+def test_a_template_that_takes_no_connections_is_named(hourly: Hourly) -> None:
+    """Case 08."""
+    with psycopg.connect(hourly.stack.database.dsn("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE golden IS_TEMPLATE true ALLOW_CONNECTIONS false")
+        try:
+            result = hourly.run()
+        finally:
+            connection.execute("ALTER DATABASE golden IS_TEMPLATE false")
+            connection.execute("DROP DATABASE golden")
+    assert result.succeeded, result.log
+    assert result.verdict["not_backed_up"] == ["golden"]
+    assert "golden" in result.verdict["message"]
+
+
+def test_no_timeout_of_the_server_ends_a_dump(hourly: Hourly) -> None:
+    """Case 12."""
+    timeouts = (
+        "statement_timeout",
+        "lock_timeout",
+        "idle_in_transaction_session_timeout",
+        "idle_session_timeout",
+    )
+    with psycopg.connect(hourly.stack.database.dsn("postgres"), autocommit=True) as connection:
+        for name in timeouts:
+            connection.execute(f"ALTER ROLE admin SET {name} = '1ms'".encode())
+        try:
+            hourly.backup()
+        finally:
+            connection.execute("ALTER ROLE admin RESET ALL")
+
+
+def test_a_manifest_tells_the_size_of_every_database(hourly: Hourly) -> None:
+    sizes = {name: int(size) for name, size in hourly.manifest(hourly.backup())["size"]}
+    with psycopg.connect(hourly.stack.database.dsn("postgres")) as connection:
+        row = connection.execute("SELECT pg_database_size('frag')").fetchone()
+    assert row is not None
+    assert sizes.keys() == {"frag", "postgres", "template1"}
+    assert sizes["frag"] == pytest.approx(row[0], rel=0.1)
+
+
+@pytest.mark.parametrize(("code", "number"), [("EIO", 74), ("EACCES", 77)])
+def test_an_earlier_manifest_that_cannot_be_read_is_told_but_the_new_dump_is_published(
+    hourly: Hourly, code: str, number: int
+) -> None:
+    old = hourly.plant_verified(KEEP + 2)
+    failing = faults.fail_python("open", code, f"{old[-1]!r} in path and '.tsv' in path")
+    with hourly.unharmed(published=1):
+        result = hourly.run(python=failing)
+    assert_failed(result, number, old[-1], "is published and whole", "none was removed")
 
 
 PUBLISHING = "'/hourly/backup-' in target"

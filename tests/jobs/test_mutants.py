@@ -12,50 +12,54 @@ from tests.jobs import test_hourly, test_hourly_failures, test_hourly_retention
 from tests.jobs.hourly import NAMESPACE, VALUES, Hourly
 from tests.jobs.mutants import mutant
 
-PROGRAM, LIBRARY, READER = "postgres-backup-hourly.sh", "lib.sh", "dump-contents.awk"
-
 MUTANTS: dict[str, tuple[str, str, str, Callable[[Hourly], None]]] = {
     "a stream may end anywhere": (
-        READER,
-        "exit 65",
-        "exit 0",
+        "reader.py",
+        "if not self.whole:",
+        "if False:",
         test_hourly_failures.test_stream_that_ends_early_though_pg_dumpall_is_content,
     ),
     "every database need not be there": (
-        PROGRAM,
-        "\n  check_databases\n",
-        "\n",
+        "hourly.py",
+        "if name not in held:",
+        "if False:",
         test_hourly_failures.test_dump_that_lacks_a_database,
     ),
     "nothing is read back": (
-        PROGRAM,
-        "\n  check_copy ",
-        "\n  : ",
+        "hourly.py",
+        "if read_afresh(job, temporary, name) != packed.sha256:",
+        "if False:",
         test_hourly_failures.test_disk_that_gives_back_something_else,
     ),
     "any file counts as a good dump": (
-        LIBRARY,
-        'if verified "${paths[i]}"',
-        "if true",
+        "formats.py",
+        "return self.manifest is not None and not self.manifest.suspicious",
+        "return True",
         test_hourly_retention.test_unverified_files_neither_count_nor_push_out_a_good_dump,
     ),
     "the future counts": (
-        LIBRARY,
-        "if [[ ${path##*/} < $limit ]]",
-        "if true",
+        "folder.py",
+        'return "its time is in the future" if ahead else ""',
+        'return ""',
         test_hourly_retention.test_a_dump_from_the_future_is_neither_newest_nor_removed,
     ),
     "everybody reads the dumps": (
-        LIBRARY,
-        "umask 027",
-        "umask 022",
+        "run.py",
+        "os.umask(0o027)",
+        "os.umask(0o022)",
         test_hourly.test_a_dump_has_the_contracts_name_and_nobody_else_can_read_it,
     ),
     "backslashes of a password are not escaped": (
-        LIBRARY,
-        "password=${password//\\\\/",
-        "unused=${password//\\\\/",
+        "server.py",
+        '.replace("\\\\", "\\\\\\\\")',
+        "",
         test_hourly.test_a_newline_at_the_end_of_the_secret_is_no_part_of_the_password,
+    ),
+    "former databases are dumped": (
+        "hourly.py",
+        "for name in there.left_out]",
+        "for name in ()]",
+        lambda hourly: test_hourly.test_a_former_database_counts_nowhere(hourly, "true"),
     ),
 }
 
@@ -63,7 +67,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Hourly], None]]] = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_missing_safeguard_is_seen(hourly: Hourly, tmp_path: Path, name: str) -> None:
     file, safeguard, instead, test = MUTANTS[name]
-    chart = mutant(tmp_path, file, safeguard, instead)
+    chart = mutant(tmp_path, f"stack_backup_jobs/{file}", safeguard, instead)
     hourly.stack.apply(render(VALUES, namespace=NAMESPACE, chart=chart))
     with pytest.raises(AssertionError):
         test(hourly)

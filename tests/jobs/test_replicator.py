@@ -27,11 +27,12 @@ REPLICA = {
     "volumes": {"databaseReplica": {"nfs": {"server": "nfs.example.org", "path": "/replicator"}}},
 }
 UNTOUCHED = "every earlier dump of the replica is as it was"
-COPYING = "[[ ${!#} == */replica/hourly/.tmp.backup-* ]]"
-"""A call whose last argument is the unfinished copy."""
-READING = "[[ $(readlink /proc/self/fd/0) == {}/hourly/* ]]"
-"""A call that reads a dump of the volume."""
-PUBLISHING = "[[ ${!#} == */replica/hourly/backup-* ]]"
+COPYING = "'/replica/hourly/.tmp.backup-' in path"
+"""What is done to the unfinished copy."""
+READING_BACK = f"{COPYING} and args[1] in ('r', 'rb')"
+PUBLISHING = "'/replica/hourly/backup-' in target"
+REPLACING = "'/replica/hourly/.manifest/' in target"
+"""The manifest gets its final name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +183,8 @@ def test_no_folder_of_dumps(replica: Replica) -> None:
 def test_a_source_that_cannot_be_read(replica: Replica) -> None:
     replica.plant_nights(2)
     [name] = replica.hourly.plant_verified(1)
-    failing = f'if {READING.format("/backup")}; then echo "read: Input/output error" >&2; exit 1; fi; '
-    refused(replica, 74, "Input/output error", shims={"openssl": failing + faults.real("openssl")})
+    failing = faults.fail_python("open", "EIO", "path.startswith('/backup/hourly/backup-')")
+    refused(replica, 74, "Input/output error", python=failing)
     (replica.hourly.volume.path / "hourly" / name).chmod(0)
     refused(replica, 77, "Permission denied")
 
@@ -191,12 +192,32 @@ def test_a_source_that_cannot_be_read(replica: Replica) -> None:
 def test_a_dump_that_is_being_written_is_none(replica: Replica) -> None:
     """Neither its unfinished file nor a manifest that came first is taken for a dump."""
     good = replica.hourly.plant(HOUR)
-    with replica.hourly.start(shims=faults.hold("ln", "[[ ${!#} == */hourly/backup-* ]]")) as dump:
+    with replica.hourly.start(python=faults.hold_python("os.link", "'/hourly/backup-' in target")) as dump:
         dump.reached("reached")
         assert replica.run().succeeded
         dump.release("go")
         assert dump.wait().succeeded
     assert replica.folder.dumps() == [good]
+
+
+def test_a_stack_that_began_anew_pushes_out_no_good_dump(replica: Replica) -> None:
+    """Volume and database were lost together; deployed anew, its hourly dumps have no measure."""
+    old = [replica.folder.plant(n * DAY, sql_bytes=10**9, system_identifier=7) for n in range(3, 0, -1)]
+    replica.folder.make_old(DAY)
+    name = replica.hourly.backup()
+    result = refused(replica, 65, name, old[-1], "shrank", "another server", "databaseReplica.minimumShare 0")
+    assert "no dump was removed" in result.verdict["message"]
+
+    # Told that the loss is meant, it takes it.
+    replica.hourly.install(merge_values(REPLICA, {"databaseReplica": {"minimumShare": 0}}))
+    assert replica.run().verdict["outcome"] == "published"
+
+
+def test_a_manifest_that_cannot_be_read_makes_no_older_dump_the_newest(replica: Replica) -> None:
+    replica.hourly.plant(2 * HOUR)
+    new = replica.hourly.plant(HOUR)
+    (replica.hourly.volume.path / replica.hourly.manifest_path(new)).chmod(0)
+    refused(replica, 77, new, "Permission denied")
 
 
 # ---- the replica ----
@@ -284,15 +305,15 @@ def test_a_replica_without_room(replica: Replica) -> None:
     replica.hourly.plant_verified(1)
     with replica.folder.volume.limited(2_900_000):
         result = refused(replica, 73, "/replica/hourly has", "the dump needs")
-    assert "cp:" not in result.log, "it is known before anything is written"
+    assert "No space left" not in result.log, "it is known before anything is written"
 
 
 def test_a_replica_that_fills_up_amid_the_copy(replica: Replica) -> None:
     replica.plant_nights(2)
     replica.hourly.plant_verified(1)
-    plenty = {"df": "echo Avail; echo 99999999999"}
+    plenty = faults.patch_python("stack_backup_jobs.folder", "Folder.room = lambda self: 10**12")
     with replica.folder.volume.limited(2_500_000):
-        refused(replica, 73, "No space left", shims=plenty)
+        refused(replica, 73, "No space left", python=plenty)
 
 
 def test_a_replica_that_is_read_only(replica: Replica) -> None:
@@ -314,37 +335,69 @@ def test_a_replica_that_belongs_to_someone_else(replica: Replica) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "code"),
-    [("Input/output error", 74), ("No space left on device", 73), ("Stale file handle", 75)],
+    ("error", "code", "words"),
+    [
+        ("EIO", 74, "Input/output error"),
+        ("ENOSPC", 73, "No space left on device"),
+        ("ESTALE", 75, "Stale file handle"),
+    ],
 )
-def test_a_file_server_that_cannot_keep_what_it_took(replica: Replica, message: str, code: int) -> None:
+def test_a_file_server_that_cannot_keep_what_it_took(
+    replica: Replica, error: str, code: int, words: str
+) -> None:
     replica.plant_nights(2)
     replica.hourly.plant_verified(1)
-    failing = faults.fail("sync", 1, f"sync: error syncing '/replica/hourly/x': {message}", COPYING)
-    refused(replica, code, message, shims=failing)
+    refused(replica, code, words, python=faults.fail_python("os.fsync", error, COPYING))
+
+
+DAMAGED = faults.patch_python(
+    "stack_backup_jobs.folder",
+    """
+real = read_afresh
+def read_afresh(job, path, what=""):
+    os.truncate(path, path.stat().st_size - 1)
+    return real(job, path, what)
+""",
+)
 
 
 def test_a_replica_that_gives_back_something_else(replica: Replica) -> None:
     replica.plant_nights(2)
     replica.hourly.plant_verified(1)
-    wrong = f'if {READING.format("/replica")}; then {faults.REAL}; head -c -1 | openssl "$@"; exit; fi; '
-    refused(replica, 74, "reads back differently", shims={"openssl": wrong + faults.real("openssl")})
+    refused(replica, 74, "reads back differently", python=DAMAGED)
 
 
-@pytest.mark.parametrize("command", ["ln", "mv"])
-def test_an_answer_lost_by_the_file_server_is_no_failure(replica: Replica, command: str) -> None:
+LOST = {
+    "link": """
+def lost(path, name):
+    real(path, name)
+    if name.name.startswith("backup-"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+real, os.link = os.link, lost
+""",
+    "rename": """
+def lost(path, name):
+    real(path, name)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+real, os.rename = os.rename, lost
+os.replace = lost
+""",
+}
+
+
+@pytest.mark.parametrize("call", LOST)
+def test_an_answer_lost_by_the_file_server_is_no_failure(replica: Replica, call: str) -> None:
     replica.hourly.plant_verified(1)
-    lost = f'if [[ ${{!#}} == */backup-* ]]; then {faults.REAL}; {command} "$@"; echo lost >&2; exit 1; fi'
     with replica.folder.unharmed(published=1):
-        result = replica.run(shims={command: f"{lost}; {faults.real(command)}"})
+        result = replica.run(python=faults.patch_python("stack_backup_jobs.folder", LOST[call]))
     assert result.succeeded, result.log
 
 
 def test_an_old_dump_that_cannot_be_removed_is_told(replica: Replica) -> None:
     replica.plant_nights(3)
     [new] = replica.hourly.plant_verified(1)
-    stuck = faults.fail("rm", 1, "rm: Input/output error", "[[ $* == */backup-*.gz* && $* != *.tmp.* ]]")
-    result = replica.run(shims=stuck)
+    stuck = faults.fail_python("os.remove", "EIO", "'/hourly/backup-' in path")
+    result = replica.run(python=stuck)
     assert_failed(result, 75, f"The replica holds {new}, whole", "could not be removed")
     assert len(replica.folder.verified()) == 4
 
@@ -361,14 +414,10 @@ def test_variable_that_makes_no_sense(replica: Replica, name: str, value: str) -
 # ---- two runs, and ends from outside ----
 
 
-@pytest.mark.parametrize("point", ["cp", "mv", "ln"])
+@pytest.mark.parametrize("point", ["amid the copy", "publishing the manifest", "publishing the dump"])
 def test_two_runs_at_once_make_one_copy(replica: Replica, point: str) -> None:
     [name] = replica.hourly.plant_verified(1)
-    when = {"cp": COPYING, "mv": "true", "ln": PUBLISHING}[point]
-    with (
-        replica.folder.unharmed(published=1),
-        replica.start(shims=faults.hold(point, when)) as first,
-    ):
+    with replica.folder.unharmed(published=1), replica.start(python=POINTS[point]) as first:
         first.reached("reached")
         second = replica.run()
         first.release("go")
@@ -381,25 +430,36 @@ def test_two_runs_at_once_make_one_copy(replica: Replica, point: str) -> None:
 
 def test_a_copy_that_never_ends_is_ended_at_the_inner_deadline(replica: Replica) -> None:
     replica.hourly.plant_verified(1)
-    slow = {**faults.hold("cp", COPYING), "sleep": f"{faults.REAL}; sleep 0.1"}
-    refused(replica, 124, "3480", environment={"SECONDS": "3478"}, shims=slow)
+    slow = {"DEADLINE_SECONDS": "124"}
+    refused(replica, 124, "within 4 s", environment=slow, python=POINTS["amid the copy"])
 
 
-AMID_THE_COPY = {
-    "cp": f'if {COPYING}; then {faults.REAL}; head -c 100000 "$2" >"$3"; touch /faults/reached; '
-    f"until [[ -e /faults/go ]]; do sleep 0.02; done; fi; {faults.real('cp')}"
-}
-POINTS: dict[str, dict[str, str]] = {
-    "the first look": faults.hold("ls"),
-    "the write probe": faults.hold("ln", "[[ $* == *probe* ]]"),
-    "the room": faults.hold("df"),
-    "the source's sha256": faults.hold("openssl", READING.format("/backup")),
-    "amid the copy": AMID_THE_COPY,
-    "the fsync": faults.hold("sync", COPYING),
-    "the read-back": faults.hold("openssl", READING.format("/replica")),
-    "the manifest": faults.hold("cp", "[[ $* == *.manifest* ]]"),
-    "publishing the manifest": faults.hold("mv"),
-    "publishing the dump": faults.hold("ln", PUBLISHING),
+def test_a_pod_that_is_started_again_has_the_rest_of_the_jobs_time(replica: Replica) -> None:
+    """The Job began three minutes ago, as its first pod has noted."""
+    replica.hourly.plant_verified(1)
+    began = f"{datetime.now(UTC) - timedelta(seconds=180):%Y-%m-%dT%H:%M:%SZ}\n"
+    environment = {"JOB_NAME": "night-1", "DEADLINE_SECONDS": "310"}
+    note = replica.folder.volume.path / "hourly/.tmp.run.night-1"
+    replica.folder.volume.write("hourly/.tmp.run.night-1", began.encode())
+    result = refused(replica, 124, environment=environment, python=POINTS["amid the copy"])
+    assert result.verdict["seconds"] <= 12, "not three minutes"
+    assert f"The Job began at {began.strip()}" in result.log
+    assert note.read_text() == began
+    assert replica.run(environment={**environment, "DEADLINE_SECONDS": "900"}).succeeded
+    assert not note.exists(), "nobody starts what is done"
+
+
+POINTS: dict[str, str] = {
+    "the first look": faults.hold_python("os.scandir"),
+    "the write probe": faults.hold_python("os.link", "'probe' in target"),
+    "the room": faults.hold_python("stack_backup_jobs.folder:Folder.room"),
+    "the source": faults.hold_python("open", "path.startswith('/backup/hourly/backup-')"),
+    "amid the copy": faults.hold_python("os.write", COPYING),
+    "the fsync": faults.hold_python("os.fsync", COPYING),
+    "the read-back": faults.hold_python("open", READING_BACK),
+    "the manifest": faults.hold_python("open", "'/replica/hourly/.manifest/.tmp.' in path"),
+    "publishing the manifest": faults.hold_python("os.rename", REPLACING),
+    "publishing the dump": faults.hold_python("os.link", PUBLISHING),
 }
 
 
@@ -409,7 +469,7 @@ def test_ended_from_outside(replica: Replica, point: str, number: signal.Signals
     old = replica.plant_nights(2)
     [name] = replica.hourly.plant_verified(1)
     before = replica.folder.files()
-    with replica.hourly.unharmed(), replica.start(shims=POINTS[point]) as job:
+    with replica.hourly.unharmed(), replica.start(python=POINTS[point]) as job:
         job.reached("reached")
         job.signal(number)
         result = job.wait()
@@ -430,7 +490,7 @@ def test_ended_from_outside(replica: Replica, point: str, number: signal.Signals
 def test_ended_amid_the_retention(replica: Replica, number: signal.Signals) -> None:
     replica.plant_nights(4)
     [new] = replica.hourly.plant_verified(1)
-    with replica.start(shims=faults.hold("rm", "[[ $* == */backup-* && $* != *.tmp.* ]]")) as job:
+    with replica.start(python=faults.hold_python("os.remove", "'/hourly/backup-' in path")) as job:
         job.reached("reached")
         job.signal(number)
         job.release("go")
@@ -464,49 +524,59 @@ def test_a_dump_from_the_future_is_not_the_newest(replica: Replica) -> None:
 
 # ---- with one safeguard taken out ----
 
-LIBRARY = "lib.sh"
 MUTANTS: dict[str, tuple[str, str, str, Callable[[Replica], None]]] = {
     "any age will do": (
-        "postgres-replicator-backup.sh",
-        "((age <= MAXIMUM_AGE_SECONDS)) ||",
-        "true ||",
+        "replicator.py",
+        "    if dump.age > maximum:",
+        "    if False:",
         test_a_source_that_stands_still_is_copied_but_red_and_removes_nothing,
     ),
     "no grace for readers": (
-        "postgres-replicator-backup.sh",
-        '"$KEEP" "$GRACE_SECONDS"',
-        '"$KEEP" 0',
+        "replicator.py",
+        "settings.keep, settings.grace_seconds,",
+        "settings.keep, 0,",
         test_a_reader_never_loses_the_file_that_it_reads,
     ),
     "a damaged dump counts": (
-        "postgres-replicator-backup.sh",
-        '"$GRACE_SECONDS" whole',
-        '"$GRACE_SECONDS"',
+        "replicator.py",
+        " == sha256_of(dump)",
+        " != ''",
         test_no_good_dump_is_removed_on_the_strength_of_a_damaged_one,
     ),
     "any folder is ours": (
-        "postgres-replicator-backup.sh",
-        '\n  check_target "$dump"',
-        '\n  : "$dump"',
+        "replicator.py",
+        "if before and ours != theirs:",
+        "if False:",
         test_a_folder_of_another_stack_is_refused,
     ),
+    "what shrank is as good as any": (
+        "replicator.py",
+        "if before and (why",
+        "if not before and (why",
+        test_a_stack_that_began_anew_pushes_out_no_good_dump,
+    ),
     "what is there is not read": (
-        LIBRARY,
-        "if ! [[ $2 -ef $1 ]]; then\n    read_afresh",
-        "if false; then\n    read_afresh",
+        "folder.py",
+        "read_afresh(self._job, path) != sha256_of(dump)",
+        "False",
         test_a_damaged_copy_of_the_same_name_is_noticed,
     ),
     "the copy is not read back": (
-        LIBRARY,
-        'is_what "$manifest" ||\n      fail 74',
-        "true ||\n      fail 74",
+        "folder.py",
+        "if read_afresh(self._job, target) != sha256_of(dump)",
+        "if False",
         test_a_replica_that_gives_back_something_else,
     ),
-    "the room is not asked for": (LIBRARY, "    need_room ", "    : ", test_a_replica_without_room),
+    "the room is not asked for": (
+        "folder.py",
+        "    if free < need:",
+        "    if False:",
+        test_a_replica_without_room,
+    ),
     "a manifest that is there is the right one": (
-        LIBRARY,
-        'cmp -s -- "$manifest" "$target" && return\n',
-        "[[ ! -e $target ]] || return 0\n",
+        "folder.py",
+        "        if _content(target) == content:\n            return\n",
+        "        if _content(target):\n            return\n",
         lambda replica: test_a_copy_is_given_the_manifest_that_it_lacks(replica, b"format\t1\nname\t"),
     ),
 }
@@ -515,7 +585,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Replica], None]]] = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_missing_safeguard_is_seen(replica: Replica, tmp_path: Path, name: str) -> None:
     file, safeguard, instead, test = MUTANTS[name]
-    chart = mutant(tmp_path, file, safeguard, instead)
+    chart = mutant(tmp_path, f"stack_backup_jobs/{file}", safeguard, instead)
     replica.stack.apply(render(merge_values(VALUES, REPLICA), namespace=NAMESPACE, chart=chart))
     with pytest.raises(AssertionError):
         test(replica)

@@ -27,9 +27,11 @@ TIERS = {"tiers": {"enabled": True}, "volumes": {"databaseBackup": {"size": "210
 NOON = datetime(2024, 5, 15, 12, 0, 0, tzinfo=UTC)
 ANY_AGE = {"environment": {"MAXIMUM_AGE_SECONDS": "999999999"}}
 UNTOUCHED = "every earlier dump is as it was"
-LINKING = "[[ $* == */hourly/backup-* ]]"
-"""A call of ln that gives the hourly dump another name."""
-PUBLISHING = "[[ ${!#} == */daily/backup-* ]]"
+LINKING = "'/hourly/backup-' in path"
+"""A link that gives the hourly dump another name."""
+PUBLISHING = "'/daily/backup-' in target"
+REPLACING = "'/daily/.manifest/' in target"
+"""The manifest gets its final name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +230,8 @@ def test_no_hourly_folder(daily: Tier) -> None:
 
 def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(daily: Tier) -> None:
     daily.hourly.plant_verified(1)
-    refused(daily, 74, "Input/output error", shims=faults.fail("ls", 2, "ls: reading: Input/output error"))
+    failing = faults.fail_python("os.scandir", "EIO", "path == '/backup/hourly'")
+    refused(daily, 74, "Input/output error", python=failing)
 
 
 def test_a_damaged_dump_is_not_kept_for_months(daily: Tier) -> None:
@@ -247,18 +250,87 @@ def test_a_dump_from_the_future_is_not_the_newest(daily: Tier) -> None:
     assert f"{future}: its time is in the future" in result.log
 
 
+# ---- the measure, and what was missed ----
+
+
+@pytest.mark.parametrize("key", ["sql_bytes", "table"])
+def test_a_shrunken_dump_pushes_out_no_good_one(daily: Tier, key: str) -> None:
+    """The hourly folder was lost with the database, and began anew: the tier's own newest is the measure."""
+    daily.hourly.plant(HOUR)
+    for n in range(9, 0, -1):
+        daily.folder.plant_at(NOON - timedelta(days=n), sql_bytes=10**9, system_identifier=7)
+    if key == "table":
+        newest = daily.folder.dumps()[-1]
+        manifest = daily.folder.volume.read(daily.folder.manifest_path(newest))
+        manifest += b"".join(b"table\tfrag\tpublic.lost_%d\t1\n" % n for n in range(100))
+        daily.folder.volume.write(
+            daily.folder.manifest_path(newest), manifest.replace(b"sql_bytes\t1000000000", b"sql_bytes\t9")
+        )
+    result = refused(daily, 65, "shrank", "another server (system identifier", "tiers.minimumShare 0")
+    assert "no dump was removed" in result.verdict["message"]
+
+    daily.hourly.install(merge_values(TIERS, {"tiers": {"minimumShare": 0}}))
+    assert daily.run().verdict["removed"] == 3
+
+
+def test_what_the_weekly_and_the_monthly_run_missed_the_daily_run_makes_up_for(
+    daily: Tier, sample: Sample
+) -> None:
+    weekly, monthly = (DumpFolder(daily.hourly.volume, name, sample) for name in ("weekly", "monthly"))
+    weeks = [weekly.plant(timedelta(days=8 + 7 * n)) for n in range(5, -1, -1)]
+    month = monthly.plant(timedelta(days=31))
+    new = daily.hourly.plant(HOUR)
+    with monthly.unharmed():
+        result = daily.run()
+    assert result.succeeded, result.log
+    assert f"The weekly dump was missed: {new} makes up for it" in result.verdict["message"]
+    assert result.verdict["dump"] == new
+    assert weekly.dumps() == weekly.verified() == [*weeks[-3:], new], "its own number of dumps is kept"
+    with weekly.unharmed(), monthly.unharmed():
+        assert "missed" not in daily.run().verdict["message"]
+
+    monthly.volume.remove(f"monthly/{month}")
+    monthly.plant(timedelta(days=32))
+    assert "The monthly dump was missed" in daily.run().verdict["message"]
+    assert new in monthly.verified()
+
+
+def test_a_tier_that_has_no_dump_yet_waits_for_its_own_time(daily: Tier) -> None:
+    daily.hourly.plant(HOUR)
+    assert daily.run().succeeded
+    assert daily.hourly.volume.list("weekly") == daily.hourly.volume.list("monthly") == []
+
+
+def test_a_manifest_that_cannot_be_read_makes_no_older_dump_the_newest(daily: Tier) -> None:
+    daily.hourly.plant(2 * HOUR)
+    new = daily.hourly.plant(HOUR)
+    manifest = daily.hourly.volume.path / daily.hourly.manifest_path(new)
+    manifest.chmod(0)
+    refused(daily, 77, new, "Permission denied")
+    manifest.chmod(0o640)
+    failing = faults.fail_python("open", "EIO", f"{new!r} in path and '.tsv' in path")
+    refused(daily, 74, new, "Input/output error", python=failing)
+
+
 # ---- the volume ----
 
 
 @pytest.mark.parametrize(
-    "message",
-    ["Operation not permitted", "Too many links", "Operation not supported", "Invalid cross-device link"],
+    ("code", "message"),
+    [
+        ("EPERM", "Operation not permitted"),
+        ("EMLINK", "Too many links"),
+        ("EOPNOTSUPP", "Operation not supported"),
+        ("EXDEV", "Invalid cross-device link"),
+    ],
 )
-def test_where_no_link_can_be_made_the_dump_is_copied(daily: Tier, message: str, sample: Sample) -> None:
+def test_where_no_link_can_be_made_the_dump_is_copied(
+    daily: Tier, code: str, message: str, sample: Sample
+) -> None:
     [name] = daily.hourly.plant_verified(1)
-    failing = faults.fail("ln", 1, f"ln: failed to create hard link: {message}", LINKING)
+    failing = faults.fail_python("os.link", code, LINKING)
     with daily.hourly.unharmed(), daily.folder.unharmed(published=1):
-        result = daily.run(shims=failing)
+        result = daily.run(python=failing)
     assert result.succeeded, result.log
     assert message in result.log
     assert daily.folder.read(name) == sample.dump
@@ -269,15 +341,13 @@ def test_where_no_link_can_be_made_the_dump_is_copied(daily: Tier, message: str,
 
 def test_any_other_refusal_of_a_link_is_a_failure(daily: Tier) -> None:
     daily.hourly.plant_verified(1)
-    failing = faults.fail("ln", 1, "ln: failed to create hard link: Input/output error", LINKING)
-    refused(daily, 74, "Input/output error", shims=failing)
+    refused(daily, 74, "Input/output error", python=faults.fail_python("os.link", "EIO", LINKING))
 
 
 def test_a_copy_needs_room(daily: Tier) -> None:
     daily.hourly.plant_verified(1)
-    failing = faults.fail("ln", 1, "ln: failed to create hard link: Operation not permitted", LINKING)
     with daily.hourly.volume.limited(2_000_000):
-        refused(daily, 73, "the dump needs", shims=failing)
+        refused(daily, 73, "the dump needs", python=faults.fail_python("os.link", "EPERM", LINKING))
 
 
 def test_a_volume_that_is_read_only(daily: Tier) -> None:
@@ -309,10 +379,8 @@ def test_an_old_dump_that_cannot_be_removed_is_told_but_the_new_one_is_safe(dail
     for n in range(1, 9):
         daily.folder.plant_at(NOON - timedelta(days=n))
     [new] = daily.hourly.plant_verified(1)
-    stuck = faults.fail(
-        "rm", 1, "rm: Input/output error", "[[ $* == */daily/backup-*.sql.gz* && $* != *.tmp.* ]]"
-    )
-    result = daily.run(shims=stuck)
+    stuck = faults.fail_python("os.remove", "EIO", "'/daily/backup-' in path")
+    result = daily.run(python=stuck)
     assert_failed(result, 75, f"{new} is safe", "could not be removed")
     assert len(daily.folder.verified()) == 9
 
@@ -329,21 +397,21 @@ def test_variable_that_makes_no_sense(daily: Tier, name: str, value: str) -> Non
 
 
 @pytest.mark.parametrize("copied", [False, True], ids=["linked", "copied"])
-@pytest.mark.parametrize("point", ["mv", "ln"])
+@pytest.mark.parametrize("point", ["manifest", "dump"])
 def test_two_runs_at_once_make_one_dump(daily: Tier, point: str, copied: bool) -> None:
     [name] = daily.hourly.plant_verified(1)
-    refusing = faults.fail("ln", 1, "ln: Operation not permitted", LINKING) if copied else {}
-    when = PUBLISHING if point == "ln" else "true"
-    held = faults.hold(point, when)
-    if copied and point == "ln":
-        held = {"ln": refusing["ln"].replace(f"; {faults.real('ln')}", f"; {held['ln']}")}
+    refusing = faults.fail_python("os.link", "EPERM", LINKING) if copied else ""
+    held = {
+        "manifest": faults.hold_python("os.rename", REPLACING),
+        "dump": faults.hold_python("os.link", PUBLISHING),
+    }[point]
     with (
         daily.hourly.unharmed(),
         daily.folder.unharmed(published=1),
-        daily.start(shims={**refusing, **held}) as first,
+        daily.start(python=held + refusing) as first,
     ):
         first.reached("reached")
-        second = daily.run(shims=refusing)
+        second = daily.run(python=refusing)
         first.release("go")
         results = [first.wait(), second]
     assert [result.exit_code for result in results] == [0, 0], [result.log for result in results]
@@ -354,21 +422,21 @@ def test_a_run_is_not_swept_away_by_another_though_its_dump_is_old(daily: Tier) 
     """A link is as old as the dump; what is older than a run may live is another's leftover."""
     daily.hourly.plant(2.5 * HOUR)
     daily.hourly.make_old(2.5 * HOUR)
-    with daily.folder.unharmed(published=1), daily.start(shims=faults.hold("mv")) as first:
+    with daily.folder.unharmed(published=1), daily.start(python=POINTS["publishing the manifest"]) as first:
         first.reached("reached")
         assert daily.run().succeeded
         first.release("go")
         assert first.wait().succeeded, first.wait().log
 
 
-POINTS: dict[str, dict[str, str]] = {
-    "the first look": faults.hold("ls"),
-    "the write probe": faults.hold("ln", "[[ $* == *probe* ]]"),
-    "the sha256": faults.hold("openssl"),
-    "the link": faults.hold("ln", LINKING),
-    "the manifest": faults.hold("cp", "[[ $* == *.manifest* ]]"),
-    "publishing the manifest": faults.hold("mv"),
-    "publishing the dump": faults.hold("ln", PUBLISHING),
+POINTS: dict[str, str] = {
+    "the first look": faults.hold_python("os.scandir"),
+    "the write probe": faults.hold_python("os.link", "'probe' in target"),
+    "the sha256": faults.hold_python("open", "'/hourly/backup-' in path"),
+    "the link": faults.hold_python("os.link", LINKING),
+    "the manifest": faults.hold_python("open", "'/daily/.manifest/.tmp.' in path"),
+    "publishing the manifest": faults.hold_python("os.rename", REPLACING),
+    "publishing the dump": faults.hold_python("os.link", PUBLISHING),
 }
 
 
@@ -378,7 +446,7 @@ def test_ended_from_outside(daily: Tier, point: str, number: signal.Signals) -> 
     [name] = daily.hourly.plant_verified(1)
     old = daily.folder.plant_at(NOON)
     before = daily.folder.files()
-    with daily.hourly.unharmed(), daily.start(shims=POINTS[point]) as job:
+    with daily.hourly.unharmed(), daily.start(python=POINTS[point]) as job:
         job.reached("reached")
         job.signal(number)
         result = job.wait()
@@ -398,7 +466,7 @@ def test_ended_from_outside(daily: Tier, point: str, number: signal.Signals) -> 
 def test_a_run_that_is_killed_leaves_no_link_that_takes_space(daily: Tier) -> None:
     """A forgotten link would keep the space of a dump that everybody thinks is removed."""
     [name] = daily.hourly.plant_verified(1)
-    with daily.start(shims=POINTS["publishing the dump"]) as job:
+    with daily.start(python=POINTS["publishing the dump"]) as job:
         job.reached("reached")
         job.signal(signal.SIGKILL)
         job.wait()
@@ -424,49 +492,54 @@ def test_a_monthly_dump_can_be_read_back(monthly: Tier) -> None:
 
 # ---- with one safeguard taken out ----
 
-LIBRARY = "lib.sh"
 MUTANTS: dict[str, tuple[str, str, str, Callable[[Tier], None]]] = {
     "any age will do": (
-        "postgres-backup-tier.sh",
-        "((age <= MAXIMUM_AGE_SECONDS)) ||",
-        "true ||",
+        "tier.py",
+        "if dump.age > settings.maximum_age_seconds:",
+        "if False:",
         test_an_old_dump_is_refused_though_the_period_has_its_own,
     ),
     "any file is the dump of its period": (
-        "postgres-backup-tier.sh",
-        ' && verified "$path" && ! suspicious "$path"; then existing',
-        "; then existing",
+        "tier.py",
+        "self.folder.dumps() if there.good]",
+        "self.folder.dumps()]",
         test_what_is_no_verified_dump_of_the_period_does_not_count,
     ),
     "a folder that cannot be listed is empty": (
-        "postgres-backup-tier.sh",
-        "  open_source ",
-        "  : ",
+        "folder.py",
+        "(FileNotFoundError, NotADirectoryError)",
+        "OSError",
         test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one,
     ),
     "a suspicious dump is as good as any": (
-        LIBRARY,
-        'elif suspicious "$path"; then',
-        "elif false; then",
+        "formats.py",
+        "self.manifest is not None and not self.manifest.suspicious",
+        "self.manifest is not None",
         test_a_suspicious_dump_is_passed_over_for_the_good_one_before_it,
     ),
     "the source is not read": (
-        LIBRARY,
-        '  expect_digest "$source" ',
-        "  : ",
+        "folder.py",
+        "            expect_digest(",
+        "            print(",
         test_a_damaged_dump_is_not_kept_for_months,
     ),
     "a copy is as good as a link": (
-        LIBRARY,
-        "if [[ $how == ln ]] && can_link",
-        "if false && can_link",
+        "folder.py",
+        "if self._can_link(",
+        "if not self._can_link(",
         test_the_newest_verified_dump_is_linked_and_takes_no_space,
     ),
     "a link is swept by its age": (
-        LIBRARY,
-        '    on_volume rm -- "$2"\n    return\n',
-        "    return\n",
+        "folder.py",
+        "        temporary.unlink()\n        return True\n",
+        "        return True\n",
         test_a_run_that_is_killed_leaves_no_link_that_takes_space,
+    ),
+    "a shrunken dump is as good as any": (
+        "tier.py",
+        "if before and (why",
+        "if not before and (why",
+        lambda daily: test_a_shrunken_dump_pushes_out_no_good_one(daily, "sql_bytes"),
     ),
 }
 
@@ -474,7 +547,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Tier], None]]] = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_missing_safeguard_is_seen(daily: Tier, tmp_path: Path, name: str) -> None:
     file, safeguard, instead, test = MUTANTS[name]
-    chart = mutant(tmp_path, file, safeguard, instead)
+    chart = mutant(tmp_path, f"stack_backup_jobs/{file}", safeguard, instead)
     daily.stack.apply(render(merge_values(VALUES, TIERS), namespace=NAMESPACE, chart=chart))
     with pytest.raises(AssertionError):
         test(daily)

@@ -62,7 +62,7 @@
 
 {{/* A job that runs every hour: key, values. */}}
 {{- define "stack-backup.hourly" -}}
-{{- if and (regexMatch `^(@hourly|[0-9]+ \* \* \* \*)$` .values.schedule) (gt (add (int64 .values.deadlineSeconds) (int64 .values.startingDeadlineSeconds)) 3600) }}
+{{- if and (regexMatch `^(@hourly|(H|[0-9]+) \* \* \* \*)$` .values.schedule) (gt (add (int64 .values.deadlineSeconds) (int64 .values.startingDeadlineSeconds)) 3600) }}
 {{- fail (printf "%s.deadlineSeconds %v and %s.startingDeadlineSeconds %v together exceed the hour between two runs: a late run would take the place of the next one." .key .values.deadlineSeconds .key .values.startingDeadlineSeconds) }}
 {{- end }}
 {{- end }}

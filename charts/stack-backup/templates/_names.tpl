@@ -5,6 +5,12 @@
 stack-backup-programs-{{ include "stack-backup.programFiles" . | sha256sum | trunc 8 }}
 {{- end }}
 
+{{/* A schedule: context, schedule. The minute H is one that the namespace has for good, so that many stacks are spread. */}}
+{{- define "stack-backup.schedule" -}}
+{{- $minute := mod (adler32sum (sha256sum .context.Release.Namespace) | int64) 60 }}
+{{- regexReplaceAll "^H " .schedule (printf "%d " $minute) }}
+{{- end }}
+
 {{/* A key of a ConfigMap has no slash: a path with its slashes as dots. */}}
 {{- define "stack-backup.programFiles" -}}
 {{- range $path, $content := .Files.Glob "files/**" }}

@@ -72,7 +72,7 @@ volumeMounts:
 {{- define "stack-backup.cronJobSpec" -}}
 {{- $values := .context.Values -}}
 {{- if .values.schedule }}
-schedule: {{ .values.schedule | quote }}
+schedule: {{ include "stack-backup.schedule" (dict "context" .context "schedule" .values.schedule) | quote }}
 suspend: {{ .values.suspend }}
 {{- else }}
 # Never by itself: kubectl, AWX and the command line make a Job of it.

@@ -61,7 +61,8 @@ def fail(event: str, code: str, when: str = "True", times: int = 0, after: bool 
     def act(args: tuple[Any, ...]) -> None:
         if times and not any(_first(f"{name}-{count}") for count in range(times)):
             return
-        names = [arg for arg in args[:2] if isinstance(arg, (str, bytes))]
+        paths = args[: 2 if event in ("os.link", "os.rename", "os.symlink") else 1]
+        names = [os.fspath(arg) for arg in paths if isinstance(arg, (str, bytes, os.PathLike))]
         first, second = (*names, None, None)[:2]
         raise OSError(number, os.strerror(number), first, None, second)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack_backup_jobs.choice import shrunk
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import Failure, of_volume
 from stack_backup_jobs.folder import DIFFERS, Folder, deadline_of_the_job, read_afresh, sync
 from stack_backup_jobs.formats import MIB, Dump, Exit, Manifest, dump_name, newest, stamp
 from stack_backup_jobs.job import Job, Outcome, say
@@ -51,7 +51,7 @@ def program(job: Job) -> Outcome:
     folder.open()
     with deadline_of_the_job(job, folder.path):
         there = inspect(job, server, settings.database_name)
-        earlier = folder.dumps()
+        earlier, unread = earlier_dumps(folder)
         check_room(folder, earlier)
         temporary = folder.temporary(name)
         say(f"Dumping the server {server} to {folder.file(name)}.")
@@ -65,6 +65,8 @@ def program(job: Job) -> Outcome:
         doubt = shrunk(Manifest((*head, *body)), newest(earlier), settings.minimum_share)
         manifest = Manifest((*head, *([("suspicious", "yes")] if doubt else []), *body))
         folder.publish(temporary, folder.write_manifest(manifest, name), name)
+        if unread:
+            raise of_volume(unread, "It was not compared with the earlier dumps, and none was removed")
         return retain(job, folder, manifest, doubt, settings.keep, there)
 
 
@@ -152,6 +154,15 @@ def inspect(job: Job, server: Server, database: str) -> There:
     )
 
 
+def earlier_dumps(folder: Folder) -> tuple[list[Dump], OSError | None]:
+    """What cannot be read of them makes the run red, but keeps no dump from being made."""
+    try:
+        return folder.dumps(), None
+    except OSError as error:
+        say(f"The earlier dumps cannot be read: {error}.")
+        return [], error
+
+
 def check_room(folder: Folder, earlier: list[Dump]) -> None:
     """Room for a dump like the newest, and some growth."""
     verified = [dump for dump in earlier if dump.manifest] or earlier
@@ -174,7 +185,6 @@ def environment(job: Job, server: Server, major: int) -> Mapping[str, str]:
     return {
         "PGHOST": server.address.host,
         "PGPORT": str(server.address.port),
-        "PGUSER": server.superuser,
         "PGPASSFILE": str(server.pgpass(job)),
         "PGOPTIONS": " ".join(f"-c {key}={value}" for key, value in off.items()),
     }
