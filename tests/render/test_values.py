@@ -164,6 +164,8 @@ OTHER: dict[str, Any] = {
     "pod.supplementalGroups": [5000],
     "pod.tolerations": [{"operator": "Exists"}],
     "rclone.image.digest": f"sha256:{64 * 'a'}",
+    "python.image.digest": f"sha256:{64 * 'a'}",
+    "databaseRecovery.serverRoom": "10Gi",
     "volumes.databaseBackup.accessModes": ["ReadWriteOnce"],
     "volumes.replicaCheck.accessModes": ["ReadWriteMany"],
 }
