@@ -204,8 +204,8 @@ def superseded(dumps: Iterable[Dump], keep: int, now: float = 0, grace: float = 
 # ---- media -------------------------------------------------------------------------------------------------
 
 OWN = ".stack-backup"
-"""The folder of ours in a replica of the media, and what lies there (trash/TIME/… and a lock besides)."""
-STATE, SAMPLE, TRASH, LOCK = "state", "sample.tsv", "trash", "lock"
+"""The folder of ours in a replica of the media, and what lies there (trash/TIME/…, added/TIME and a lock besides)."""
+STATE, SAMPLE, TRASH, ADDED, LOCK = "state", "sample.tsv", "trash", "added", "lock"
 
 
 class OtherFormat(ValueError):
@@ -228,6 +228,8 @@ class MediaState:
     namespace: str = ""
     exceptions: int = 0
     """Files of the source that the last complete mirror had to leave out or as they were."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of names, at any depth, that are no part of the tree; of the run that wrote this."""
     format: str = "1"
 
     @classmethod
@@ -247,7 +249,8 @@ class MediaState:
         files, size, exceptions = map(int, numbers)
         namespace = plain(found.get("namespace", ""))
         since, completed = found.get("since", ""), found.get("completed", "")
-        return cls(found["status"], since, completed, files, size, namespace, exceptions)
+        exclude = tuple(map(plain, found["exclude"].split("\t"))) if found.get("exclude") else ()
+        return cls(found["status"], since, completed, files, size, namespace, exceptions, exclude)
 
     def text(self) -> str:
         lines = [("format", self.format), ("status", self.status), ("since", self.since)]
@@ -255,6 +258,7 @@ class MediaState:
             lines += [("completed", self.completed), ("files", str(self.files)), ("bytes", str(self.bytes))]
             lines += [("exceptions", str(self.exceptions))] if self.exceptions else []
         lines += [("namespace", escaped(self.namespace))]
+        lines += [("exclude", "\t".join(map(escaped, self.exclude)))] if self.exclude else []
         return "".join(f"{key}\t{value}\n" for key, value in lines)
 
 

@@ -302,12 +302,12 @@ class Check:
     def _tree(self, volume: Path, state: MediaState) -> None:
         """Are there as many files and bytes as the mirror counted?"""
         with self._looking("The replica of the media cannot be read as a whole"):
-            found = measure(volume, own=OWN)
-            self._job.figure(media_files=found.files, media_bytes=found.size)
-            if (found.files, found.size) != (state.files, state.bytes):
+            found = measure(volume, state.exclude, OWN)
+            self._job.figure(media_files=files, media_bytes=size)
+            if (files, size) != (state.files, state.bytes):
                 self._find(
                     Exit.DATA,
-                    f"The replica of the media holds {found.files} files of {found.size} bytes, and the last "
+                    f"The replica of the media holds {files} files of {size} bytes, and the last "
                     f"complete mirror counted {state.files} of {state.bytes}.",
                     "Somebody else has written there, or files were lost: check the export, and run "
                     "media-replicator in the stack that is backed up.",

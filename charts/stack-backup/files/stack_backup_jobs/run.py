@@ -32,6 +32,8 @@ JOBS: dict[str, str] = {
     "postgres-replicator-backup": "replicator",
     "database-recovery": "recovery",
     "database-drill": "drill",
+    "media-replicator": "media_replicator",
+    "media-recovery": "media_recovery",
     "offsite": "offsite",
     "replica-check": "replica_check",
 }

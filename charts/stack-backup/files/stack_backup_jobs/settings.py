@@ -23,8 +23,8 @@ def optional(default: str = "") -> Any:
     return dataclasses.field(metadata={"default": default})
 
 
-def one_of(*words: str) -> Any:
-    return dataclasses.field(metadata={"words": words})
+def one_of(*words: str, default: str | None = None) -> Any:
+    return dataclasses.field(metadata={"words": words, "default": default})
 
 
 def load(kind: type[T]) -> T:

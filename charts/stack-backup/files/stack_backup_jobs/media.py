@@ -1,0 +1,214 @@
+"""What mirror and recovery of the media share: the state of a replica, the survey of two trees, and the
+copying.
+
+REPLICA/…                        the mirrored tree, at the root
+REPLICA/.stack-backup/state      since when a mirror is in progress, or when the last complete one ended
+REPLICA/.stack-backup/sample.tsv the sha256 of some files, as the source has them
+REPLICA/.stack-backup/trash/TIME what the run that began at TIME deleted or replaced
+REPLICA/.stack-backup/added/TIME what that run had to add, until a mirror is complete
+REPLICA/.stack-backup/lock       the run that is at work
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+from stack_backup_jobs.copier import Copier, Crew, Odd, Pace
+from stack_backup_jobs.errors import Failure, of_volume
+from stack_backup_jobs.formats import MIB, OWN, STATE, TEMPORARY, Exit, MediaState, OtherFormat
+from stack_backup_jobs.job import Job
+from stack_backup_jobs.settings import number, optional
+from stack_backup_jobs.trees import SHOWN, Difference, Entry, shown
+
+NO_ROOM = "Make room on the volume; the next run goes on from here."
+SHARE = 32
+"""Files of one folder that a thread copies at once."""
+
+
+@dataclass(frozen=True)
+class Common:
+    namespace: str
+    pod_name: str
+    media_volume: Path
+    media_replica_volume: Path
+    scratch: Path
+    transfers: int = number(1)
+    checkers: int = number(1)
+    bandwidth_limit: str = optional()
+
+
+def read_state(replica: Path) -> MediaState | None:
+    """None where no mirror has ever begun. Raises Failure, and OSError for one that cannot be read."""
+    try:
+        text = (replica / OWN / STATE).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return MediaState.parse(text.decode(errors="replace"))
+    except OtherFormat as error:
+        what = f'The state of the replica is of the format "{error}", and this program knows 1.'
+        raise Failure(Exit.SETUP, what, "Upgrade the release.") from None
+    except ValueError:
+        raise Failure(
+            Exit.DATA,
+            "The state of the replica is damaged.",
+            f"Check the export. Without the file {OWN}/{STATE}, media-replicator takes over what lies there.",
+        ) from None
+
+
+def replace(path: Path, data: bytes, job: Job) -> None:
+    """In one step, and for good."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}.{job.pod}.{os.getpid()}")
+    job.ends.callback(temporary.unlink, missing_ok=True)
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def probe(folder: Path, job: Job) -> None:
+    """Proves that files can be made and removed there. Raises OSError."""
+    path = folder / f"{TEMPORARY}probe.{job.pod}.{secrets.token_hex(4)}"
+    job.ends.callback(path.unlink, missing_ok=True)
+    path.write_bytes(b"probe\n")
+    path.unlink()
+
+
+def room(path: Path) -> int:
+    """Free bytes."""
+    there = os.statvfs(path)
+    return there.f_bavail * there.f_frsize
+
+
+# ---- what is to be done -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Plan:
+    """What makes a target as the source is: numbers of files and links, and bytes."""
+
+    to_copy: int = 0
+    need_bytes: int = 0
+    lost: int = 0
+    """Only in the target."""
+    conflicts: int = 0
+    """A file on one side, and a folder or a link on the other."""
+    empty: bool = True
+    """Nothing differs at all."""
+
+
+def plan_of(found: Iterable[Difference], conflict: Callable[[Entry], None]) -> Plan:
+    plan = Plan()
+    for source, target in found:
+        plan.empty = False
+        if source is None:
+            plan.lost += target is not None and target.kind not in "dp"
+            continue
+        if target is not None and target.kind != source.kind:
+            plan.conflicts += 1
+            if plan.conflicts <= SHOWN:
+                conflict(target)
+        plan.to_copy += source.kind != "d" or target is not None
+        plan.need_bytes += source.size
+    return plan
+
+
+class Apply:
+    """Copies and removes, by threads, in the order of paths."""
+
+    def __init__(self, job: Job, settings: Common, target: Path, trash: Path | None, odd: Odd) -> None:
+        self._job, self._settings = job, settings
+        pace = Pace(settings.bandwidth_limit)
+        self.copier = Copier(os.fsencode(target), os.fsencode(trash) if trash else None, pace, odd)
+
+    def run(
+        self, found: Iterable[Difference], plan: Plan, root_of: Callable[[Entry], bytes], delete: bool
+    ) -> None:
+        """`root_of` says where a file of the source lies; what only the target has goes with `delete`."""
+        copier = self.copier
+
+        def work(piece: list[Difference]) -> None:
+            for source, target in piece:
+                if source is not None:
+                    copier.copy(root_of(source), source, target)
+                elif target is not None:
+                    copier.remove(target)
+                done, all_of_them = copier.copied, plan.to_copy
+                percent = 100 * copier.bytes // max(1, plan.need_bytes)
+                self._job.progress(f"{done} of {all_of_them} copied, {copier.bytes // MIB} MiB, {percent}%")
+
+        with Crew(self._settings.transfers, work, len) as crew:
+            copier.stopped = lambda: crew.stopped
+            for piece in self._pieces(found, delete):
+                crew.give(piece)
+
+    def _pieces(self, found: Iterable[Difference], delete: bool) -> Iterator[list[Difference]]:
+        """Files and links, some of one folder together. Folders are made, and removed as a whole, in between:
+        a folder comes before what it holds.
+        """
+        for _, some in groupby(self._files(found, delete), lambda one: os.path.dirname(one.path)):
+            while piece := list(islice(some, SHARE)):
+                yield piece
+
+    def _files(self, found: Iterable[Difference], delete: bool) -> Iterator[Difference]:
+        copier, gone = self.copier, set[bytes]()
+        for source, target in found:
+            if target is not None and target.kind == "p":
+                self._job.say(f"Removing {target.shown}, left by a run that was killed.")
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(copier.target, target.path))
+                target = None
+            if source is None and (target is None or not delete or _inside(target.path, gone)):
+                continue
+            if target is not None and target.kind == "d" and (source is None or source.kind != "d"):
+                gone.add(target.path)
+                if source is None:
+                    copier.remove(target)
+                    continue
+            if source is not None and source.kind == "d":
+                copier.folder(source.path, target)
+            else:
+                yield Difference(source, target)
+
+
+def _inside(path: bytes, folders: set[bytes]) -> bool:
+    """Did it go with a folder?"""
+    while folders and (path := os.path.dirname(path)):
+        if path in folders:
+            return True
+    return False
+
+
+def named(job: Job, path: bytes, what: str) -> None:
+    job.say(f"{what}: {shown(path)}")
+
+
+def require_room(volume: Path, need: int, what: str, advice: str) -> None:
+    free = room(volume)
+    if free < need:
+        text = f"{what} has {free // MIB} MiB left, and {need // MIB} MiB are to be copied."
+        raise Failure(Exit.NO_ROOM, text, advice)
+
+
+@contextlib.contextmanager
+def on_target() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise of_volume(error, no_room=NO_ROOM) from error
