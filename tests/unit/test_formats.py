@@ -72,12 +72,14 @@ def test_a_number_in_a_manifest_is_a_whole_one_or_0(value: str, number: int) -> 
 counts = some.integers(0, 10**17)
 
 
-@given(moments, moments, counts, counts, values, counts)
+@given(moments, moments, some.tuples(counts, counts, counts), values, some.lists(some.text(min_size=1)))
 def test_a_state_is_read_as_it_was_written(
-    since: int, completed: int, files: int, size: int, namespace: str, exceptions: int
+    since: int, completed: int, numbers: tuple[int, int, int], namespace: str, exclude: list[str]
 ) -> None:
     ended = formats.stamp(completed)
-    state = MediaState("complete", formats.stamp(since), ended, files, size, namespace, exceptions)
+    files, size, exceptions = numbers
+    times = (formats.stamp(since), ended)
+    state = MediaState("complete", *times, files, size, namespace, exceptions, tuple(exclude))
     assert MediaState.parse(state.text()) == state
 
 

@@ -38,7 +38,8 @@ def test_the_page_has_every_key_of_a_manifest_with_its_values() -> None:
 def test_the_page_has_every_key_of_the_media_s_state() -> None:
     found = [key for key, _ in rows(FORMATS, "A replica of the media", "Key of `state`")]
     assert sorted(found) == sorted(field.name for field in dataclasses.fields(MediaState))
-    whole = MediaState("complete", "2022-11-28T02:04:00Z", "2022-11-28T02:40:00Z", 3, 4096, "a stack", 2)
+    times = ("2022-11-28T02:04:00Z", "2022-11-28T02:40:00Z")
+    whole = MediaState("complete", *times, 3, 4096, "a stack", 2, ("lost+found",))
     assert [line.partition("\t")[0] for line in whole.text().splitlines()] == found
 
 
@@ -48,7 +49,7 @@ def test_the_page_has_every_name_of_ours_in_a_replica_of_the_media() -> None:
         re.split("/", name)[0]
         for name, _ in rows(FORMATS, "A replica of the media", "Name in `.stack-backup/`")
     }
-    assert found == {formats.STATE, formats.SAMPLE, formats.TRASH, formats.LOCK}
+    assert found == {formats.STATE, formats.SAMPLE, formats.TRASH, formats.ADDED, formats.LOCK}
 
 
 def test_the_page_has_every_member_of_a_verdict() -> None:
