@@ -216,6 +216,7 @@ class Reference:
 @example(b"SELECT a$b$c;$b$;", 1)
 @example(b"create function f() begin atomic select case when a then b end; end;select 1;", 3)
 @example(b"create function begin() as $$;$$;", 3)
+@example(b"/* /* */ ; select 1; */ select /* /* */ ; */ 2;", 3)
 def test_scanner_sees_what_a_slow_reading_sees(text: bytes, size: int) -> None:
     text += b" " * 70  # what stands at the very end may still be anything
     assert scanned(text, size).heard == Reference(text).heard
