@@ -363,6 +363,12 @@ def test_every_job_is_known_here(everything: Objects) -> None:
     assert sorted(item["metadata"]["name"] for item in everything.of_kind("CronJob")) == sorted(EVERY_JOB)
 
 
+def test_every_program_has_a_job_and_every_job_a_program(everything: Objects) -> None:
+    called = {tuple(_job(everything, job)[1]["containers"][0]["command"]) for job in EVERY_JOB}
+    assert {command[:2] for command in called} == {("/bin/sh", "/programs/start.sh")}
+    assert {command[2] for command in called} == run.JOBS.keys() - {"list"}  # which the command line calls
+
+
 @pytest.mark.parametrize("job", EVERY_JOB)
 def test_a_job_is_given_what_its_program_asks_for_and_nothing_else(
     everything: Objects, job: str, monkeypatch: pytest.MonkeyPatch

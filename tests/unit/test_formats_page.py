@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +114,19 @@ def _table(text: str, head: str) -> list[list[str]]:
                 break
             found.append([cell.strip() for cell in line.strip("|").split("|")])
     return found
+
+
+def test_the_page_of_exit_codes_has_every_outcome() -> None:
+    words = {word for line in _table(CODES, "Outcome | Of |") for word in re.findall(r"`(\w+)`", line[0])}
+    package = Path(formats.__file__).parent
+    calls = [
+        node
+        for path in package.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Outcome"
+    ]
+    given = {node.args[1].value for node in calls if isinstance(node.args[1], ast.Constant)}
+    assert len(calls) > 8
+    assert given <= words
+    text = "".join(path.read_text(encoding="utf-8") for path in package.glob("*.py"))
+    assert {word for word in words if f'"{word}"' not in text} == set()

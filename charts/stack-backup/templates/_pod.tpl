@@ -5,7 +5,6 @@ dict:
   context        the root context
   component      the job's name
   program        the program's name, where it is not the job's name
-  shell          TRANSITION: the program is still files/PROGRAM.sh
   values         schedule, timeZone, suspend, deadlineSeconds, startingDeadlineSeconds and resources; with an empty
                  schedule the CronJob is only the template of runs by hand
   backoffLimit   retries of one run
@@ -193,11 +192,7 @@ jobTemplate:
           - name: {{ .component }}
             image: {{ include "stack-backup.image" $values.database.image | quote }}
             imagePullPolicy: {{ $values.database.image.pullPolicy }}
-            {{- if .shell }}
-            command: ["/bin/bash", "/programs/{{ .program | default .component }}.sh"]
-            {{- else }}
             command: [/bin/sh, /programs/start.sh, {{ .program | default .component }}]
-            {{- end }}
             securityContext:
               {{- include "stack-backup.containerSecurity" . | nindent 14 }}
             env:

@@ -1,0 +1,54 @@
+"""The package stays what it is meant to be: small, of the standard library alone, and readable."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from stack_backup.render import CHART
+from stack_backup_jobs import run
+
+FILES = CHART / "files"
+PACKAGE = FILES / "stack_backup_jobs"
+MODULES = sorted(PACKAGE.glob("*.py"))
+
+
+def _tree(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"))
+
+
+def test_nothing_but_python_and_a_short_start_lies_in_the_pods() -> None:
+    found = {path.relative_to(FILES) for path in FILES.rglob("*") if path.is_file()}
+    others = {str(path) for path in found if path.suffix not in (".py", ".pyc", ".sql")}
+    assert others == {"start.sh"}
+    start = (FILES / "start.sh").read_text(encoding="utf-8").splitlines()
+    assert start[0] == "#!/bin/sh"
+    assert len(start) <= 20
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_a_module_needs_the_standard_library_alone(module: Path) -> None:
+    for node in ast.walk(_tree(module)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            top = name.partition(".")[0]
+            assert top in sys.stdlib_module_names or top == "stack_backup_jobs", name
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_no_function_is_longer_than_60_lines(module: Path) -> None:
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{module.name}: {node.name}"
+
+
+@pytest.mark.parametrize("name", run.JOBS.values())
+def test_a_job_s_module_is_a_program(name: str) -> None:
+    module = importlib.import_module(f"stack_backup_jobs.{name}")
+    assert callable(module.program)
+    assert module.__doc__
