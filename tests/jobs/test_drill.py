@@ -554,7 +554,7 @@ POINTS = {
     "initdb": faults.hold_python(SPAWN, "path.endswith('initdb')"),
     "the start": faults.hold_python(f"{PACKAGE}.private_server:PrivateServer._await"),
     "the reading": faults.hold_python(f"{PACKAGE}.reader:read"),
-    "amid the load": faults.hold_python(f"{PACKAGE}.session:Session.copy_in", "b'viewer_text' in args[1]"),
+    "amid the load": faults.hold_python(f"{PACKAGE}.session:Session.copy_in", "b'viewer_text' in args[0]"),
     "the counting": faults.hold_python(f"{PACKAGE}.compare:found"),
 }
 

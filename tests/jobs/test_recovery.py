@@ -215,6 +215,9 @@ def test_everything_comes_back_and_nothing_that_came_later(old: World) -> None:
     assert result.verdict["dump"] == old.dump
     assert result.verdict["rows"] > 9000
     former = result.verdict["former"]
+    with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
+        psycopg.connect(old.staging.database.dsn(former))
+    old.staging.database.execute(f'ALTER DATABASE "{former}" ALLOW_CONNECTIONS true')
     with psycopg.connect(old.staging.database.dsn(former)) as connection:
         assert connection.execute("SELECT text FROM mine").fetchone() == ("staging",)
     assert sorted(name for name in _databases(old.staging) if name.startswith("frag")) == ["frag", former]
@@ -520,7 +523,7 @@ POINTS = {
     "the reading": faults.hold_python(f"{PACKAGE}.reader:read"),
     "the new database": faults.hold_python(f"{PACKAGE}.target:Target.begin"),
     "the settings": faults.hold_python(f"{PACKAGE}.restore:Restore._property"),
-    "the loading": faults.hold_python(f"{PACKAGE}.session:Session.copy_in", "b'viewer_text' in args[1]"),
+    "the loading": faults.hold_python(f"{PACKAGE}.session:Session.copy_in", "b'viewer_text' in args[0]"),
     "the counting": faults.hold_python(f"{PACKAGE}.compare:found"),
     "the fence": faults.hold_python(f"{PACKAGE}.target:Target.swap"),
     "the swap": faults.hold_python(f"{PACKAGE}.target:Target._swap"),

@@ -142,7 +142,9 @@ def replace(
     """The swap, and the verdict over it."""
     owner = settings.database_owner
     own = None if owner == settings.database_superuser else password
-    if target.swap(settings.keep_former_seconds, part.connection_limit, part.is_template, owner, own):
+    if target.swap(
+        settings.keep_former_seconds, Restore.connection_limit(part), part.is_template, owner, own
+    ):
         job.figure(former=target.former)
     try:
         if left := target.server.drop_former():

@@ -267,6 +267,13 @@ class Restore:
         self._analyse(target)
         return held
 
+    @staticmethod
+    def connection_limit(part: Part) -> int:
+        """The dump's own; where it was taken behind the fence of a recovery, the one before that."""
+        fence = re.compile(r"""ALTER DATABASE .* SET "?stack_backup\.fence"? TO '?(-?\d+)'?;""", re.DOTALL)
+        fences = [found for statement in part.properties if (found := fence.fullmatch(statement))]
+        return int(fences[-1][1]) if fences else part.connection_limit
+
     def differences(self, part: Part, held: compare.Held) -> list[str]:
         """Between what must be there and what is. Rows that INSERT statements bring, nobody has counted
         before.
