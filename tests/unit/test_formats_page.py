@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stack_backup.testbed.paths import PROJECT
-from stack_backup_jobs import formats
+from stack_backup_jobs import formats, pack
 from stack_backup_jobs.formats import Dump, Exit, Manifest, MediaState, Verdict
 
 FORMATS = (PROJECT / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -69,6 +69,8 @@ def test_the_page_s_names_are_those_of_the_programs() -> None:
     for prefix in (f"`{formats.MANIFESTS}/`", f"`{formats.TEMPORARY}…`"):
         assert prefix in FORMATS
     assert formats.AHEAD == 10 * 60
+    assert pack.MEMBER == formats.MIB
+    assert "gzip members, one after the other, of one MiB of text each" in FORMATS
     assert "more than ten minutes ahead" in FORMATS
 
 
