@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ from stack_backup.render import merge_values
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalStack, LocalVolume, RunningJob
 from stack_backup.runtime.pod import Faults
-from stack_backup_jobs.formats import OWN, SAMPLE, STATE, TRASH
+from stack_backup_jobs.formats import ADDED, OWN, SAMPLE, STATE, TEMPORARY, TRASH
+from tests.jobs import faults
 
 NAMESPACE = "media-stack"
 IMAGE = "postgres:15"
@@ -34,6 +36,11 @@ TO_STAGING: dict[str, Any] = {"volumes": {"media": {"existingClaim": TARGET}}}
 
 FILES = 20
 """Small files of a tree, so that a share of them is a number of files."""
+
+AMID = faults.hold_python("stack_backup_jobs.media:Apply.run")
+"""Stops when all is looked at and marked, and nothing is copied yet (if anything is to be)."""
+AFTER = faults.hold_python("stack_backup_jobs.media:Apply.run", after=True)
+"""Stops when all is copied, and not compared yet."""
 
 SLOWLY = {"BANDWIDTH_LIMIT": "1M"}
 """With a file of some MiB, for what happens amid a copy."""
@@ -106,7 +113,8 @@ class Media:
     def leftovers(self) -> list[str]:
         """Our own files in the replica that have no business there when no run is at work."""
         names = {path.name for path in (self.replica / OWN).iterdir()}
-        return sorted(names - {STATE, SAMPLE, TRASH}) + partial(self.replica)
+        journals = [path.name for path in (self.replica / OWN / ADDED).iterdir()]
+        return sorted(names - {STATE, SAMPLE, TRASH, ADDED}) + journals + partial(self.replica)
 
     def set(self, path: str, content: str | bytes, root: Path | None = None) -> None:
         """Write a file of the source as the stack does it, now."""
@@ -125,17 +133,17 @@ class Media:
 
 
 def everything(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Inode, size and time of every file; a folder of ours that is empty is nothing."""
+    """Inode, size and time of every file; a folder of ours that is empty is nothing, nor when a Job began."""
     found = {}
     for path in folder.rglob("*"):
         status = path.lstat()
-        if not path.is_dir() or path.is_symlink():
+        if (not path.is_dir() or path.is_symlink()) and not path.name.startswith(f"{TEMPORARY}run."):
             found[str(path)] = (status.st_ino, status.st_size, status.st_mtime_ns)
     return found
 
 
 def partial(folder: Path) -> list[str]:
-    """Unfinished files of rclone."""
+    """Unfinished files."""
     return [
         str(path) for path in folder.rglob("*") if re.search(r"\.[0-9a-f]{8}\.stack\.partial$", path.name)
     ]
@@ -154,3 +162,9 @@ def assert_failed(result: JobResult, code: int, *words: str) -> None:
 
 def make_fifo(path: Path) -> None:
     subprocess.run(["mkfifo", str(path)], check=True)
+
+
+def fill_up(volume: LocalVolume, leave: int) -> None:
+    """Somebody else takes the room of a volume, but for some bytes."""
+    free = os.statvfs(volume.path)
+    (volume.path / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize - leave))

@@ -8,16 +8,20 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from stack_backup import media
-from stack_backup.render import CHART, merge_values, render
+from stack_backup.render import merge_values, render
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalRuntime, LocalStack
+from stack_backup_jobs.formats import stamp
 from tests.jobs import faults
 from tests.jobs.mirror import (
+    AFTER,
+    AMID,
     FILES,
     IMAGE,
     NAMESPACE,
@@ -30,12 +34,13 @@ from tests.jobs.mirror import (
     VALUES,
     Media,
     assert_failed,
+    fill_up,
     partial,
 )
+from tests.jobs.mutants import mutant
 
 DELETE = {"DELETE": "true"}
-AMID = faults.hold("rclone")
-"""Stops when all is checked and nothing is copied yet."""
+LAST = {"UNFINISHED": "last-complete"}
 
 
 @pytest.fixture(scope="module")
@@ -163,13 +168,15 @@ def test_variable_that_makes_no_sense(tree: Media, name: str, value: str) -> Non
     refused(tree, 64, name, environment={name: value})
 
 
-def test_replica_in_progress(tree: Media) -> None:
-    completed = tree.state()["completed"]
-    with tree.start(shims=faults.hold("rclone")) as _:
-        pass  # killed at once, whether or not it came so far
+def in_progress(tree: Media) -> None:
     state = tree.replica / ".stack-backup" / "state"
     state.write_text(state.read_text().replace("complete\n", "in-progress\n"))
-    refused(tree, 75, "being written since", completed, environment=DELETE)
+
+
+def test_replica_in_progress(tree: Media) -> None:
+    completed = tree.state()["completed"]
+    in_progress(tree)
+    refused(tree, 75, "being written since", completed, "UNFINISHED=last-complete", environment=DELETE)
 
 
 def test_replica_whose_first_mirror_is_in_progress(tree: Media) -> None:
@@ -206,9 +213,17 @@ def test_replica_that_lost_a_file_deletes_nothing(tree: Media) -> None:
     assert [line.split(":")[0] for line in differences(tree)] == ["'names/case'"]
 
 
-def test_replica_that_cannot_be_read(tree: Media) -> None:
+def test_a_file_of_the_replica_that_cannot_be_read_costs_no_other(tree: Media) -> None:
     (tree.replica / "names" / "case").chmod(0)
-    assert "names/case" in refused(tree, 77, "1 files of the replica").log
+    result = tree.run(RECOVERY)
+    assert_failed(result, 77, "1 files of the replica", "names/case", "all others were", "999:999")
+    (tree.replica / "names" / "case").chmod(0o644)
+    assert [line.split(":")[0] for line in differences(tree)] == ["'names/case'"]
+
+
+def test_a_folder_of_the_replica_that_cannot_be_read(tree: Media) -> None:
+    (tree.replica / "names").chmod(0)
+    assert "/media-replica/names" in refused(tree, 77, "cannot be read as a whole").log
 
 
 def test_volume_that_is_a_replica(tree: Media) -> None:
@@ -232,9 +247,12 @@ def test_volume_that_is_too_small(tree: Media) -> None:
 
 def test_volume_that_fills_up_amid_a_copy(tree: Media) -> None:
     tree.set("names/case", "the stack's own", tree.target)
-    with tree.volume(TARGET).limited(4 << 20):
-        result = tree.run(RECOVERY, shims={"df": "echo 1B-blocks; echo 99999999999"})
-        assert_failed(result, 73, "space", "each of them whole")
+    with tree.volume(TARGET).limited(24 << 20), tree.start(RECOVERY, python=AMID) as job:
+        job.reached("reached")
+        fill_up(tree.volume(TARGET), 3 << 20)
+        job.release("go")
+        assert_failed(job.wait(), 73, "space", "each of them whole")
+        (tree.target / "filler").unlink()
         recovered, source = media.snapshot(tree.target), media.snapshot(tree.source)
         files = {path: entry for path, entry in recovered.items() if entry.kind == "file"}
         files.pop("names/case")
@@ -245,7 +263,7 @@ def test_volume_that_fills_up_amid_a_copy(tree: Media) -> None:
 
 
 def test_a_mirror_that_begins_meanwhile(tree: Media) -> None:
-    with tree.start(RECOVERY, shims=AMID) as job:
+    with tree.start(RECOVERY, python=AMID) as job:
         job.reached("reached")
         state = tree.replica / ".stack-backup" / "state"
         state.write_text(state.read_text().replace("complete\n", "in-progress\n"))
@@ -254,8 +272,11 @@ def test_a_mirror_that_begins_meanwhile(tree: Media) -> None:
 
 
 def test_a_stack_that_writes_meanwhile(tree: Media) -> None:
-    writer = f'{faults.REAL}; rclone "$@" && echo x >/media/names/case'
-    result = tree.run(RECOVERY, shims={"rclone": writer})
+    with tree.start(RECOVERY, python=AFTER) as job:
+        job.reached("reached")
+        tree.set("names/case", "x", tree.target)
+        job.release("go")
+        result = job.wait()
     assert_failed(result, 75, "1 files are not as in the replica", "stop what writes there")
     assert "names/case" in result.log
     tree.recover()
@@ -277,37 +298,152 @@ def test_twenty_thousand_files_and_one_of_three_gigabytes(stack: LocalStack) -> 
     tree.clear()
 
 
+# ---- a mirror that was cut off ----
+
+CHANGES: dict[str, Callable[[Media], object]] = {
+    "a file is replaced": lambda tree: tree.set("names/case", f"edited {time.monotonic_ns()}"),
+    "a file is added": lambda tree: tree.set(f"added/{time.monotonic_ns()}", "one more"),
+    "a file is deleted": lambda tree: next((tree.source / "targets").rglob("fragment-*")).unlink(),
+    "a folder is deleted": lambda tree: shutil.rmtree(tree.source / "modes", ignore_errors=True),
+    "a link is turned": lambda tree: turn(tree.source / "links" / "dangling"),
+    "a file becomes a folder": lambda tree: swap(tree, tree.source / "names" / "tab\tstop"),
+    "a folder becomes a file": lambda tree: swap(tree, tree.source / "folders" / "case"),
+}
+
+
+def turn(link: Path) -> None:
+    link.unlink()
+    link.symlink_to(f"elsewhere {time.monotonic_ns()}")
+
+
+def swap(tree: Media, path: Path) -> None:
+    """A folder with a file in it for a file, and the other way round."""
+    name = str(path.relative_to(tree.source))
+    if path.is_dir():
+        shutil.rmtree(path)
+        tree.set(name, f"a file {time.monotonic_ns()}")
+    else:
+        path.unlink()
+        tree.set(f"{name}/inside", f"a folder {time.monotonic_ns()}")
+
+
+def cut_off(tree: Media, random: Random) -> str:
+    """Runs a mirror of some changes, and kills it somewhere. When it began."""
+    for change in random.sample(list(CHANGES), random.randrange(3, len(CHANGES) + 1)):
+        CHANGES[change](tree)
+    while tree.state()["since"] == stamp():
+        time.sleep(0.05)
+    at = random.choice(["stack_backup_jobs.copier:_rename", "stack_backup_jobs.copier:Copier._to_trash"])
+    step = random.randrange(4)
+    count = f"os.__dict__.setdefault('steps', []).append(1) or len(os.steps) > {step}"
+    fault = faults.kill_python(at, count, after=random.random() < 0.5)
+    environment = {"LOCK_PATIENCE": "1", "MINIMUM_SHARE": "0", "TRANSFERS": str(random.choice([1, 4]))}
+    assert tree.run(environment=environment, python=fault).exit_code in (0, 137)
+    return tree.state()["status"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_last_complete_mirror_is_recovered_out_of_tree_and_trash(tree: Media, seed: int) -> None:
+    """Of several runs that were killed, each after other changes, at any step."""
+    random = Random(seed)
+    tree.install({})
+    complete, completed = media.snapshot(tree.source), tree.state()["completed"]
+    for _ in range(3):
+        if cut_off(tree, random) == "complete":
+            complete, completed = media.snapshot(tree.source), tree.state()["completed"]
+    if tree.state()["status"] == "complete":
+        tree.set("names/last", "one more")
+        while tree.state()["since"] == stamp():
+            time.sleep(0.05)
+        tree.run(
+            environment={"LOCK_PATIENCE": "1"}, python=faults.kill_python("stack_backup_jobs.copier:_rename")
+        )
+    tree.install(TO_STAGING)
+    tree.set("the stack's own", "to be deleted", tree.target)
+    with tree.untouched(tree.replica):
+        refused(tree, 75, "being written since", completed)
+        verdict = tree.recover(**LAST, **DELETE).verdict
+    assert verdict["mirrored"] == completed
+    assert media.differences(complete, media.snapshot(tree.target)) == []
+
+
+def test_what_lies_there_is_recovered_when_told(tree: Media) -> None:
+    in_progress(tree)
+    tree.set("names/of another day", "one more", tree.replica)
+    told = {"UNFINISHED": "as-it-is"}
+    refused(tree, 65, "Nothing is deleted by such a replica", environment=told | DELETE)
+    tree.recover(**told)
+    assert differences(tree) == []
+
+
+def test_a_replica_of_which_nothing_tells_the_last_complete_mirror(tree: Media) -> None:
+    """One that an earlier release was writing."""
+    in_progress(tree)
+    refused(tree, 75, "cannot be told", "as-it-is", environment=LAST)
+
+
+def test_trash_of_a_mirror_that_was_cut_off_is_kept_until_there_is_a_new_one(tree: Media) -> None:
+    tree.install({})
+    tree.set("names/case", "edited")
+    while tree.state()["since"] == stamp():
+        time.sleep(0.05)
+    tree.run(python=faults.kill_python("stack_backup_jobs.copier:_rename"))
+    tree.set("names/other", "one more")
+    while tree.state()["since"] == stamp():
+        time.sleep(0.05)
+    told = {"LOCK_PATIENCE": "1", "TRASH_DAYS": "0"}
+    tree.run(environment=told, python=faults.kill_python("stack_backup_jobs.copier:_rename"))
+    assert len(tree.trash()) == 1
+    tree.mirror(**told)
+    assert tree.trash() == []
+
+
 # ---- safeguards taken out: the tests must see it ----
 
+PROGRAM = "stack_backup_jobs/media_recovery.py"
 MUTANTS: dict[str, tuple[str, str, Callable[[Media], None]]] = {
-    "nobody confirms": ('[[ $CONFIRM == "$NAMESPACE" ]]', "true", test_another_namespace_is_confirmed),
-    "any state will do": ("[[ $(state status) == complete ]]", "true", test_replica_in_progress),
+    "nobody confirms": (
+        "if settings.confirm != settings.namespace:",
+        "if False:",
+        test_another_namespace_is_confirmed,
+    ),
+    "any state will do": ('if state.status == "complete":', "if True:", test_replica_in_progress),
     "a poor replica deletes, too": (
-        "[[ $DELETE == false ]] || fail 65",
-        "true || fail 65",
+        "            if delete:\n",
+        "            if False:\n",
         test_replica_that_lost_a_file_deletes_nothing,
     ),
-    "nothing is verified": ("\n  verify\n", "\n", test_a_stack_that_writes_meanwhile),
+    "nothing is verified": (
+        "self._verify(source, changed=not plan.empty)",
+        "pass",
+        test_a_stack_that_writes_meanwhile,
+    ),
     "deletes without being told": (
-        "copy_tree copy ",
-        "copy_tree sync ",
+        "lambda entry: roots[entry.root], self.settings.delete)",
+        "lambda entry: roots[entry.root], True)",
         test_what_the_replica_lacks_stays_unless_told,
     ),
-    "conflicts are left to rclone": ("|| make_way\n", "|| :\n", test_a_file_in_the_place_of_a_folder),
+    "conflicts are for the copier": (
+        "if plan.conflicts and not delete:",
+        "if False:",
+        test_a_file_in_the_place_of_a_folder,
+    ),
+    "trash alone tells it": (
+        "            streams.append(_added(run, len(streams)))\n",
+        "",
+        lambda tree: test_the_last_complete_mirror_is_recovered_out_of_tree_and_trash(tree, 0),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_missing_safeguard_is_seen(tree: Media, tmp_path: Path, name: str) -> None:
     safeguard, instead, test = MUTANTS[name]
-    chart = shutil.copytree(CHART, tmp_path / "chart")
-    program = chart / "files" / "media-recovery.sh"
-    text = program.read_text()
-    assert text.count(safeguard) == 1, f"no such safeguard any more: {safeguard!r}"
-    program.write_text(text.replace(safeguard, instead))
+    chart = mutant(tmp_path, PROGRAM, safeguard, instead)
     values = merge_values(VALUES, TO_STAGING)
-    broken = render(values, namespace=NAMESPACE, chart=chart)
-    tree.stack.apply(broken)
-    tree.install = lambda _: tree.stack.apply(broken)  # type: ignore[method-assign]
+    to_staging = render(values, namespace=NAMESPACE, chart=chart)
+    tree.stack.apply(to_staging)
+    here = render(VALUES, namespace=NAMESPACE, chart=chart)
+    tree.install = lambda values: tree.stack.apply(to_staging if values else here)  # type: ignore[method-assign]
     with pytest.raises(AssertionError):
         test(tree)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -16,11 +18,13 @@ from typing import Any
 import pytest
 
 from stack_backup import media
-from stack_backup.render import CHART, render
+from stack_backup.render import render
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalRuntime, LocalStack
 from tests.jobs import faults
 from tests.jobs.mirror import (
+    AFTER,
+    AMID,
     FILES,
     IMAGE,
     MIRROR,
@@ -32,13 +36,11 @@ from tests.jobs.mirror import (
     VALUES,
     Media,
     assert_failed,
+    fill_up,
     make_fifo,
     partial,
 )
 from tests.jobs.mutants import mutant
-
-AMID = faults.hold("rclone", "[[ $1 == sync ]]")
-"""Stops when the replica is marked and nothing is copied yet."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,9 @@ def test_all_that_a_tree_may_hold_is_mirrored(tree: Media) -> None:
     assert media.differences(before, media.snapshot(tree.source)) == [], "the source is never written"
     files = [entry for entry in before.values() if entry.kind == "file"]
     state = tree.state()
-    assert list(state) == ["format", "status", "since", "completed", "files", "bytes", "namespace"]
+    keys = ["format", "status", "since", "completed", "files", "bytes", "namespace", "exclude"]
+    assert list(state) == keys
+    assert state["exclude"].split("\t") == ["lost+found", ".snapshot", ".nfs*"]
     assert (state["format"], state["namespace"]) == ("1", NAMESPACE)
     assert int(state["files"]) == result.verdict["files"] == len(files)
     assert int(state["bytes"]) == result.verdict["bytes"] == sum(entry.size for entry in files)
@@ -209,7 +213,7 @@ def test_a_mirror_of_another_tool_is_taken_over(tree: Media) -> None:
     assert tree.mirror().verdict["copied"] == 0
 
 
-def test_what_rclone_cannot_copy_is_named_and_left_out(mirrored: Media) -> None:
+def test_what_is_no_file_is_named_and_left_out(mirrored: Media) -> None:
     make_fifo(mirrored.source / "pipe")
     result = mirrored.run()
     assert result.succeeded, result.log
@@ -287,16 +291,15 @@ def test_wrong_source_for_a_mirror_of_another_tool(tree: Media) -> None:
     refused(tree, 65, "shrank")
 
 
-@pytest.mark.parametrize("path", ["names/case", "names"])
-def test_what_cannot_be_read(mirrored: Media, path: str) -> None:
-    (mirrored.source / path).chmod(0)
-    result = refused(mirrored, 77, "read")
-    assert path in result.log
+def test_folder_that_cannot_be_read(mirrored: Media) -> None:
+    (mirrored.source / "names").chmod(0)
+    result = refused(mirrored, 77, "read", "names", "mediaReplica.exclude")
+    assert "Cannot be read: /media/names" in result.log
 
 
-def test_name_that_rclone_takes_for_a_link(mirrored: Media) -> None:
+def test_a_name_like_those_of_rclone_s_links_is_a_name(mirrored: Media) -> None:
     mirrored.set("names/data.rclonelink", "/etc/passwd")
-    assert "names/data.rclonelink" in refused(mirrored, 65, ".rclonelink").log
+    mirrored.mirror()
 
 
 # ---- a replica that is not ours, or not well ----
@@ -329,14 +332,13 @@ def test_replica_that_fills_up_amid_a_copy(mirrored: Media) -> None:
     mirrored.set("names/case", os.urandom(8 << 20))
     (mirrored.source / "names" / "CASE").unlink()
     before = media.snapshot(mirrored.replica)
-    plenty = {"df": "echo 1B-blocks; echo 99999999999"}
-    with mirrored.volume(REPLICA).limited(12 << 20):
-        assert_failed(mirrored.run(shims=plenty), 73, "space")
-        assert "names/CASE" in media.snapshot(mirrored.replica), "nothing is deleted after an error"
-        after = media.snapshot(mirrored.replica)
-        assert [path for path in before if path != "names/case" and before[path] != after.get(path)] == []
-        assert "names/case" not in after or after["names/case"] == before["names/case"]
-        assert "names/case" in after or (mirrored.trash()[0] / "names" / "case").exists()
+    with mirrored.volume(REPLICA).limited(24 << 20), mirrored.start(python=AMID) as job:
+        job.reached("reached")
+        fill_up(mirrored.volume(REPLICA), 4 << 20)
+        job.release("go")
+        assert_failed(job.wait(), 73, "space", "the next run goes on")
+        (mirrored.replica / "filler").unlink()
+        assert media.differences(before, media.snapshot(mirrored.replica)) == [], "nor is anything deleted"
         assert mirrored.state()["status"] == "in-progress"
 
 
@@ -346,7 +348,7 @@ def test_replica_that_fills_up_amid_a_copy(mirrored: Media) -> None:
 def test_readers_are_told_that_a_run_is_in_progress(mirrored: Media) -> None:
     last = mirrored.state()
     mirrored.set("new", "one more file")
-    with mirrored.start(shims=AMID) as job:
+    with mirrored.start(python=AMID) as job:
         job.reached("reached")
         state = mirrored.state()
         assert state["status"] == "in-progress"
@@ -361,7 +363,8 @@ def test_readers_are_told_that_a_run_is_in_progress(mirrored: Media) -> None:
 
 
 def test_a_stack_that_is_used_meanwhile(mirrored: Media) -> None:
-    with mirrored.start(shims={"rclone": f'{faults.REAL}; rclone "$@" && {faults.PAUSE}'}) as job:
+    mirrored.set("new/first", "one more")
+    with mirrored.start(python=AFTER) as job:
         job.reached("reached")  # all is copied; now the stack goes on
         mirrored.set("new/file", "one more")
         mirrored.set("names/case", "edited")
@@ -372,57 +375,169 @@ def test_a_stack_that_is_used_meanwhile(mirrored: Media) -> None:
     mirrored.mirror()
 
 
-def test_file_that_is_written_while_it_is_copied(mirrored: Media) -> None:
-    mirrored.set("growing", os.urandom(4 << 20))
-    (mirrored.source / "names" / "CASE").unlink()
+@contextlib.contextmanager
+def always_written(file: Path) -> Iterator[None]:
     stop = threading.Event()
 
     def grow() -> None:
-        with (mirrored.source / "growing").open("ab") as file:
-            while not stop.wait(0.05):
-                file.write(b"more")
-                file.flush()
+        with file.open("ab") as writing:
+            while not stop.wait(0.02):
+                writing.write(b"more")
+                writing.flush()
 
     writer = threading.Thread(target=grow)
     writer.start()
     try:
-        result = mirrored.run(environment=SLOWLY)
+        yield
     finally:
         stop.set()
         writer.join()
-    assert_failed(result, 75, "being updated")
-    assert not (mirrored.replica / "growing").exists()
-    assert (mirrored.replica / "names" / "CASE").exists(), "nothing is deleted after an error"
-    assert mirrored.state()["status"] == "in-progress"
-    mirrored.mirror()
 
 
-def test_file_that_cannot_be_read_any_more(mirrored: Media) -> None:
-    mirrored.set("new", "one more")
+def passed_over(tree: Media, *names: str, **changes: Any) -> JobResult:
+    """A mirror that is complete but for these files, which it names."""
+    result = tree.run(**changes)
+    assert result.succeeded, result.log
+    assert result.verdict["exceptions"] == int(tree.state()["exceptions"]) == len(names)
+    assert tree.state()["status"] == "complete"
+    assert f"{len(names)} files were passed over" in result.verdict["message"]
+    for name in names:
+        assert f"Passed over: {name}" in result.log
+        assert name in result.verdict["message"]
+    left = {line.split(":")[0] for line in differences(tree)}
+    assert left <= {repr(name) for name in names}
+    return result
+
+
+def differences(tree: Media) -> list[str]:
+    return media.differences(media.snapshot(tree.source), media.snapshot(tree.replica))
+
+
+def test_a_file_that_is_always_being_written_costs_no_other(mirrored: Media) -> None:
+    mirrored.set("growing", os.urandom(2 << 20))
+    mirrored.set("names/case", "edited")
     (mirrored.source / "names" / "CASE").unlink()
-    with mirrored.start(shims=AMID) as job:
+    with always_written(mirrored.source / "growing"):
+        passed_over(mirrored, "growing", environment={"BANDWIDTH_LIMIT": "8M"})
+    assert not (mirrored.replica / "growing").exists(), "never a part"
+    mirrored.mirror()
+    assert "exceptions" not in mirrored.state()
+    good = (mirrored.source / "growing").read_bytes()
+    with always_written(mirrored.source / "growing"):
+        passed_over(mirrored, "growing", environment={"BANDWIDTH_LIMIT": "8M"})
+    assert (mirrored.replica / "growing").read_bytes() == good, "the last good copy"
+
+
+def test_a_file_that_cannot_be_read_costs_no_other(mirrored: Media) -> None:
+    mirrored.set("new", "one more")
+    mirrored.set("names/case", "edited")
+    mirrored.set("names/tab\tstop", "edited, too")
+    (mirrored.source / "names" / "tab\tstop").chmod(0)
+    (mirrored.source / "names" / "CASE").unlink()
+    (mirrored.source / "names" / "co:lon").chmod(0)  # as it was mirrored: there is nothing to read
+    with mirrored.start(python=AMID) as job:
         job.reached("reached")
         (mirrored.source / "new").chmod(0)
         job.release("go")
         result = job.wait()
-    assert_failed(result, 77, "permission denied")
-    assert (mirrored.replica / "names" / "CASE").exists(), "nothing is deleted after an error"
+    assert result.succeeded, result.log
+    assert result.verdict["exceptions"] == 2
+    assert "Passed over: new: Permission denied" in result.log
+    assert (mirrored.replica / "names" / "tab\tstop").read_bytes() == b"content of tab\tstop"
+    assert (mirrored.replica / "names" / "case").read_text() == "edited"
+    assert not (mirrored.replica / "names" / "CASE").exists()
+
+
+@pytest.mark.parametrize("year", [1901, 2300, 2600])
+def test_a_file_of_another_century_costs_no_other(mirrored: Media, year: int) -> None:
+    mirrored.set("dated", "one more")
+    seconds = int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
+    os.utime(mirrored.source / "dated", (seconds, seconds))
+    mirrored.set("names/case", "edited")
+    for copied in (2, 0):
+        result = mirrored.run()
+        assert result.succeeded, result.log
+        assert result.verdict["copied"] == copied, "it is not copied again every night"
+        assert mirrored.state()["status"] == "complete"
+        assert (mirrored.replica / "dated").read_text() == "one more"
+        assert differences(mirrored) == []
+
+
+def test_a_time_that_the_replica_cannot_hold_is_named(mirrored: Media) -> None:
+    """As a file system with 32 bits for it does, which takes the nearest one."""
+    mirrored.set("dated", "one more")
+    os.utime(mirrored.source / "dated", (1 << 33, 1 << 33))
+    clamped = faults.patch_python(
+        "stack_backup_jobs.copier",
+        "real, last = os.utime, ((1 << 31) - 1) * 10**9\n"
+        "def clamped(file, times=None, *, ns=None):\n"
+        "    real(file, ns=ns and tuple(min(time, last) for time in ns))\n"
+        "os.utime = clamped\n",
+    )
+    for copied in (1, 0):
+        result = passed_over(mirrored, "dated", python=clamped)
+        assert "cannot hold" in result.verdict["message"]
+        assert result.verdict["copied"] == copied
+
+
+@pytest.mark.parametrize("code", ["ENAMETOOLONG", "EILSEQ"])
+def test_a_name_that_the_replica_cannot_hold_costs_no_other(mirrored: Media, code: str) -> None:
+    mirrored.set("new", "one more")
+    mirrored.set("other", "one more")
+    named = "'/media-replica/new' in path and 'partial' in path"
+    passed_over(mirrored, "new", python=faults.fail_python("open", code, named))
+    assert (mirrored.replica / "other").exists()
+
+
+def test_a_disk_that_lost_a_file_costs_no_other(mirrored: Media) -> None:
+    good = (mirrored.replica / "names/case").read_bytes()
+    mirrored.set("names/case", "edited")
+    mirrored.set("other", "one more")
+    broken = faults.fail_python("os.read", "EIO", "'names/case' in path")
+    passed_over(mirrored, "names/case", python=broken)
+    assert (mirrored.replica / "names/case").read_bytes() == good
+    assert (mirrored.replica / "other").exists()
+
+
+def test_many_odd_files_are_no_odd_files(mirrored: Media) -> None:
+    for number in range(11):
+        mirrored.set(f"new/{number}", "one more")
+        (mirrored.source / "new" / str(number)).chmod(0)
+    mirrored.set("other", "one more")
+    result = mirrored.run()
+    assert_failed(result, 77, "11 of", "passed over", "The mirror itself is complete", "999:999")
+    assert (mirrored.state()["status"], mirrored.state()["exceptions"]) == ("complete", "11")
+    assert (mirrored.replica / "other").exists()
+
+
+def test_what_belongs_to_the_file_server_is_left_out(mirrored: Media) -> None:
+    for name in ("lost+found/a", "names/.snapshot/hourly/b", "names/.nfs0000001", "kept/.nfs"):
+        mirrored.set(name, "one more")
+    (mirrored.source / "lost+found").chmod(0)
+    mirrored.set("lost+found/theirs", "of the export", mirrored.replica)
+    result = mirrored.run()
+    assert result.succeeded, result.log
+    assert result.verdict["copied"] == 0
+    assert (mirrored.replica / "lost+found" / "theirs").exists()
+    assert not (mirrored.replica / "names/.snapshot").exists()
+    mirrored.install({"mediaReplica": {"exclude": ["*+found"]}})
+    assert mirrored.run().verdict["copied"] == 3
+    assert mirrored.state()["exclude"] == "*+found"
 
 
 def test_source_that_is_emptied_amid_a_run(mirrored: Media) -> None:
-    with mirrored.start(shims=AMID) as job:
+    mirrored.set("new", "one more")
+    (mirrored.source / "names" / "CASE").unlink()
+    before = media.snapshot(mirrored.replica)
+    with mirrored.start(python=AMID) as job:
         job.reached("reached")
         for path in mirrored.source.iterdir():
-            shutil.rmtree(path)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         job.release("go")
         result = job.wait()
-    assert_failed(result, 65, "max-delete", "in its trash")
-    [trash] = mirrored.trash()
-    there, gone = (
-        {path.relative_to(root) for path in root.rglob("*") if path.is_file() or path.is_symlink()}
-        for root in (mirrored.replica, trash)
-    )
-    assert len(gone) <= 0.1 * len(there)
+    assert_failed(result, 66, "no file at all", "in its trash")
+    [line] = media.differences(before, media.snapshot(mirrored.replica))
+    assert line.startswith("'names/CASE'"), "only what was to go before"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -449,11 +564,7 @@ def test_a_run_that_is_killed_leaves_nothing_partial_and_the_next_goes_on(
     after = {
         path: entry for path, entry in media.snapshot(mirrored.replica).items() if path not in unfinished
     }
-    # What is to be replaced is in the trash already; it has its name again when its new content is whole.
-    [trash] = mirrored.trash()
-    assert {path for path in before if after.get(path) != before[path]} == {"names/case"}
-    assert "names/case" not in after
-    assert (trash / "names" / "case").read_bytes() == b"content of case"
+    assert after == before, "what is to be replaced or deleted is there until all is copied"
     state = mirrored.state()
     assert (state["status"], state["completed"]) == ("in-progress", last["completed"])
     log = mirrored.mirror(LOCK_PATIENCE="1").log
@@ -462,7 +573,8 @@ def test_a_run_that_is_killed_leaves_nothing_partial_and_the_next_goes_on(
 
 def test_two_runs_at_once(mirrored: Media) -> None:
     patience = {"LOCK_PATIENCE": "3"}
-    with mirrored.start(shims=AMID, environment=patience) as job:
+    mirrored.set("new", "one more")
+    with mirrored.start(python=AMID, environment=patience) as job:
         job.reached("reached")
         with mirrored.untouched(mirrored.source):
             state = mirrored.state()
@@ -475,15 +587,21 @@ def test_two_runs_at_once(mirrored: Media) -> None:
 
 
 def test_the_inner_deadline(mirrored: Media) -> None:
-    with mirrored.start(shims=AMID, environment={"DEADLINE_SECONDS": "123"}) as job:
+    mirrored.set("new", "one more")
+    with mirrored.start(python=AMID, environment={"DEADLINE_SECONDS": "123"}) as job:
         result = job.wait(timeout=60)
     assert_failed(result, 124, "3 s")
     mirrored.mirror()
 
 
 def test_replica_that_loses_a_file_amid_a_run(mirrored: Media) -> None:
-    thief = f'{faults.REAL}; rclone "$@" && rm /media-replica/names/case && echo x >/media-replica/names/CASE'
-    result = mirrored.run(shims={"rclone": thief})
+    mirrored.set("new", "one more")
+    with mirrored.start(python=AFTER) as job:
+        job.reached("reached")
+        (mirrored.replica / "names/case").unlink()
+        (mirrored.replica / "names/CASE").write_text("x\n")
+        job.release("go")
+        result = job.wait()
     assert_failed(result, 65, "2 files are missing or differ")
     assert "names/case" in result.log
     assert mirrored.state()["status"] == "in-progress"
@@ -491,26 +609,74 @@ def test_replica_that_loses_a_file_amid_a_run(mirrored: Media) -> None:
 
 
 def test_replica_in_which_somebody_writes_amid_a_run(mirrored: Media) -> None:
-    writer = f'{faults.REAL}; rclone "$@" && echo x >/media-replica/theirs'
-    result = mirrored.run(shims={"rclone": writer})
+    mirrored.set("new", "one more")
+    with mirrored.start(python=AFTER) as job:
+        job.reached("reached")
+        (mirrored.replica / "theirs").write_text("x\n")
+        job.release("go")
+        result = job.wait()
     assert_failed(result, 65, "1 are only there")
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "expected"),
-    [
-        (1, "ERROR : x: Failed to copy: write /media-replica/x: input/output error", 74),
-        (1, "ERROR : x: Failed to copy: stale NFS file handle", 75),
-        (1, "ERROR : x: something that nobody has seen", 75),
-        (3, "ERROR : directory not found", 66),
-        (2, "Error: unknown flag: --local-fatal-if-no-space", 64),
-    ],
+    ("code", "expected"),
+    [("EIO", 74), ("ESTALE", 75), ("ENOSPC", 73), ("EDQUOT", 73), ("EROFS", 77), ("EACCES", 77)],
 )
-def test_rclone_that_fails(mirrored: Media, code: int, said: str, expected: int) -> None:
+@pytest.mark.parametrize("event", ["open", "os.rename"])
+def test_replica_that_refuses_amid_a_run(mirrored: Media, event: str, code: str, expected: int) -> None:
+    mirrored.set("names/case", "edited")
+    (mirrored.source / "names" / "CASE").unlink()
     before = media.snapshot(mirrored.replica)
-    result = mirrored.run(shims=faults.fail("rclone", code, said))
-    assert_failed(result, expected, f"its exit code is {code}")
-    assert media.differences(before, media.snapshot(mirrored.replica)) == []
+    result = mirrored.run(python=faults.fail_python(event, code, "'.stack.partial' in path"))
+    assert_failed(result, expected, os.strerror(getattr(errno, code)), "the next run goes on")
+    assert media.differences(before, media.snapshot(mirrored.replica)) == [], (
+        "nothing is deleted after an error"
+    )
+    mirrored.mirror()
+
+
+def test_replica_that_gives_no_second_names(mirrored: Media) -> None:
+    """What is replaced is then moved to the trash, and the new file takes its name."""
+    mirrored.set("names/case", "edited")
+    result = mirrored.run(python=faults.fail_python("os.link", "EOPNOTSUPP"))
+    assert result.succeeded, result.log
+    [trash] = mirrored.trash()
+    assert (trash / "names/case").read_bytes() == b"content of case"
+    assert differences(mirrored) == []
+
+
+@pytest.mark.parametrize("at", ["stack_backup_jobs.copier:_rename", "stack_backup_jobs.copier:Copier.remove"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_run_that_is_killed_at_any_step(mirrored: Media, at: str, after: bool) -> None:
+    mirrored.set("names/case", "edited")
+    mirrored.set("added/new", "one more")
+    (mirrored.source / "names" / "CASE").unlink()
+    shutil.rmtree(mirrored.source / "modes")
+    killed = mirrored.run(python=faults.kill_python(at, after=after))
+    assert killed.exit_code == 137
+    assert mirrored.state()["status"] == "in-progress"
+    mirrored.mirror(LOCK_PATIENCE="1")
+    kept = {
+        str(path.relative_to(trash)): path.read_bytes()
+        for trash in mirrored.trash()
+        for path in trash.rglob("*")
+        if path.is_file() and path.name in ("case", "CASE", "0600")
+    }
+    assert kept == {
+        "names/case": b"content of case",
+        "names/CASE": b"content of CASE",
+        "modes/0600": b"600",
+    }
+
+
+def test_trash_that_fills_the_replica_goes_before_room_is_judged(mirrored: Media) -> None:
+    old = f"{datetime.now(UTC) - timedelta(days=9):%Y-%m-%dT%H:%M:%SZ}"
+    mirrored.set(f".stack-backup/trash/{old}/file", bytes(12 << 20), mirrored.replica)
+    mirrored.set("new", os.urandom(12 << 20))
+    with mirrored.volume(REPLICA).limited(32 << 20):
+        free = os.statvfs(mirrored.replica)
+        assert free.f_bavail * free.f_frsize < 12 << 20, "the test's own measure"
+        mirrored.mirror()
 
 
 # ---- configuration ----
@@ -532,79 +698,85 @@ def test_variable_that_makes_no_sense(mirrored: Media, name: str, value: str) ->
     refused(mirrored, 64, name, environment={name: value})
 
 
-def test_no_rclone(mirrored: Media, tmp_path: Path) -> None:
-    chart = shutil.copytree(CHART, tmp_path / "chart")
-    library = chart / "files" / "media.sh"
-    library.write_text(library.read_text().replace("PATH+=:/tools", "PATH+=:/nowhere"))
-    mirrored.stack.apply(render(VALUES, namespace=NAMESPACE, chart=chart))
-    refused(mirrored, 78, "no rclone in /tools")
-
-
 # ---- safeguards taken out: the tests must see it ----
 
+MIRROR_PY, COPIER, TREES, SHARED = (
+    f"stack_backup_jobs/{name}.py" for name in ("media_replicator", "copier", "trees", "media")
+)
 MUTANTS: dict[str, tuple[str, str, str, Callable[[Media], None]]] = {
-    "Unicode forms are one": (
-        "media.sh",
-        "--no-unicode-normalization ",
-        "",
+    "links are skipped": (
+        TREES,
+        "if entry.is_symlink():",
+        "if entry.is_symlink():\n            return None\n        if False:",
         test_all_that_a_tree_may_hold_is_mirrored,
     ),
-    "links are skipped": ("media.sh", " --links ", " ", test_all_that_a_tree_may_hold_is_mirrored),
     "empty folders are skipped": (
-        "media.sh",
-        " --create-empty-src-dirs",
-        "",
+        SHARED,
+        "self.copier.folder(source.path, target)",
+        "pass",
         test_all_that_a_tree_may_hold_is_mirrored,
     ),
-    "an empty source is as good as any": ("media-replicator.sh", "((files > 0))", "true", test_empty_source),
+    "times are not kept": (
+        COPIER,
+        "os.utime(file, ns=(time_ns, time_ns))",
+        "pass",
+        test_all_that_a_tree_may_hold_is_mirrored,
+    ),
+    "an empty source is as good as any": (MIRROR_PY, "if not source.files:", "if False:", test_empty_source),
     "a source may shrink": (
-        "media-replicator.sh",
-        "((files * 100 >=",
-        "((1 || files * 100 >=",
-        test_source_with_fewer_bytes,
+        MIRROR_PY,
+        "if source.files * 100 <",
+        "if False and source.files * 100 <",
+        test_source_with_fewer_files,
     ),
     "anything may be renamed": (
-        "media-replicator.sh",
-        "((lost <= allowed))",
-        "true",
+        MIRROR_PY,
+        "if share > 0 and plan.lost > allowed:",
+        "if False:",
         test_every_folder_renamed,
     ),
-    "deleted is deleted": (
-        "media-replicator.sh",
-        ' --backup-dir "$TRASH"',
-        "",
+    "replaced is gone": (
+        COPIER,
+        "if there is None or (self.trash is None and",
+        "if there is None or (True and",
         test_what_was_deleted_or_replaced_is_in_the_trash,
     ),
-    "no limit of deletions": (
-        "media-replicator.sh",
-        'LIMIT=(--max-delete "$allowed")',
-        "LIMIT=()",
+    "what changes is a copy": (
+        COPIER,
+        "if (done, before.st_size, before.st_mtime_ns) != (after",
+        "if False and (done, before.st_size, before.st_mtime_ns) != (after",
+        test_a_file_that_is_always_being_written_costs_no_other,
+    ),
+    "a second look at an emptied source is not worth it": (
+        MIRROR_PY,
+        "            self._check_share(after, None)\n",
+        "",
         test_source_that_is_emptied_amid_a_run,
     ),
-    "kinds are left to rclone": (
-        "media-replicator.sh",
-        "\n  set_aside\n",
-        "\n",
-        test_files_folders_and_links_take_each_others_place,
-    ),
     "nothing is verified": (
-        "media-replicator.sh",
-        "\n  verify\n",
-        "\n  figure copied 0\n",
+        MIRROR_PY,
+        "self._verify(before, after, there)",
+        "pass",
         test_replica_that_loses_a_file_amid_a_run,
     ),
-    "nobody looks at the lock": ("media-replicator.sh", "\n  lock\n", "\n", test_two_runs_at_once),
+    "nobody looks at the lock": (MIRROR_PY, "        mirror.lock()\n", "", test_two_runs_at_once),
     "anybody's replica": (
-        "media-replicator.sh",
-        '[[ -z $owner || $owner == "$NAMESPACE" ]]',
-        "true",
+        MIRROR_PY,
+        'if owner not in ("", self.settings.namespace):',
+        "if False:",
         test_replica_of_another_stack,
     ),
-    "a link may be followed by its name": (
-        "media-replicator.sh",
-        "(($(tree rclonelink) == 0))",
-        "true",
-        test_name_that_rclone_takes_for_a_link,
+    "trash is emptied late": (
+        MIRROR_PY,
+        "        self._empty_trash()\n        media.require_room(",
+        "        media.require_room(",
+        test_trash_that_fills_the_replica_goes_before_room_is_judged,
+    ),
+    "any number is odd": (
+        MIRROR_PY,
+        "if len(self.odd) > max(",
+        "if False and len(self.odd) > max(",
+        test_many_odd_files_are_no_odd_files,
     ),
 }
 

@@ -130,7 +130,7 @@ def plan_of(found: Iterable[Difference], conflict: Callable[[Entry], None]) -> P
 
 
 class Apply:
-    """Copies and removes, by threads, in the order of paths."""
+    """Copies, and then removes, by threads: what could not be copied has cost nothing."""
 
     def __init__(self, job: Job, settings: Common, target: Path, trash: Path | None, odd: Odd) -> None:
         self._job, self._settings = job, settings
@@ -138,52 +138,63 @@ class Apply:
         self.copier = Copier(os.fsencode(target), os.fsencode(trash) if trash else None, pace, odd)
 
     def run(
-        self, found: Iterable[Difference], plan: Plan, root_of: Callable[[Entry], bytes], delete: bool
+        self,
+        found: Callable[[], Iterable[Difference]],
+        plan: Plan,
+        root_of: Callable[[Entry], bytes],
+        delete: bool,
     ) -> None:
         """`root_of` says where a file of the source lies; what only the target has goes with `delete`."""
         copier = self.copier
 
-        def work(piece: list[Difference]) -> None:
+        def copy(piece: list[Difference]) -> None:
             for source, target in piece:
                 if source is not None:
                     copier.copy(root_of(source), source, target)
-                elif target is not None:
-                    copier.remove(target)
-                done, all_of_them = copier.copied, plan.to_copy
                 percent = 100 * copier.bytes // max(1, plan.need_bytes)
-                self._job.progress(f"{done} of {all_of_them} copied, {copier.bytes // MIB} MiB, {percent}%")
+                done = f"{copier.copied} of {plan.to_copy} copied, {copier.bytes // MIB} MiB, {percent}%"
+                self._job.progress(done)
 
-        with Crew(self._settings.transfers, work, len) as crew:
-            copier.stopped = lambda: crew.stopped
-            for piece in self._pieces(found, delete):
-                crew.give(piece)
+        def remove(piece: list[Difference]) -> None:
+            for _, target in piece:
+                if target is not None:
+                    copier.remove(target)
 
-    def _pieces(self, found: Iterable[Difference], delete: bool) -> Iterator[list[Difference]]:
-        """Files and links, some of one folder together. Folders are made, and removed as a whole, in between:
-        a folder comes before what it holds.
-        """
-        for _, some in groupby(self._files(found, delete), lambda one: os.path.dirname(one.path)):
-            while piece := list(islice(some, SHARE)):
-                yield piece
+        self._work(self._to_copy(found()), copy)
+        self._work(self._to_remove(found(), delete), remove)
 
-    def _files(self, found: Iterable[Difference], delete: bool) -> Iterator[Difference]:
-        copier, gone = self.copier, set[bytes]()
+    def _work(self, found: Iterable[Difference], do: Callable[[list[Difference]], None]) -> None:
+        """Some of one folder together."""
+        with Crew(self._settings.transfers, do, len) as crew:
+            self.copier.stopped = lambda: crew.stopped
+            for _, some in groupby(found, lambda one: os.path.dirname(one.path)):
+                while piece := list(islice(some, SHARE)):
+                    crew.give(piece)
+
+    def _to_copy(self, found: Iterable[Difference]) -> Iterator[Difference]:
+        """Files and links. Folders are made at once: they come before what they hold."""
         for source, target in found:
             if target is not None and target.kind == "p":
                 self._job.say(f"Removing {target.shown}, left by a run that was killed.")
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(copier.target, target.path))
+                    os.unlink(os.path.join(self.copier.target, target.path))
                 target = None
-            if source is None and (target is None or not delete or _inside(target.path, gone)):
-                continue
-            if target is not None and target.kind == "d" and (source is None or source.kind != "d"):
-                gone.add(target.path)
-                if source is None:
-                    copier.remove(target)
-                    continue
             if source is not None and source.kind == "d":
-                copier.folder(source.path, target)
-            else:
+                self.copier.folder(source.path, target)
+            elif source is not None:
+                yield Difference(source, target)
+
+    def _to_remove(self, found: Iterable[Difference], delete: bool) -> Iterator[Difference]:
+        """Folders go as a whole, at once."""
+        gone: set[bytes] = set()
+        for source, target in found:
+            if target is None or target.kind == "p" or _inside(target.path, gone):
+                continue
+            if target.kind == "d" and (source is None or source.kind != "d"):
+                gone.add(target.path)
+            if source is None and delete and target.kind == "d":
+                self.copier.remove(target)
+            elif source is None and delete:
                 yield Difference(source, target)
 
 

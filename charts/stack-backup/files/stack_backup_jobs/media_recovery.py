@@ -6,6 +6,7 @@ Exit codes: docs/jobs/media-recovery.md
 
 from __future__ import annotations
 
+import functools
 import heapq
 import os
 from collections.abc import Iterator
@@ -86,12 +87,8 @@ class Recovery:
         if not plan.empty:
             apply = media.Apply(self.job, self.settings, self.target, None, self.odd)
             roots = [os.fsencode(root) for root in self._roots]
-            apply.run(
-                differences(source, there, self._held),
-                plan,
-                lambda entry: roots[entry.root],
-                self.settings.delete,
-            )
+            found = functools.partial(differences, source, there, self._held)
+            apply.run(found, plan, lambda entry: roots[entry.root], self.settings.delete)
             copied = apply.copier.copied
         self.job.figure(copied=copied, removed=removed)
         self._verify(source, changed=not plan.empty)

@@ -6,6 +6,7 @@ Exit codes: docs/jobs/media-replicator.md
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import random
@@ -275,7 +276,8 @@ class Mirror:
         )
         apply = media.Apply(self.job, self.settings, self.replica, self.trash, self.odd)
         root = os.fsencode(self.source)
-        apply.run(differences(source, there, self._held), plan, lambda _: root, delete=True)
+        found = functools.partial(differences, source, there, self._held)
+        apply.run(found, plan, lambda _: root, delete=True)
         self._copied = apply.copier.copied
         percent = 100 * self._copied // max(1, plan.to_copy)
         self.job.say(f"{self._copied} of {plan.to_copy} copied, {apply.copier.bytes // MIB} MiB, {percent}%")

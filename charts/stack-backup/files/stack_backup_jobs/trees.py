@@ -224,7 +224,7 @@ class Walk:
             for entry in entries:
                 batch.append(entry)
                 if len(batch) == BATCH:
-                    if self._queue.qsize() < 1000:
+                    if self._queue.qsize() < 2 * len(self._threads):
                         self._queue.put((below, batch))
                     else:
                         self._look(below, batch)

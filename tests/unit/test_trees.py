@@ -1,0 +1,195 @@
+"""Trees as sorted records: the comparison against sets and dictionaries, and memory that does not grow with a
+tree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stack_backup.testbed.paths import PROJECT
+from stack_backup_jobs import trees
+from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.trees import (
+    Difference,
+    Entry,
+    Listing,
+    Tree,
+    differences,
+    entry_of,
+    listings,
+    unexplained,
+)
+
+NAMES = st.binary(min_size=1, max_size=4).map(
+    lambda raw: raw.replace(b"\0", b"\n").replace(b"/", b"\\")
+) | st.sampled_from([b"a", b"a-b", b"a b", b"\\n", b"\n", b"\x01"])
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map(b"/".join)
+FILES = st.builds(
+    lambda size, seconds: ("f", size, seconds, b""), st.integers(0, 3), st.integers(-(1 << 34), 1 << 34)
+)
+OTHERS = st.sampled_from([("d", 0, 0, b""), ("s", 0, 0, b"")]) | st.builds(
+    lambda target: ("l", 0, 0, target), st.binary(min_size=1).map(lambda raw: raw.replace(b"\0", b"\n"))
+)
+TREES = st.dictionaries(PATHS, FILES | OTHERS, max_size=12)
+Shape = dict[bytes, tuple[str, int, int, bytes]]
+
+
+def entries(tree: Shape) -> list[Entry]:
+    return [Entry(path, *rest) for path, rest in tree.items()]
+
+
+def records(tree: Shape) -> list[bytes]:
+    return sorted(entry.record for entry in entries(tree))
+
+
+@given(TREES)
+def test_a_record_is_a_line_that_gives_its_entry_back(tree: Shape) -> None:
+    for entry in entries(tree):
+        assert b"\n" not in entry.record
+        assert entry_of(entry.record) == entry
+        assert entry_of(entry._replace(root=3).record).root == (3 if entry.kind == "f" else 0)
+
+
+@given(TREES)
+def test_a_folder_comes_before_what_it_holds(tree: Shape) -> None:
+    order = [entry_of(record).path for record in records(tree)]
+    for place, path in enumerate(order):
+        assert not [other for other in order[place:] if path.startswith(other + b"/")]
+
+
+@given(TREES, TREES, st.integers(-1, 1))
+def test_differences_are_those_of_two_dictionaries(one: Shape, other: Shape, late: int) -> None:
+    shifted = {
+        path: (kind, size, seconds + late * (kind == "f"), target)
+        for path, (kind, size, seconds, target) in one.items()
+    }
+    other = {**other, **{path: shifted[path] for number, path in enumerate(sorted(one)) if number % 2}}
+    found = list(differences(records(one), records(other)))
+    expected = set()
+    for path in one.keys() | other.keys():
+        a, b = (Entry(path, *tree[path]) if path in tree else None for tree in (one, other))
+        alike = a and b and a._replace(seconds=0) == b._replace(seconds=0) and abs(a.seconds - b.seconds) <= 1
+        if not alike:
+            expected.add(Difference(a, b))
+    assert set(found) == expected
+    assert len(found) == len(expected)
+
+
+@given(TREES, TREES, TREES)
+def test_what_the_source_changed_meanwhile_is_no_difference(before: Shape, now: Shape, copy: Shape) -> None:
+    left = {found.path for found in unexplained(differences(records(now), records(copy)), records(before))}
+    for found in differences(records(now), records(copy)):
+        path = found.path
+        then = Entry(path, *before[path]) if path in before else None
+        if found.source is None:
+            explained = then is not None  # it went
+        elif then is None or not trees.same(then, found.source):
+            explained = True  # it came, or changed
+        else:
+            explained = found.target is not None and trees.same(then, found.target)
+        assert (path not in left) == explained
+
+
+@settings(max_examples=30)
+@given(st.lists(PATHS, unique=True, max_size=60))
+def test_a_listing_is_in_order_however_many_runs_it_has(
+    tmp_path_factory: pytest.TempPathFactory, paths: list[bytes]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "RUN", 7)
+        patch.setattr(trees, "BLOCK", 5)
+        listing = Listing(tmp_path_factory.getbasetemp())
+        for start in range(0, len(paths), 3):
+            listing.add([Entry(path, "f", 1, 2) for path in paths[start : start + 3]])
+        for _ in range(2):
+            assert list(listing) == sorted(Entry(path, "f", 1, 2).record for path in paths)
+        assert (listing.files, listing.bytes) == (len(paths), len(paths))
+        listing.close()
+
+
+def test_a_tree_is_what_find_finds(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for folder in ("a", "a-b", "a/deep/deeper", "x.snapshot", ".snapshot/inside", "empty"):
+        (tree / folder).mkdir(parents=True)
+    for number in range(200):
+        (tree / "a" / f"{number}.mol").write_bytes(bytes(number))
+    (tree / ".stack-backup").mkdir()
+    (tree / "a" / ".stack-backup").touch()
+    (tree / "a" / "x.0123abcd.stack.partial").touch()
+    (tree / ".nfs0001").touch()
+    (tree / "link").symlink_to("a")
+    os.mkfifo(tree / "pipe")
+    [source, target] = listings(
+        tmp_path, 4, (".snapshot", ".nfs*"), Tree(tree, "S"), Tree(tree, "T", source=False)
+    )
+    found = subprocess.run(
+        r"find . -mindepth 1 \( -path ./.stack-backup -o -name .snapshot \) -prune "
+        r"-o ! -name '.nfs*' -printf '%P\0'",
+        shell=True,
+        cwd=tree,
+        check=True,
+        capture_output=True,
+    ).stdout.split(b"\0")[:-1]
+    assert [entry_of(record).path for record in target] == sorted(found)
+    odd = {b"pipe": "s", b"a/x.0123abcd.stack.partial": "p"}
+    kinds = {entry_of(record).path: entry_of(record).kind for record in target}
+    assert {path: kind for path, kind in kinds.items() if kind in "sp"} == odd
+    assert [entry_of(record).path for record in source] == [path for path in sorted(found) if path not in odd]
+    assert source.special == [b"pipe"]
+    assert (source.files, source.bytes, source.links) == (201, sum(range(200)), 1)
+
+
+def test_a_tree_that_is_not_there_is_not_empty(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="The source cannot be read as a whole"):
+        listings(tmp_path, 2, (), Tree(tmp_path / "nowhere", "The source"))
+
+
+MEMORY = """
+import json, re, sys
+from pathlib import Path
+from stack_backup_jobs.trees import Tree, differences, listings
+Path("/proc/self/clear_refs").write_text("5")  # the peak is that of the parent until then
+found = listings(Path(sys.argv[1]), 8, (), *(Tree(Path(path), path) for path in sys.argv[2:]))
+count = sum(1 for _ in differences(*found))
+peak = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]
+print(json.dumps([count, found[0].files, int(peak) // 1024]))
+"""
+
+
+def test_three_hundred_thousand_files_take_no_more_memory_than_a_third_of_them() -> None:
+    """One folder with 150,000 of them, and the others in folders of 1000; of names with 40 bytes."""
+    memory = Path("/dev/shm")  # where it is, files are made in seconds
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        peaks = [peak_of(Path(folder), files) for files in (100_000, 300_000)]
+    assert max(peaks) < 80, peaks
+    assert peaks[1] < peaks[0] + 20, peaks
+
+
+def peak_of(top: Path, files: int) -> int:
+    """MiB of a program that compares a tree of so many files with an empty one."""
+    tree, empty = top / str(files), top / f"empty-{files}"
+    empty.mkdir()
+    for number in range(files):
+        if number % 1000 == 0:
+            folder = tree / ("one" if number < files // 2 else f"set-{number // 1000:03}")
+            folder.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(folder / f"fragment-{number:031}", os.O_CREAT | os.O_WRONLY))
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, top, tree, empty],
+        env={"PYTHONPATH": str(PROJECT / "charts/stack-backup/files")},
+        check=True,
+        capture_output=True,
+    )
+    count, seen, peak = json.loads(done.stdout)
+    assert seen == files
+    assert count > files
+    return int(peak)
