@@ -225,7 +225,8 @@ def test_an_answer_that_does_not_come(start: Run) -> None:
             job.leaves("Perhaps.", lambda: time.sleep(60))
             raise Failure(65, "Wrong.", "Look.")
     """).end()
-    assert ended.verdict["message"] == "Wrong. Perhaps. Look."
+    assert ended.verdict["message"].startswith("Wrong. It did not answer:")
+    assert ended.verdict["message"].endswith("hangs. Perhaps. Look.")
     assert ended.seconds < 5
 
 
@@ -366,17 +367,21 @@ def test_told_to_stop_at_any_instant(start: Run) -> None:
                 job.ends.callback(say, "taken away")
                 subprocess.Popen(["sleep", "100"])
                 job.processes.start(["sleep", "100"])
+                reached()
                 time.sleep(60)
         """)
         running.listens()
         time.sleep(number * 0.005)
+        if number == 39:
+            running.reached()
         running.tell()
         ended = running.end()
-        assert ended.seconds < 4
+        assert ended.seconds < 5.5
         assert (ended.code, ended.verdict["exit"]) == (143, 143)
         said.add(ended.verdict["message"])
     begin = "The job was told to stop."
-    assert said - {begin} == {f"{begin} Nothing was done.", f"{begin} All is as it was."}
+    assert said & {begin, f"{begin} Nothing was done."}
+    assert f"{begin} All is as it was." in said
 
 
 def test_told_to_stop_amid_the_end(start: Run) -> None:

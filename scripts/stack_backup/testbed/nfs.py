@@ -7,6 +7,7 @@ client cannot mount an export; a kernel in user mode brings its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -29,7 +30,8 @@ MODULES = Path("/usr/lib/uml/modules")
 PORT = 2049
 EXPORT = "/export"
 """What the export is called by the server."""
-MARK = "@ended"
+OVER, MARK = "@over", "@ended"
+"""What a machine prints when its command has ended, and when it has ended itself."""
 
 _CONFIGURATION = """
 NFS_CORE_PARAM {{
@@ -67,8 +69,12 @@ mkdir proc dev tmp && mount -t proc proc proc && mount -t devtmpfs dev dev &&
 {binds}
 mkdir -p .{target} && mount -t nfs -o {options},port={port},proto=tcp 10.0.2.2:{pseudo} .{target} &&
   grep " /mnt/root{target} nfs4 .*vers=4" /proc/mounts || finish 251
-{command}
+{command} &
+program=$!
+(until [[ -e {told} ]]; do sleep 0.1; done && kill -TERM "$program") &
+wait "$program"
 status=$?
+echo "{over} $status"
 cd /
 umount /mnt/root{target} || echo "the export could not be unmounted"
 finish "$status"
@@ -87,9 +93,10 @@ class Ended:
 class Machine:
     """A machine that runs one command on an NFS mount, and then ends."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, told: Path) -> None:
         self._process = process
         self._log = log
+        self._told = told
         self._begun = time.monotonic()
 
     @property
@@ -99,6 +106,20 @@ class Machine:
     @property
     def running(self) -> bool:
         return self._process.poll() is None
+
+    def tell(self) -> None:
+        """Send TERM to the command, as the kubelet does."""
+        self._told.touch()
+
+    def command_ended(self, timeout: float) -> Ended | None:
+        """How the command ended, where the machine may not end yet; None after `timeout` seconds."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end and self.running:
+            output, found, rest = self.output.partition(f"{OVER} ")
+            if found and "\n" in rest:
+                return Ended(int(rest.split()[0]), output, time.monotonic() - self._begun)
+            time.sleep(0.02)
+        return None
 
     def wait(self, timeout: float) -> Ended:
         """The end, or after `timeout` seconds that of a machine whose power fails."""
@@ -184,6 +205,22 @@ class Nfs:
         os.killpg(self._server.pid, signal.SIGKILL)
         self._server.wait()
 
+    def freeze(self) -> None:
+        """Let the server answer nothing more, as when its machine hangs; `thaw` lets it go on."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the server's own process alone: those that started it would stop with it, and stay so."""
+        configuration = os.fsencode(self.folder / "ganesha.conf")
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                called = (folder / "cmdline").read_bytes().split(b"\0")
+                if called[0] == b"ganesha.nfsd" and configuration in called:
+                    os.kill(int(folder.name), number)
+
     @contextmanager
     def machine(
         self,
@@ -202,6 +239,7 @@ class Nfs:
         """
         self._count += 1
         init, log = self.folder / f"init-{self._count}", self.folder / f"machine-{self._count}.log"
+        told = self.folder / f"told-{self._count}"
         shown = [
             f"mkdir -p .{place} && mount --bind {shlex.quote(str(folder))} .{place}"
             f" && mount -o remount,bind,ro .{place} || finish 250"
@@ -212,6 +250,8 @@ class Nfs:
         init.write_text(
             _INIT.format(
                 mark=MARK,
+                over=OVER,
+                told=shlex.quote(str(told)),
                 folder=shlex.quote(str(self.folder)),
                 rootfs=shlex.quote(str(rootfs)),
                 binds="\n".join(shown),
@@ -232,7 +272,7 @@ class Nfs:
                 ],
                 output=output,
             )
-        machine = Machine(process, log)
+        machine = Machine(process, log, told)
         try:
             yield machine
         finally:

@@ -43,8 +43,10 @@ RESERVE = 120
 """Seconds between the inner deadline and Kubernetes' own, which would take the pod and its log away."""
 AGAIN = 0.5
 """Seconds until a worker is told again: a signal may come right before a call that then waits."""
-PATIENCE = 7.0
+PATIENCE = 6.0
 """Seconds in which a worker that is told to stop must end; a pod must be gone within 10."""
+SWEEP = 0.5
+"""Seconds that killed processes have to be gone."""
 CLEANING = 28.0
 """Seconds in which a worker that has done its work, or failed, must have taken away what it began."""
 TICK = 30.0
@@ -199,9 +201,8 @@ class Supervisor:
 
     def _sweep(self) -> None:
         """Kills what is left of the worker and of all that it has started; what hangs in the kernel stays."""
-        for _ in range(25):
-            if not (left := family(self._worker)):
-                return
+        end = time.monotonic() + SWEEP
+        while (left := family(self._worker)) and time.monotonic() < end:
             for process in left:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(process, signal.SIGKILL)
@@ -210,23 +211,21 @@ class Supervisor:
     def _judge(self, code: int | None) -> int:
         """The verdict, of what the worker said last and how it ended."""
         end = self._end
-        if end is not None:
-            untouched = end.get("untouched", self._untouched)
-            if code is None:
-                say("What this run has begun could not be taken back in time; the next run does it.")
-            if end["stopped"] and self._stop is not None:
-                why, what, advice = self._stop
-                return self._verdict(why, "failed", f"{what} {untouched} {advice}")
-            return self._verdict(end["code"], end["outcome"], f"{end['what']} {untouched} {end['advice']}")
-        if self._stop is not None:
+        left = self._untouched if end is None else end.get("untouched", self._untouched)
+        if code is None and (end is None or "untouched" not in end):
+            left = f"It did not answer: a file server or the database server hangs. {left}"
+        elif code is None:
+            say("What this run has begun could not be taken back in time; the next run does it.")
+        if self._stop is not None and (end is None or end["stopped"]):
             why, what, advice = self._stop
-            hung = "It did not answer: a file server or the database server hangs." if code is None else ""
-            return self._verdict(why, "failed", f"{what} {hung} {self._untouched} {advice}")
+            return self._verdict(why, "failed", f"{what} {left} {advice}")
+        if end is not None:
+            return self._verdict(end["code"], end["outcome"], f"{end['what']} {left} {end['advice']}")
         if code == -signal.SIGKILL:
             advice = "Most likely it lacked memory: raise the memory limit of this job (value resources)."
-            return self._verdict(Exit.KILLED, "failed", f"The program was killed. {self._untouched} {advice}")
+            return self._verdict(Exit.KILLED, "failed", f"The program was killed. {left} {advice}")
         how = f"was ended by the signal {-code}" if code and code < 0 else f"ended with the exit code {code}"
-        return self._verdict(Exit.PASSING, "failed", f"The program {how}. {self._untouched} Report this.")
+        return self._verdict(Exit.PASSING, "failed", f"The program {how}. {left} Report this.")
 
     def _verdict(self, code: int, outcome: str, message: str) -> int:
         job, said = os.environ.get("JOB", ""), " ".join(message.split())

@@ -1,0 +1,162 @@
+"""A file server that hangs: what runs on its volume cannot be interrupted, and yet a run ends, in time and
+with a verdict that is true. On a true NFS mount, with the server stopped in the middle of a call.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stack_backup.render import CHART
+from stack_backup.testbed import images
+from stack_backup.testbed.nfs import Machine, Nfs
+from stack_backup_jobs.formats import verdict_of
+
+SECONDS = 10.0
+"""In which a run that is told to stop must have ended."""
+
+BEGIN = """
+import os, time
+from pathlib import Path
+from stack_backup_jobs.job import Job, Outcome, say
+
+REPLICA = Path("/replica")
+
+def program(job: Job) -> Outcome:
+    job.leaves("If it is there, it is whole.", lambda: f"There are {len(os.listdir(REPLICA))} names.")
+    job.processes.start(["/bin/bash", "-c", "trap '' TERM; while :; do sleep 60; done"])
+    job.figure(rows=3)
+    say("The calls begin.")
+    for number in range(1_000_000):
+        call(job, number)
+        say(f"Call {number} has ended.")
+    return Outcome(0, "done", "All was done.")
+"""
+CALLS = {
+    "link": """
+def call(job, number):
+    (REPLICA / f"{number}.temporary").write_text("text")
+    with job.held():
+        os.link(REPLICA / f"{number}.temporary", REPLICA / str(number))
+""",
+    "fsync": """
+def call(job, number):
+    with open(REPLICA / str(number), "wb") as file:
+        file.write(os.urandom(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+""",
+    "read": """
+def call(job, number):
+    with open(REPLICA / "big", "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(number % 8 << 20)
+        file.read(1 << 20)
+""",
+    "a listing": """
+def call(job, number):
+    os.listdir(REPLICA / f"folders/{number}")
+""",
+    "a thread's listing": """
+import threading
+def call(job, number):
+    thread = threading.Thread(target=os.listdir, args=(REPLICA / f"folders/{number}",))
+    thread.start()
+    thread.join()
+""",
+    "a command's write": """
+def call(job, number):
+    job.processes.run(["/bin/cp", "/bin/bash", str(REPLICA / str(number))])
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def nfs() -> Iterator[Nfs]:
+    with Nfs() as nfs:
+        (nfs.path / "big").write_bytes(bytes(8 << 20))
+        for number in range(4000):
+            (nfs.path / f"folders/{number}").mkdir(parents=True)
+        yield nfs
+
+
+@contextmanager
+def machine(nfs: Nfs, programs: Path, call: str, **environment: str) -> Iterator[Machine]:
+    """Runs the frame as it is, with a program that makes these calls on the mount one after the other."""
+    shutil.copytree(CHART / "files", programs, ignore=shutil.ignore_patterns("__pycache__"))
+    (programs / "stack_backup_jobs/hourly.py").write_text(CALLS[call] + BEGIN)
+    variables = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PYTHON": "/tools/python/bin/python3",
+        "JOB": "postgres-backup-hourly",
+        "DEADLINE_SECONDS": "600",
+        **environment,
+    }
+    binds = {"/programs": programs, "/tools/python": images.rootfs(images.PYTHON) / "usr/local"}
+    with nfs.machine(
+        ["/bin/sh", "/programs/start.sh", "postgres-backup-hourly"],
+        rootfs=images.rootfs("postgres:15"),
+        target="/replica",
+        binds=binds,
+        environment=variables,
+    ) as made:
+        try:
+            yield made
+        finally:
+            nfs.thaw()
+
+
+def frozen_amid(made: Machine, nfs: Nfs) -> None:
+    """Stop the server when calls have ended, and wait until none ends any more."""
+    end = time.monotonic() + 60
+    while "Call 9 has ended" not in made.output:
+        assert made.running, made.output
+        assert time.monotonic() < end, made.output
+        time.sleep(0.02)
+    nfs.freeze()
+    seen = ""
+    while seen != (seen := made.output):
+        time.sleep(0.5)
+
+
+def verdict(output: str) -> dict[str, Any]:
+    lines = output.strip().splitlines()
+    assert [line for line in lines if line.startswith('{"job":')] == lines[-1:], output
+    return verdict_of(lines[-1])
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_told_to_stop_while_the_server_hangs(nfs: Nfs, tmp_path: Path, call: str) -> None:
+    with machine(nfs, tmp_path / "programs", call) as made:
+        frozen_amid(made, nfs)
+        begun = time.monotonic()
+        made.tell()
+        ended = made.command_ended(30)
+        seconds = time.monotonic() - begun
+        assert ended is not None, made.output
+        said = verdict(ended.output)
+        print(call, f"{seconds:.1f} s", said)
+        assert (ended.code, said["exit"], said["rows"]) == (143, 143, 3)
+        assert "It did not answer" in said["message"]
+        assert "If it is there, it is whole." in said["message"]
+        assert seconds < SECONDS
+        nfs.thaw()
+        assert made.wait(60).code == 143, made.output  # and nothing hangs for ever
+
+
+def test_the_deadline_while_the_server_hangs(nfs: Nfs, tmp_path: Path) -> None:
+    with machine(nfs, tmp_path / "programs", "fsync", DEADLINE_SECONDS="124") as made:
+        frozen_amid(made, nfs)
+        ended = made.command_ended(30)
+        assert ended is not None, made.output
+        said = verdict(ended.output)
+        assert (ended.code, said["exit"]) == (124, 124)
+        assert re.match(r"The job did not end within 4 s\. It did not answer", said["message"])
+        assert said["seconds"] <= 4 + SECONDS
