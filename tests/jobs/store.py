@@ -28,11 +28,16 @@ class Store:
     output: Path
     port: int = PORT
     process: Process | None = None
+    protocol: str = "s3"
+    """Or `sftp`, of which the folder is the root, and which knows how much room there is."""
 
     def start(self) -> None:
         """Start the server and wait until it listens."""
-        command = [RCLONE, "serve", "s3", "--config=/dev/null", f"--addr=127.0.0.1:{self.port}"]
-        command += [f"--auth-key={KEY},{SECRET}", "/store"]
+        command = [RCLONE, "serve", self.protocol, "--config=/dev/null", f"--addr=127.0.0.1:{self.port}"]
+        if self.protocol == "s3":
+            command += [f"--auth-key={KEY},{SECRET}", "/store"]
+        else:
+            command += [f"--user={KEY}", f"--pass={SECRET}", "/store"]
         self.process = self._start(command, [Bind(self.folder, "/store")])
         end = time.monotonic() + 30
         while self.namespaces.run(self._asks(), check=False).returncode != 0:
@@ -62,6 +67,11 @@ class Store:
                 f"[secret]\ntype = crypt\nremote = s3:{crypt}\npassword = {self._obscured('four words')}\n"
             )
         return text.encode()
+
+    def sftp_configuration(self) -> bytes:
+        """rclone's configuration of a store that speaks SFTP: the remote `sftp`."""
+        text = f"[sftp]\ntype = sftp\nhost = 127.0.0.1\nport = {self.port}\nknown_hosts_file = none\n"
+        return (text + f"user = {KEY}\npass = {self._obscured(SECRET)}\n").encode()
 
     def bucket(self, name: str) -> Path:
         """Make a bucket; its folder."""
@@ -108,12 +118,15 @@ class Store:
 
 
 @contextmanager
-def serving(namespaces: Namespaces, port: int = PORT) -> Iterator[Store]:
-    """A store beside a stack, empty; its files end with the stack."""
+def serving(
+    namespaces: Namespaces, port: int = PORT, protocol: str = "s3", folder: Path | None = None
+) -> Iterator[Store]:
+    """A store beside a stack, of a folder or empty; its files end with the stack."""
     data = namespaces.folder / f"store-{port}"
-    data.mkdir()
-    data.chmod(0o777)
-    store = Store(namespaces, data, data.with_suffix(".log"), port)
+    if folder is None:
+        data.mkdir()
+        data.chmod(0o777)
+    store = Store(namespaces, folder or data, data.with_suffix(".log"), port, protocol=protocol)
     store.start()
     try:
         yield store

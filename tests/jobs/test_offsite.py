@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -19,6 +21,8 @@ import pytest
 from stack_backup.render import merge_values
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import OWNER, LocalStack, RunningJob
+from stack_backup.runtime.pod import Faults
+from tests.jobs import faults
 from tests.jobs.hourly import FOLDER, VALUES, Hourly
 from tests.jobs.store import SECRET, Store, objects, serving
 
@@ -328,6 +332,23 @@ def test_store_that_goes_away_amid_an_upload(offsite: OffSite, production: Local
             offsite.ended(job.wait(), 69, "nothing was removed")
 
 
+def test_store_that_is_full(offsite: OffSite, production: LocalStack) -> None:
+    """One that says how much room it has, in a file system of its own."""
+    content = random.Random(3).randbytes(3 << 20)
+    sha256 = hashlib.sha256(content).hexdigest()
+    offsite.hourly.plant(timedelta(hours=1), dump=content, sha256=sha256)
+    if "media" not in production._claims:
+        production.add_claim("media")
+    volume = production.volume("media")
+    with volume.limited(3 << 20), serving(production.namespaces, 9002, "sftp", volume.path) as small:
+        offsite.stack.secrets["offsite"]["rclone.conf"] = small.sftp_configuration()
+        offsite.install({"remote": "sftp:", "keep": 1})
+        offsite.run(73, "nothing was removed", "make room in the store")
+        offsite.hourly.volume.clear()
+        offsite.hourly.plant(timedelta(hours=3))
+        assert offsite.run().verdict["kept"] == 1
+
+
 def test_bucket_that_does_not_exist_is_not_made(offsite: OffSite) -> None:
     offsite.hourly.plant_verified(1)
     offsite.install({"remote": "s3:no-such-bucket/production"})
@@ -509,3 +530,61 @@ def test_name_that_is_too_long_for_the_store_is_red(media: OffSite) -> None:
     # A link's name is stored with a suffix, and the folder behind this store takes 255 bytes.
     (media.stack.volume("media").path / ("l" * 250)).symlink_to("targets/1.sdf")
     media.run(75, "l" * 250, "The dumps are off-site")
+
+
+def test_file_that_is_always_being_written_costs_no_other(media: OffSite) -> None:
+    volume = media.stack.volume("media")
+    log = volume.path / "targets/log"
+    log.write_bytes(b"line\n" * 100_000)
+    os.chown(log, OWNER, OWNER)
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.wait(0.05):
+            with log.open("ab") as file:
+                file.write(b"line\n")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        result = media.run(BANDWIDTH_LIMIT="300k", RCLONE_RETRIES="1", MINIMUM_SHARE="0")
+    finally:
+        over.set()
+        writer.join()
+    assert result.verdict["media_exceptions"] == 1
+    assert result.verdict["media_added"] == 6
+    there = media.objects("media")
+    assert len(there) == 6
+    content = there["targets/log"]
+    assert len(content) >= 500_000
+    assert content == b"line\n" * (len(content) // 5)
+    volume.remove("targets/0.sdf")
+    assert media.run().verdict["media_deleted"] == 1
+
+
+def test_what_belongs_to_the_file_server_is_left_out(media: OffSite) -> None:
+    volume = media.stack.volume("media")
+    for name in ("lost+found/x", "targets/.nfs0001", ".stack-backup/state", "targets/{a}"):
+        volume.write(name, b"1")
+    os.chown(volume.path / "lost+found", 0, 0)
+    (volume.path / "lost+found").chmod(0o700)
+    assert media.run().verdict["media_files"] == 6
+    kept = {f"targets/{number}.sdf" for number in range(5)} | {"targets/{a}"}
+    assert media.objects("media").keys() == kept
+    # Names that are left out may hold what only a pattern of rclone's would mean.
+    assert media.run(EXCLUDE="lost+found .nfs* {a}").verdict["media_deleted"] == 0
+
+
+def test_old_trash_goes_before_its_room_is_needed(media: OffSite) -> None:
+    media.run()
+    old = media.folder / PLACE / "trash/media/2020-01-01T000000Z/targets/9.sdf"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"old")
+    subprocess.run(["chown", "--recursive", f"{OWNER}", media.folder / PLACE / "trash"], check=True)
+    media.store.restart()
+    media.hourly.plant(timedelta(minutes=1))
+    python = faults.fail_python("stack_backup_jobs.offsite:Run._send", "EIO")
+    with media.stack.start(JOB, Faults(python=python)) as job:
+        result = media.ended(job.wait(), 74, "nothing but old trash was removed")
+    assert result.verdict["trash_emptied"] == 1
+    assert not media.objects("trash/media")

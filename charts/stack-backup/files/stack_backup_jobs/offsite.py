@@ -21,13 +21,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import Failure, of_volume, user
 from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import (
     AHEAD,
     MANIFESTS,
     MIB,
     NAME,
+    OWN,
     Dump,
     Exit,
     Manifest,
@@ -39,8 +40,8 @@ from stack_backup_jobs.formats import (
     time_of,
 )
 from stack_backup_jobs.job import Job, Outcome
-from stack_backup_jobs.measure import Measure, measure
-from stack_backup_jobs.rclone import ADVICE, Rclone
+from stack_backup_jobs.measure import Measure, measure, unreadable
+from stack_backup_jobs.rclone import ADVICE, Rclone, changed
 from stack_backup_jobs.settings import load, number, optional
 
 REMOTE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*:[^:]*")
@@ -67,6 +68,8 @@ class Settings:
     bandwidth_limit: str = optional()
     media_volume: str = optional()
     """Nothing where the media are not copied."""
+    exclude: str = optional()
+    """Patterns of names that are no part of the media; blanks are between them."""
 
 
 def program(job: Job) -> Outcome:
@@ -300,11 +303,7 @@ class Run:
             return False
         put = ("copyto", "--ignore-times")
         self._rclone.must(*put, folder.manifest_file(name), f"{there}/{MANIFESTS}/{manifest_name(name)}")
-        self._rclone.must(
-            *put,
-            path,
-            f"{there}/{name}",
-        )
+        self._rclone.must(*put, path, f"{there}/{name}", need=dump.size)
         said = self._rclone.answer(
             *("lsf", f"--format=st{'h' * self._md5}", "--hash=MD5", "--separator=|", f"{there}/{name}")
         ).strip()
@@ -363,9 +362,15 @@ class Run:
 
     # ---- media ----
 
+    @property
+    def _filters(self) -> list[str]:
+        """What `measure` leaves out. To rclone `{` means more than to us."""
+        names = [re.sub(r"([{}])", r"\\\1", name) for name in self._settings.exclude.split()]
+        return [f"--exclude={pattern}" for name in (*names, f"/{OWN}") for pattern in (name, f"{name}/**")]
+
     def _media(self, volume: Path) -> None:
         self._rclone.environment |= MARKERS
-        before = measure(volume)
+        before = measure(volume, self._settings.exclude.split())
         if count(before) == 0:
             raise Failure(
                 Exit.SOURCE,
@@ -374,26 +379,41 @@ class Run:
             )
         self._check_share(before)
         self._job.say(f"Copying the media: {count(before)} files, {size(before) // MIB} MiB.")
-        trash = f"--backup-dir={self._remote}/trash/media/{stamp().replace(':', '')}"
-        changes = Changes()
-        self._rclone.must(
-            *("sync", "--links", "--create-empty-src-dirs", "--combined=-", trash),
-            *(volume, f"{self._remote}/media"),
-            take=changes.take,
-            source=volume,
-        )
+        changes = self._sync(volume)
         added, replaced, deleted = (changes.kinds[sign] for sign in (b"+", b"*", b"-"))
         self._changed = added + replaced + deleted
         self._job.figure(media_added=added, media_replaced=replaced, media_deleted=deleted)
-        after = measure(volume)
+        after = measure(volume, self._settings.exclude.split())
         self._record(before, after)
-        if after.special:
+        if after.kinds["s"]:
             self._note(
                 Exit.DATA,
-                f"The media volume holds {after.special} pipes, sockets or devices, which no store can hold; "
-                "all else is off-site.",
+                f"The media volume holds {after.kinds['s']} pipes, sockets or devices, which no store can "
+                "hold; all else is off-site.",
                 "Remove them from the volume.",
             )
+
+    def _sync(self, volume: Path) -> Changes:
+        trash, changes = f"--backup-dir={self._remote}/trash/media/{stamp().replace(':', '')}", Changes()
+        command = ("sync", "--links", "--create-empty-src-dirs", "--combined=-", trash, *self._filters)
+        command = (*command, str(volume), f"{self._remote}/media")
+        ran = self._rclone.run(*command, take=changes.take)
+        if ran.code and (odd := changed(volume, ran)):
+            self._job.say("These files change while they are copied, and are taken as they begin.")
+            self._job.figure(media_exceptions=len(odd))
+            ran = self._rclone.run(*command, take=changes.take, RCLONE_LOCAL_NO_CHECK_UPDATED="true")
+        if not ran.code:
+            return changes
+        error = unreadable(volume, self._settings.exclude.split()) if ran.told() is None else None
+        if error is None:
+            raise self._rclone.refused("rclone sync failed", ran)
+        failure = of_volume(error)
+        advice = f"The pod's user {user()} must be able to read every file that is copied."
+        raise Failure(
+            failure.code,
+            f"rclone sync failed: {ran.reason}.",
+            advice if failure.code == Exit.PERMISSION else failure.advice,
+        )
 
     def _record(self, before: Measure, after: Measure) -> None:
         """A name that was left out would be missed here; what came and went meanwhile is no error."""
@@ -416,7 +436,10 @@ class Run:
         """Media files off-site and their bytes."""
         what = "The media off-site cannot be counted"
         answer = json.loads(
-            self._rclone.answer("size", "--json", f"{self._remote}/media", what=what, absent=True) or "{}"
+            self._rclone.answer(
+                *("size", "--json", *self._filters, f"{self._remote}/media"), what=what, absent=True
+            )
+            or "{}"
         )
         return int(answer.get("count", 0)), int(answer.get("bytes", 0))
 
@@ -457,16 +480,28 @@ class Run:
         self._job.figure(trash_emptied=purged)
 
 
+MOST_FAILED = 10_000
+HELD = "flp"
+"""Kinds of entries that are held off-site: files, links, and unfinished files of a recovery of the media."""
+
+
 class Changes:
-    """Counts the lines of rclone's report by their first character: + added, * replaced, - deleted."""
+    """Counts the lines of rclone's report by their first character: + added, * replaced, - deleted. One that
+    failed (!) comes again when rclone tries again.
+    """
 
     def __init__(self) -> None:
         self.kinds: Counter[bytes] = Counter()
+        self._failed: set[bytes] = set()
         self._rest = b""
 
     def take(self, data: bytes) -> None:
         *whole, self._rest = (self._rest + data).split(b"\n")
-        self.kinds.update(line[:1] for line in whole)
+        for line in whole:
+            sign, name = line[:1], line[2:]
+            if sign == b"!" and len(self._failed) < MOST_FAILED:
+                self._failed.add(name)
+            self.kinds[sign] += name not in self._failed
 
 
 def is_dump(name: str) -> bool:
@@ -479,8 +514,8 @@ def is_dump(name: str) -> bool:
 
 def count(found: Measure) -> int:
     """Links are kept off-site as files."""
-    return found.files + found.links
+    return sum(found.kinds[kind] for kind in HELD)
 
 
 def size(found: Measure) -> int:
-    return found.size + found.link_size
+    return sum(found.sizes[kind] for kind in HELD)

@@ -20,10 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from stack_backup_jobs.errors import Failure, of_volume, user
+from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.formats import MIB, Exit
 from stack_backup_jobs.job import Job
-from stack_backup_jobs.measure import unreadable
 
 BINARY = "/tools/rclone"
 NOT_THERE = (3, 4)
@@ -79,8 +78,9 @@ _S3_CODE = re.compile(r"\bapi error (\w+):")
 _HTTP_STATUS = re.compile(r"\bStatusCode: (\d+)")
 
 LEAST_ROOM = MIB
-"""Free bytes of a store that is not full."""
+"""Free bytes of a store that is not full for anything."""
 PROBE_SECONDS = 10
+Take = Callable[[bytes], object]
 _KEPT = 100
 """Complaints of one command that are looked into."""
 
@@ -135,6 +135,8 @@ class Rclone:
             **{"RCLONE_CONFIG": str(self._file), "RCLONE_CACHE_DIR": str(job.work / "cache")},
             **{"RCLONE_ASK_PASSWORD": "false", "RCLONE_CONTIMEOUT": "20s", "RCLONE_USE_JSON_LOG": "true"},
             **{"RCLONE_STATS": "5s", "RCLONE_STATS_LOG_LEVEL": "NOTICE", "RCLONE_STATS_ONE_LINE": "true"},
+            # Eight large files at once would take 300 MiB.
+            **{"GOMEMLIMIT": "64MiB", "RCLONE_BUFFER_SIZE": "0", "RCLONE_MAX_BUFFER_MEMORY": "32Mi"},
             # A mistyped bucket is an error, and never made.
             "RCLONE_S3_NO_CHECK_BUCKET": "true",
             # Names as they are, byte by byte: else of two that look the same one is left out.
@@ -145,15 +147,11 @@ class Rclone:
     # ---- commands ----
 
     def must(
-        self,
-        *arguments: str | Path,
-        take: Callable[[bytes], object] = bytes,
-        what: str = "",
-        source: Path | None = None,
+        self, *arguments: str | Path, take: Take = bytes, what: str = "", need: int = LEAST_ROOM
     ) -> None:
-        """A command that must succeed. `take` has its output, piece by piece; `source` is what it reads."""
+        """A command that must succeed. `take` has its output, piece by piece; `need`: bytes in the store."""
         if (ran := self.run(*arguments, take=take)).code:
-            raise self.refused(what or f"rclone {arguments[0]} failed", ran, source)
+            raise self.refused(what or f"rclone {arguments[0]} failed", ran, need)
 
     def answer(self, *arguments: str | Path, what: str = "", absent: bool = False) -> str:
         """What a command says that says little; with `absent`, nothing where nothing is there."""
@@ -163,7 +161,7 @@ class Rclone:
             raise self.refused(what or f"rclone {arguments[0]} failed", ran)
         return "" if ran.code else output.decode("utf-8", "surrogateescape")
 
-    def run(self, *arguments: str | Path, take: Callable[[bytes], object] = bytes, **environment: str) -> Ran:
+    def run(self, *arguments: str | Path, take: Take = bytes, **environment: str) -> Ran:
         """Any command. Its messages go to our log as they come, its figures to the run's progress."""
         ran, rest = Ran(time.time()), bytearray()
 
@@ -222,26 +220,14 @@ class Rclone:
 
     # ---- what a refusal means ----
 
-    def refused(self, what: str, ran: Ran, source: Path | None = None) -> Failure:
-        code, advice = self._judge(ran, source)
-        return Failure(code, f"{what}: {ran.reason}.", advice or ADVICE[code])
+    def refused(self, what: str, ran: Ran, need: int = LEAST_ROOM) -> Failure:
+        """Why a command failed whose own source, if it had one, is not to blame."""
+        code = Exit.SOURCE if ran.code in NOT_THERE else ran.told()
+        if code is None:
+            code = self._ask(any(complaint.fatal for complaint in ran.complaints), need)
+        return Failure(code, f"{what}: {ran.reason}.", ADVICE[code])
 
-    def _judge(self, ran: Ran, source: Path | None) -> tuple[Exit, str]:
-        """Exit code, and advice where it is a special one."""
-        if ran.code in NOT_THERE:
-            return Exit.SOURCE, ""
-        if (code := ran.told()) is not None:
-            return code, ""
-        if source is not None:
-            if (error := unreadable(source)) is not None:
-                right = f"The pod's user {user()} must be able to read every file that is copied."
-                failure = of_volume(error)
-                return Exit(failure.code), right if failure.code == Exit.PERMISSION else failure.advice
-            if changed(source, ran):
-                return Exit.PASSING, "Files change while they are copied: the next run takes them."
-        return self._ask(any(complaint.fatal for complaint in ran.complaints)), ""
-
-    def _ask(self, fatal: bool) -> Exit:
+    def _ask(self, fatal: bool, need: int) -> Exit:
         """The store itself, after a command that told no code; `fatal`: it did not come so far as to try."""
         if (address := self.address()) is not None:
             try:
@@ -253,7 +239,7 @@ class Rclone:
         room = bytearray()
         if not self.run("about", "--json", self.remote, take=room.extend, RCLONE_RETRIES="1").code:
             free = json.loads(room or b"{}").get("free")
-            if free is not None and free < LEAST_ROOM:
+            if free is not None and free < need:
                 return Exit.NO_ROOM
         there = self.run(
             "lsf", "--max-depth=1", self.remote, RCLONE_RETRIES="1", RCLONE_LOW_LEVEL_RETRIES="2"
@@ -283,10 +269,12 @@ class Rclone:
         return None
 
 
-def changed(source: Path, ran: Ran) -> bool:
-    """Has a file that a command complained of changed or gone since it began?"""
-    for name in filter(None, (complaint.object for complaint in ran.complaints)):
+def changed(source: Path, ran: Ran) -> list[str]:
+    """The files that a command complained of and that have changed since it began."""
+    found = dict.fromkeys(complaint.object for complaint in ran.complaints if complaint.object)
+    for name in list(found):
         with contextlib.suppress(OSError, ValueError):
             if (source / name).stat(follow_symlinks=False).st_ctime >= ran.begun:
-                return True
-    return False
+                continue
+        del found[name]
+    return list(found)

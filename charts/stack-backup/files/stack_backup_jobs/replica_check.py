@@ -302,7 +302,8 @@ class Check:
     def _tree(self, volume: Path, state: MediaState) -> None:
         """Are there as many files and bytes as the mirror counted?"""
         with self._looking("The replica of the media cannot be read as a whole"):
-            found = measure(volume, state.exclude, OWN)
+            found = measure(volume, state.exclude)
+            files, size = found.kinds["f"], found.sizes["f"]
             self._job.figure(media_files=files, media_bytes=size)
             if (files, size) != (state.files, state.bytes):
                 self._find(
