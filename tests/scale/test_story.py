@@ -1,0 +1,150 @@
+"""The whole story at a share of production's size, every limit of its pods in the same proportion.
+
+What grows with the data and must not (memory, /tmp, scratch) fails here before it fails on production.
+`STACK_BACKUP_SCALE` is the factor; 1 is production itself (`make test-size`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from stack_backup import media
+from stack_backup.mission import STAGING, STAGING_VALUES
+from stack_backup.render import Objects, merge_values, render
+from stack_backup.runtime import JobResult
+from stack_backup.runtime.local import LocalRuntime, LocalStack
+from stack_backup.runtime.pod import size
+from stack_backup.scenario import CLAIM, NAMESPACE, VALUES
+from stack_backup_jobs.formats import MANIFESTS, Manifest, manifest_name
+from tests.scale import proportions
+from tests.scale.proportions import MEDIA_ENTRIES, MIB, PACKED, PEAK, SCALE, TEXT
+
+pytestmark = pytest.mark.timeout(900 * max(1, 50 // SCALE))
+
+MEDIA = "media"
+FILES_OF_A_FOLDER = 200
+
+
+@dataclass
+class World:
+    """Production with all that it holds, and staging, which is recovered from its replicas."""
+
+    production: LocalStack
+    staging: LocalStack
+
+    def green(self, stack: LocalStack, job: str, outcome: str, **environment: str) -> JobResult:
+        """Run a job, which must end well within a pod's limits."""
+        result = stack.run(job, timeout=24 * 3600, environment=environment)
+        peak = result.peak_memory or 0  # not measured where there are no limits
+        print(f"{job}: {result.seconds:.0f} s, {peak // MIB} MiB: {result.verdict.get('message')}")
+        assert result.succeeded, f"{result.reason}\n{result.log}"
+        assert result.verdict["outcome"] == outcome
+        assert peak < PEAK, f"{job} used {peak / MIB:.0f} MiB"
+        return result
+
+
+def objects(values: Path, namespace: str) -> Objects:
+    """A stack's own release, its limits in proportion."""
+    return proportions.in_proportion(render(merge_values(values), namespace=namespace))
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    proportions.require_disk()
+    runtime = LocalRuntime()
+    with (
+        runtime.stack(NAMESPACE, "postgres:15") as production,
+        runtime.stack(STAGING, "postgres:15") as staging,
+    ):
+        for stack, values in ((production, VALUES), (staging, STAGING_VALUES)):
+            stack.add_claim(MEDIA)
+            stack.apply(objects(values, stack.namespace))
+        claim = render(merge_values(VALUES)).get("PersistentVolumeClaim", CLAIM)
+        whole = size(claim["spec"]["resources"]["requests"]["storage"])
+        with production.volume(CLAIM).limited(whole // SCALE):
+            yield World(production, staging)
+
+
+@pytest.fixture(scope="module")
+def dump(world: World) -> JobResult:
+    proportions.fill(world.production.database)
+    return world.green(world.production, "postgres-backup-hourly", "published")
+
+
+@pytest.fixture(scope="module")
+def replica(world: World, dump: JobResult) -> JobResult:
+    result = world.green(world.production, "postgres-replicator-backup", "published")
+    assert result.verdict["dump"] == dump.verdict["dump"]
+    return result
+
+
+@pytest.fixture(scope="module")
+def mirror(world: World) -> JobResult:
+    source = world.production.volume(MEDIA).path
+    for number in range(0, MEDIA_ENTRIES, FILES_OF_A_FOLDER + 1):  # a folder is an entry, too
+        folder = source / f"targets-{number // 20_000}" / f"set-{number}"
+        folder.mkdir(parents=True)
+        for file in range(FILES_OF_A_FOLDER):
+            write(f"{folder}/fragment-{file:03}.mol", b"%d %d\n" % (number, file))
+    media.give(source, 999)
+    return world.green(world.production, "media-replicator", "copied")
+
+
+def write(path: str, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    os.write(descriptor, data)
+    os.close(descriptor)
+
+
+def test_a_dump_of_productions_size_is_taken(world: World, dump: JobResult) -> None:
+    verdict = dump.verdict
+    text = (
+        world.production.volume(CLAIM).read(f"hourly/{MANIFESTS}/{manifest_name(verdict['dump'])}").decode()
+    )
+    sql_bytes = Manifest.parse(text).number("sql_bytes")
+    print(f"{verdict['bytes'] / MIB:.0f} MiB packed, {sql_bytes / 1e6:.0f} MB of SQL")
+    assert 0.7 * PACKED < verdict["bytes"] < 1.3 * PACKED, "the data are no longer in proportion"
+    assert 0.9 * TEXT < sql_bytes < 1.2 * TEXT, "the data are no longer in proportion"
+
+
+def test_a_tier_takes_it(world: World, dump: JobResult) -> None:
+    result = world.green(world.production, "postgres-backup-daily", "published")
+    assert result.verdict["dump"] == dump.verdict["dump"]
+
+
+def test_the_media_are_mirrored_and_a_second_run_has_nothing_to_do(world: World, mirror: JobResult) -> None:
+    assert mirror.verdict["files"] > MEDIA_ENTRIES * 0.99
+    assert mirror.verdict["copied"] == mirror.verdict["files"]
+    again = world.green(world.production, "media-replicator", "copied")
+    assert (again.verdict["copied"], again.verdict["removed"]) == (0, 0)
+
+
+def test_the_replicas_are_sound(world: World, replica: JobResult, mirror: JobResult) -> None:
+    result = world.green(world.staging, "replica-check", "sound")
+    assert result.verdict["dump"] == replica.verdict["dump"]
+    assert result.verdict["media_files"] == mirror.verdict["files"]
+
+
+def test_the_drill_proves_the_dump(world: World, dump: JobResult) -> None:
+    result = world.green(world.production, "database-drill", "proved")
+    assert result.verdict["rows"] == dump.verdict["rows"]
+
+
+def test_staging_becomes_what_production_is(world: World, replica: JobResult) -> None:
+    result = world.green(world.staging, "database-recovery", "recovered", CONFIRM=STAGING)
+    assert result.verdict["dump"] == replica.verdict["dump"]
+    held = proportions.content(world.production.database)
+    assert len(held) > 10
+    assert proportions.content(world.staging.database) == held
+
+
+def test_stagings_media_become_productions(world: World, mirror: JobResult) -> None:
+    world.green(world.staging, "media-recovery", "copied", CONFIRM=STAGING)
+    here, there = (media.snapshot(stack.volume(MEDIA).path) for stack in (world.production, world.staging))
+    assert sum(entry.kind == "file" for entry in here.values()) == mirror.verdict["files"]
+    assert media.differences(here, there) == []
