@@ -357,9 +357,10 @@ def test_a_rule_of_pods_can_fail(name: str, sabotage: Sabotage, production: Obje
 @pytest.mark.parametrize("lender", ["python", "rclone"])
 @pytest.mark.parametrize(("name", "sabotage"), BROKEN_PODS)
 def test_a_rule_of_pods_sees_the_containers_that_lend_a_program(
-    name: str, sabotage: Sabotage, lender: str, production: Objects
+    name: str, sabotage: Sabotage, lender: str
 ) -> None:
-    pod = _pod(production, contract.MEDIA_REPLICATOR)
+    values, namespace = STACKS["ci/everything"]
+    pod = _pod(render(values, namespace=namespace), contract.OFFSITE)  # which has both
     place = [container["name"] for container in pod["initContainers"]].index(lender)
 
     def other(pod: Thing) -> None:

@@ -225,8 +225,13 @@ jobTemplate:
               - name: {{ $name }}
                 value: {{ $value | toString | quote }}
               {{- end }}
+            {{- $resources := deepCopy .values.resources }}
+            {{- if and .scratch (not .scratch.storageClass) }}
+            {{- /* On the node's own disk: the pod goes only where that much is free. */}}
+            {{- $_ := set $resources "requests" (merge (dict "ephemeral-storage" .scratch.size) ($resources.requests | default dict)) }}
+            {{- end }}
             resources:
-              {{- toYaml .values.resources | nindent 14 }}
+              {{- toYaml $resources | nindent 14 }}
             volumeMounts:
               - name: programs
                 mountPath: /programs
