@@ -14,7 +14,7 @@ PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup/testbed/image/*.
 
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo demo-cluster test check unit lint bench-quick tools cluster docs clean
+.PHONY: help demo demo-cluster test check unit lint test-scale test-size bench bench-quick tools cluster docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -25,8 +25,9 @@ demo: .venv/.installed ## Tell the whole story on this machine: back up, replica
 demo-cluster: .venv/.installed ## The same story on two kind clusters, the first backup fired by the CronJob's controller
 	$(PYTHON) -m stack_backup.demo --cluster
 
-test: lint ## Everything: lint, then every test, those on kind clusters last
-	$(PYTHON) -m pytest $(PARALLEL)
+test: lint ## Everything: lint, then every test, those at scale by themselves, those on kind clusters last
+	$(PYTHON) -m pytest $(PARALLEL) --ignore tests/scale
+	$(PYTHON) -m pytest tests/scale
 	$(PYTHON) -m pytest --cluster -m cluster
 
 check: lint ## The loop while you work: lint, then the unit, render, command line and jobs tests
@@ -34,6 +35,12 @@ check: lint ## The loop while you work: lint, then the unit, render, command lin
 
 unit: .venv/.installed ## The package's pure parts alone, in seconds
 	$(PYTHON) -m pytest $(PARALLEL) tests/unit
+
+test-scale: .venv/.installed ## The whole story at 1/50 of production's size, every limit in the same proportion
+	$(PYTHON) -m pytest --capture no tests/scale
+
+test-size: .venv/.installed ## The same at production's own size, where the disk has room (about 130 GiB); takes hours
+	STACK_BACKUP_SCALE=1 $(PYTHON) -m pytest --capture no tests/scale
 
 lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, helm lint, ct lint, kubeconform, generated files
 	$(TESTBED) tools --names helm,helm3,ct,kubeconform,helm-docs,shfmt,shellcheck
@@ -55,8 +62,11 @@ tools: .venv/.installed ## Build or fetch every tool into .cache/bin
 cluster: .venv/.installed ## A kind cluster, ready to use
 	$(TESTBED) cluster
 
-bench-quick: .venv/.installed ## Measure the hourly job beside pg_dumpall alone
-	$(PYTHON) -m stack_backup.bench
+bench: .venv/.installed ## Measure every job beside what is run without it: 2 GB of SQL, 135,000 media files
+	$(PYTHON) -m tests.benchmarks
+
+bench-quick: .venv/.installed ## The same with a tenth of the data, once
+	$(PYTHON) -m tests.benchmarks --megabytes 200 --replica-megabytes 300 --files 10000 --rounds 1
 
 docs: .venv/.installed ## Write the generated files again (the chart's README)
 	$(TESTBED) tools --names helm-docs

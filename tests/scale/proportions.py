@@ -69,8 +69,7 @@ UNION ALL SELECT 'large object ' || oid, md5(lo_get(oid)) FROM pg_largeobject_me
 def fill(server: Server) -> None:
     """Fill the empty database `frag` with about `TEXT` bytes of SQL."""
     server.execute(SQL, "frag")
-    server.execute("VACUUM ANALYZE")
-    server.execute("CHECKPOINT")
+    server.execute("VACUUM ANALYZE; CHECKPOINT", "frag")
 
 
 def content(server: Server) -> dict[str, object]:

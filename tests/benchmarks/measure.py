@@ -1,0 +1,61 @@
+"""What was measured: ours beside a peer, round by round."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+
+from stack_backup.runtime import JobResult
+
+MIB = 2**20
+
+
+@dataclass
+class Line:
+    """One piece of work: seconds of ours and of the peer, and how many times the peer's ours may take."""
+
+    title: str
+    peer: str
+    at_most: float
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    memory: int = 0
+    """Bytes that the job's pod used at most, beside the processes of a PostgreSQL server."""
+
+    def add(self, ours: JobResult, theirs: float) -> None:
+        self.ours.append(ours.seconds)
+        self.theirs.append(theirs)
+        self.memory = max(self.memory, ours.peak_memory or 0)
+
+    @property
+    def ratio(self) -> float:
+        """Of what was done one after the other, so that it holds on a busy machine, too."""
+        return median(ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True))
+
+
+class NotMeasured(RuntimeError):
+    """A run that was to be measured has failed; the message says how."""
+
+
+def green(result: JobResult) -> JobResult:
+    if not result.succeeded:
+        raise NotMeasured(f"{result.job} ended with exit code {result.exit_code}: {result.log}")
+    return result
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that some work takes."""
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """What earlier runs have left to be written is not this one's to wait for."""
+    os.sync()
+    yield

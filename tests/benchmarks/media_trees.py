@@ -1,0 +1,128 @@
+"""The mirror of the media beside rsync and cp, on this machine's disk and with a file server's latency."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from stack_backup import media
+from stack_backup.render import Objects, render
+from stack_backup.runtime import JobResult
+from stack_backup.runtime.local import LocalRuntime
+from stack_backup.testbed import system
+from tests.benchmarks.measure import Line, green, settled, timed
+
+NAMESPACE, JOB = "media-stack", "media-replicator"
+SOURCE, REPLICA = "media", "media-replica"
+VALUES: Mapping[str, Any] = {
+    "database": {"image": {"repository": "postgres", "tag": "15"}},
+    "backup": {"enabled": False},
+    "mediaReplica": {"enabled": True},
+    "volumes": {"mediaReplica": {"existingClaim": REPLICA}},
+}
+PACKAGES = ("gcc", "libc6-dev", "rsync")
+LIBRARY = "latency.so"
+MICROSECONDS = 2000
+"""That every operation on a file takes longer."""
+OF_A_FOLDER = 200
+
+
+class Media:
+    """A tree, and its mirrors: ours and the peers'."""
+
+    def __init__(self, stacks: ExitStack, files: int) -> None:
+        system.ensure_packages(*PACKAGES)
+        stack = stacks.enter_context(LocalRuntime().stack(NAMESPACE, "postgres:15"))
+        for claim in (SOURCE, REPLICA):
+            stack.add_claim(claim)
+        self._stack = stack
+        # On the disk of the volumes, so that all is written to the same.
+        self._folder = Path(
+            stacks.enter_context(tempfile.TemporaryDirectory(dir=stack.volume(SOURCE).path.parent))
+        )
+        self._library = self._folder / LIBRARY
+        code = Path(__file__).with_name("latency.c")
+        subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", self._library, code], check=True)
+        stack.secrets["latency"] = {LIBRARY: self._library.read_bytes()}
+        self._source, self._files = stack.volume(SOURCE).path, files
+        self._chance = random.Random(1)
+        for number in range(files):
+            self._write(number)
+        media.give(self._source, 999)
+        rsync = "rsync -a --delete"
+        self._first = Line(f"Media, {files:,} files, first copy", "cp -a, sync", 1.5)
+        self._same = Line("Media, nothing changed", rsync, 1.5)
+        self._changed = Line("Media, 1 % changed", rsync, 1.5)
+        self._slow = Line("Media, nothing changed, 2 ms an operation", rsync, 0.25)
+
+    @property
+    def lines(self) -> list[Line]:
+        return [self._first, self._same, self._changed, self._slow]
+
+    def round(self) -> None:
+        peer = self._folder / "peer"
+        self._stack.volume(REPLICA).clear()
+        shutil.rmtree(peer, ignore_errors=True)
+        with settled():
+            theirs = timed(
+                lambda: _run("sh", "-c", 'cp -a "$0/." "$1" && sync', str(self._source), str(peer))
+            )
+        self._first.add(self._mirror(), theirs)
+        self._same.add(self._mirror(), self._rsync())
+        for number in self._chance.sample(range(self._files), self._files // 100):
+            self._write(number)
+        media.give(self._source, 999)
+        self._changed.add(self._mirror(), self._rsync())
+        latency = {"LD_PRELOAD": str(self._library), "LATENCY_MICROSECONDS": str(MICROSECONDS)}
+        self._slow.add(self._mirror(slow=True), self._rsync(latency))
+
+    def _write(self, number: int) -> None:
+        path = self._source / f"set-{number // OF_A_FOLDER}" / f"fragment-{number}.mol"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(self._chance.randbytes(self._chance.randrange(1, 8000)))
+
+    def _rsync(self, environment: Mapping[str, str] | None = None) -> float:
+        with settled():
+            return timed(
+                lambda: _run(
+                    "rsync",
+                    "-a",
+                    "--delete",
+                    f"{self._source}/",
+                    f"{self._folder}/peer/",
+                    **(environment or {}),
+                )
+            )
+
+    def _mirror(self, *, slow: bool = False) -> JobResult:
+        self._stack.apply(_slowed(_objects()) if slow else _objects())
+        with settled():
+            return green(self._stack.run(JOB, timeout=7200))
+
+
+def _objects() -> Objects:
+    return render(VALUES, namespace=NAMESPACE)
+
+
+def _slowed(objects: Objects) -> Objects:
+    """The same objects, whose programs find every operation on a file slow."""
+    pod = objects.get("CronJob", JOB)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    pod["volumes"].append({"name": "latency", "secret": {"secretName": "latency"}})
+    container["volumeMounts"].append({"name": "latency", "mountPath": "/usr/local/latency", "readOnly": True})
+    container["env"] += [
+        {"name": "LD_PRELOAD", "value": f"/usr/local/latency/{LIBRARY}"},
+        {"name": "LATENCY_MICROSECONDS", "value": str(MICROSECONDS)},
+    ]
+    return objects
+
+
+def _run(*command: str, **environment: str) -> None:
+    subprocess.run(command, check=True, env={**os.environ, **environment})
