@@ -334,13 +334,14 @@ def test_store_that_goes_away_amid_an_upload(offsite: OffSite, production: Local
 
 def test_store_that_is_full(offsite: OffSite, production: LocalStack) -> None:
     """One that says how much room it has, in a file system of its own."""
-    content = random.Random(3).randbytes(3 << 20)
+    content = random.Random(3).randbytes(12 << 20)
     sha256 = hashlib.sha256(content).hexdigest()
     offsite.hourly.plant(timedelta(hours=1), dump=content, sha256=sha256)
     if "media" not in production._claims:
         production.add_claim("media")
     volume = production.volume("media")
-    with volume.limited(3 << 20), serving(production.namespaces, 9002, "sftp", volume.path) as small:
+    os.chown(volume.path, OWNER, OWNER)
+    with volume.limited(4 << 20), serving(production.namespaces, 9002, "sftp", volume._folder) as small:
         offsite.stack.secrets["offsite"]["rclone.conf"] = small.sftp_configuration()
         offsite.install({"remote": "sftp:", "keep": 1})
         offsite.run(73, "nothing was removed", "make room in the store")

@@ -247,7 +247,7 @@ class Run:
             what=f"{name}/{MANIFESTS} cannot be listed",
             absent=True,
         ).split("\n")[:-1]
-        stored = self._stored(f"{place}/{MANIFESTS}")
+        stored = self._stored(f"{place}/{MANIFESTS}") if found.records else {}
         form = f"--format=pst{'h' * self._md5}"
         listing = self._rclone.answer(
             *("lsf", "--files-only", "--include=/backup-*-dumpall.sql.{gz,zst}", form, "--hash=MD5"),
