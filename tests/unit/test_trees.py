@@ -134,7 +134,7 @@ def test_a_tree_is_what_find_finds(tmp_path: Path) -> None:
     found = subprocess.run(
         r"find . -mindepth 1 \( -path ./.stack-backup -o -name .snapshot \) -prune "
         r"-o ! -name '.nfs*' -printf '%P\0'",
-        shell=True,
+        shell=True,  # noqa: S602
         cwd=tree,
         check=True,
         capture_output=True,
