@@ -100,7 +100,7 @@ class Check:
     def mirror_again(self, **state: str) -> None:
         """Another state over the same files."""
         lines = dict(
-            line.split("\t") for line in self.media.read(".stack-backup/state").decode().splitlines()
+            line.split("\t", 1) for line in self.media.read(".stack-backup/state").decode().splitlines()
         )
         self.write_state({**lines, **state})
 
@@ -311,6 +311,14 @@ def test_a_dump_that_was_published_broken(check: Check, sample: Sample, cut: str
     red(check, 65, name, "does not unpack to a whole dump")
 
 
+def test_a_dump_with_a_command_that_no_dump_has(check: Check, sample: Sample) -> None:
+    text = gzip.decompress(sample.dump).replace(b"\nSET ", b"\n\\! true\nSET ", 1)
+    dump = gzip.compress(text, 1)
+    digest = hashlib.sha256(dump).hexdigest()
+    name = check.dumps.plant(HOUR, dump=dump, sha256=digest, sql_bytes=len(text))
+    red(check, 65, name, "command that no dump has")
+
+
 def test_a_dump_that_holds_another_amount_than_its_manifest_says(check: Check) -> None:
     name = check.dumps.plant(HOUR, sql_bytes=12345)
     red(check, 65, name, "does not unpack to a whole dump")
@@ -395,6 +403,16 @@ def test_a_mirror_that_begins_while_the_files_are_counted(check: Check) -> None:
         result = job.wait()
     assert result.succeeded, result.log
     assert "A mirror has begun meanwhile" in result.log
+
+
+def test_what_the_mirror_left_out_or_passed_over(check: Check) -> None:
+    for name in ("lost+found/1", "targets/.nfs0001"):
+        check.media.write(name, b"the file server's")
+    red(check, 65, f"holds {len(FILES) + 2} files")
+    check.mirror_again(exclude="lost+found\t.nfs*", exceptions="3")
+    verdict = check.sound()
+    assert (verdict["media_files"], verdict["media_exceptions"]) == (len(FILES), 3)
+    assert "passed over 3 files" in verdict["message"]
 
 
 def test_a_file_too_few(check: Check) -> None:

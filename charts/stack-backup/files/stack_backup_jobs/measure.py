@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from stack_backup_jobs.trees import Entry, Listing, Walk
+from stack_backup_jobs.trees import Listing, Walk, entry_of
 
 THREADS = 16
 
@@ -23,11 +23,14 @@ class Measure(Listing):
         self.kinds: Counter[str] = Counter()
         self.sizes: Counter[str] = Counter()
 
-    def add(self, entries: list[Entry]) -> None:
+    def add_records(self, records: list[bytes], files: int, size: int, links: int) -> None:  # noqa: ARG002
         with self._lock:
-            for entry in entries:
-                self.kinds[entry.kind] += 1
-                self.sizes[entry.kind] += entry.size or len(entry.target)
+            self.kinds["f"] += files
+            self.sizes["f"] += size
+            for record in records if files < len(records) else ():
+                if (entry := entry_of(record)).kind != "f":
+                    self.kinds[entry.kind] += 1
+                    self.sizes[entry.kind] += len(entry.target)
 
 
 def measure(root: Path, exclude: Iterable[str] = ()) -> Measure:
@@ -43,8 +46,8 @@ def unreadable(root: Path, exclude: Iterable[str] = ()) -> OSError | None:
     """An error of opening the folders and files of a tree, or None."""
 
     class Opened(Measure):
-        def add(self, entries: list[Entry]) -> None:
-            for entry in entries:
+        def add_records(self, records: list[bytes], files: int, size: int, links: int) -> None:  # noqa: ARG002
+            for entry in map(entry_of, records):
                 with contextlib.suppress(FileNotFoundError):  # it went meanwhile
                     if entry.kind == "f":
                         os.close(os.open(os.fsencode(root) + b"/" + entry.path, os.O_RDONLY))
