@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 from stack_backup_jobs.errors import Failure, user
 from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.job import say
-from stack_backup_jobs.trees import CLASSIC, SHOWN, Entry, shown
+from stack_backup_jobs.trees import LAST, SHOWN, Entry, shown
 
 CHUNK = 1 << 18
 SLOW = 0.002
@@ -340,7 +340,8 @@ class Copier:
 
 
 def out_of_range(seconds: int, held: int) -> str:
-    return f"the target has {held} s since 1970 for its time, as it cannot hold {seconds}; its content is the same"
+    """Why a copy has another time, in seconds since 1970."""
+    return f"the target cannot hold its time {seconds} and has {held}; its content is the same"
 
 
 def _of_source(call: Callable[[], T]) -> T:
@@ -359,11 +360,11 @@ def _set_time(file: int, time_ns: int) -> int | None:
     try:
         os.utime(file, ns=(time_ns, time_ns))
     except (OSError, OverflowError):
-        if seconds in CLASSIC:
+        if 0 <= seconds <= LAST:
             raise
-        nearest = min(max(seconds, 0), CLASSIC.stop - 1)
+        nearest = min(max(seconds, 0), LAST)
         os.utime(file, (nearest, nearest))
-    if seconds in CLASSIC:
+    if 0 <= seconds <= LAST:
         return None
     got = os.fstat(file).st_mtime_ns // 1_000_000_000
     return None if abs(got - seconds) <= 1 else got
@@ -385,7 +386,7 @@ def times_held_in(folder: bytes) -> Callable[[int], int]:
             os.unlink(path)
         return seconds if got is None else got
 
-    return lambda seconds: seconds if seconds in CLASSIC else ask(seconds)
+    return lambda seconds: seconds if 0 <= seconds <= LAST else ask(seconds)
 
 
 def _cut(name: bytes) -> bytes:

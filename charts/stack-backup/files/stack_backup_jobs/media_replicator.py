@@ -389,7 +389,7 @@ def _chosen(source: Listing, number: int) -> Iterator[Entry]:
     for record in source:
         if wanted is None:
             break
-        if record.partition(b"\0")[2].startswith(b"f"):
+        if b"\0f" in record:
             if place == wanted:
                 chosen.append(entry_of(record))
                 wanted = next(places, None)

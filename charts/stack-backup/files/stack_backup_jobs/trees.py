@@ -10,7 +10,6 @@ folder), l TARGET (a link), p (an unfinished file of ours), s (anything else).
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fnmatch
 import heapq
@@ -20,7 +19,9 @@ import re
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,12 +31,15 @@ from stack_backup_jobs.job import say
 
 UNFINISHED = re.compile(rb"\.[0-9a-f]{8}\.stack\.partial\Z")
 """What a killed run leaves: named so that nobody else's file is taken for it."""
+_OWN = OWN.encode()
 RUN, BATCH, BLOCK = 50_000, 64, 1 << 16
 """Records that are sorted in memory; entries that a thread looks at at once; bytes read of a run."""
 SHOWN = 20
 """Names of one kind in the log."""
-CLASSIC = range(0, 1 << 31)
-"""Times that every file system holds, in seconds."""
+LAST = (1 << 31) - 1
+"""Seconds since 1970; every file system holds the times from 0 until then."""
+SLOW = 0.0005
+"""Seconds for one entry from which it is waiting that costs, and one more thread pays."""
 DATED = 100_000
 
 
@@ -112,14 +116,20 @@ class Listing:
 
     def add(self, entries: list[Entry]) -> None:
         """In any order, by any thread."""
-        records = [entry.record for entry in entries]
         files = [entry for entry in entries if entry.kind == "f"]
-        dated = [entry for entry in files if entry.seconds not in CLASSIC]
+        links = sum(entry.kind == "l" for entry in entries)
+        records = [entry.record for entry in entries]
+        self.add_records(records, len(files), sum(entry.size for entry in files), links)
+
+    def date(self, entry: Entry) -> None:
+        if len(self.dated) < DATED:
+            self.dated.append(entry)
+
+    def add_records(self, records: list[bytes], files: int, size: int, links: int) -> None:
         with self._lock:
-            self.files += len(files)
-            self.bytes += sum(entry.size for entry in files)
-            self.links += sum(entry.kind == "l" for entry in entries)
-            self.dated += dated[: DATED - len(self.dated)]
+            self.files += files
+            self.bytes += size
+            self.links += links
             self._last += records
             self._sorted = False
             if len(self._last) >= RUN:
@@ -172,9 +182,9 @@ def patterns(exclude: Iterable[str]) -> re.Pattern[bytes] | None:
 
 
 class Walk:
-    """Of one tree, by `threads` threads. Our own folder at its root is no part of it. Of a source, unfinished
-    files are none either, and what is neither file, folder nor link goes to `special`. What goes meanwhile is
-    no error.
+    """Of one tree, by up to `threads` threads. Our own folder at its root is no part of it. Of a source,
+    unfinished files are none either, and what is neither file, folder nor link goes to `special`. What goes
+    meanwhile is no error.
     """
 
     def __init__(
@@ -182,82 +192,98 @@ class Walk:
     ) -> None:
         self.root, self.listing = os.fsencode(root), listing
         self.errors: list[OSError] = []
-        self._source, self._excluded = source, patterns(exclude)
-        self._queue: queue.LifoQueue[tuple[bytes, list[os.DirEntry[bytes]]] | bytes | None] = (
-            queue.LifoQueue()
-        )
+        self._most, self._source, self._excluded = threads, source, patterns(exclude)
+        self._queue: queue.LifoQueue[tuple[bytes, list[os.DirEntry[bytes]]] | bytes | None]
+        self._queue = queue.LifoQueue()
         self._queue.put(b"")
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        for _ in range(2):
+            self._call_in()
 
     def end(self) -> None:
         """Waits for it. Errors are in `errors`: the tree was not read as a whole then."""
         try:
             self._queue.join()
         finally:
-            for _ in self._threads:
+            for _ in range(self._most):
                 self._queue.put(None)
+
+    def _call_in(self) -> None:
+        """One thread more. On a local disk they would only wait for each other."""
+        with self._lock:
+            if len(self._threads) < self._most:
+                self._threads.append(threading.Thread(target=self._work, daemon=True))
+                self._threads[-1].start()
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
+            begun = time.monotonic()
             try:
-                if isinstance(item, bytes):
-                    self._list(item)
-                else:
-                    self._look(*item)
+                seen = self._list(item) if isinstance(item, bytes) else self._look(*item)
+                if time.monotonic() - begun > SLOW * (seen + 1):
+                    self._call_in()
             except OSError as error:
                 self.errors.append(error)
             finally:
                 self._queue.task_done()
 
-    def _list(self, folder: bytes) -> None:
-        below = folder + b"/" if folder else b""
+    def _list(self, folder: bytes) -> int:
+        """How many entries it has looked at itself."""
+        below, seen = folder + b"/" if folder else b"", 0
         try:
             entries = os.scandir(self.root + b"/" + folder)
         except (FileNotFoundError, NotADirectoryError):
             if folder:
-                return
+                return 0
             raise
         with entries:
-            batch: list[os.DirEntry[bytes]] = []
-            for entry in entries:
-                batch.append(entry)
-                if len(batch) == BATCH:
-                    if self._queue.qsize() < 2 * len(self._threads):
-                        self._queue.put((below, batch))
-                    else:
-                        self._look(below, batch)
-                    batch = []
-            self._look(below, batch)
+            while batch := list(islice(entries, BATCH)):
+                if len(batch) == BATCH and self._queue.qsize() < 2 * self._most:
+                    self._queue.put((below, batch))
+                else:
+                    seen += self._look(below, batch)
+        return seen
 
-    def _look(self, below: bytes, entries: list[os.DirEntry[bytes]]) -> None:
-        found = []
+    def _look(self, below: bytes, entries: list[os.DirEntry[bytes]]) -> int:
+        """The most frequent work of all, so it makes records without entries."""
+        records, files, size, links = [], 0, 0, 0
+        excluded = self._excluded.match if self._excluded else None
         for entry in entries:
-            if self._excluded is not None and self._excluded.match(entry.name):
+            name = entry.name
+            if (excluded is not None and excluded(name)) or (not below and name == _OWN):
                 continue
-            if not below and entry.name == OWN.encode():
+            path = below + name
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    self._queue.put(path)
+                    records.append(escaped(path) + b"\0d")
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                target = os.readlink(entry.path) if stat.S_ISLNK(status.st_mode) else b""
+            except FileNotFoundError:
                 continue
-            with contextlib.suppress(FileNotFoundError):
-                if seen := self._entry(below + entry.name, entry):
-                    found.append(seen)
-        self.listing.add(found)
+            if target:
+                links += 1
+                records.append(escaped(path) + b"\0l " + escaped(target))
+            elif not stat.S_ISREG(status.st_mode) or UNFINISHED.search(name):
+                records += self._odd(path, stat.S_ISREG(status.st_mode))
+            else:
+                files += 1
+                size += status.st_size
+                seconds = int(status[stat.ST_MTIME])
+                records.append(b"%s\0f %d %d" % (escaped(path), status.st_size, seconds))
+                if not 0 <= seconds <= LAST:
+                    self.listing.date(Entry(path, "f", status.st_size, seconds))
+        self.listing.add_records(records, files, size, links)
+        return len(entries)
 
-    def _entry(self, path: bytes, entry: os.DirEntry[bytes]) -> Entry | None:
-        if entry.is_dir(follow_symlinks=False):
-            self._queue.put(path)
-            return Entry(path, "d")
-        if entry.is_symlink():
-            return Entry(path, "l", target=os.readlink(entry.path))
-        status = entry.stat(follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode):
-            if self._source:
-                self.listing.special.append(path)
-                return None
-            return Entry(path, "s")
-        if UNFINISHED.search(entry.name):
-            return None if self._source else Entry(path, "p")
-        return Entry(path, "f", status.st_size, status.st_mtime_ns // 1_000_000_000)
+    def _odd(self, path: bytes, unfinished: bool) -> list[bytes]:
+        if not self._source:
+            return [Entry(path, "p" if unfinished else "s").record]
+        if not unfinished and len(self.listing.special) < SHOWN:
+            self.listing.special.append(path)
+        return []
 
 
 class Tree(NamedTuple):
@@ -275,7 +301,7 @@ def listings(scratch: Path, threads: int, exclude: Sequence[str], *trees: Tree) 
     for walk, tree in zip(walks, trees, strict=True):
         if walk.errors:
             raise unreadable(walk.errors, tree.what)
-        for path in walk.listing.special[:SHOWN]:
+        for path in walk.listing.special:
             say(f"Special: {shown(path)}")
     return [walk.listing for walk in walks]
 
@@ -305,12 +331,14 @@ def unreadable(errors: list[OSError], what: str) -> Failure:
 # ---- comparison -------------------------------------------------------------------------------------------
 
 
-def side_by_side(one: Iterable[bytes], other: Iterable[bytes]) -> Iterator[tuple[bytes | None, bytes | None]]:
-    """Two sorted streams of records: those of the same path together."""
+def unequal(one: Iterable[bytes], other: Iterable[bytes]) -> Iterator[tuple[bytes | None, bytes | None]]:
+    """Of two sorted streams of records those that the other has not: those of the same path together."""
     ones, others = iter(one), iter(other)
     a, b = next(ones, None), next(others, None)
     while a is not None or b is not None:
-        if a == b or (a is not None and b is not None and a.partition(b"\0")[0] == b.partition(b"\0")[0]):
+        if a == b:
+            a, b = next(ones, None), next(others, None)
+        elif a is not None and b is not None and a.partition(b"\0")[0] == b.partition(b"\0")[0]:
             yield a, b
             a, b = next(ones, None), next(others, None)
         elif b is None or (a is not None and a < b):
@@ -345,15 +373,10 @@ class Difference(NamedTuple):
 
 def differences(source: Iterable[bytes], target: Iterable[bytes], held: Held = int) -> Iterator[Difference]:
     """Where a target is not what the source is, in the order of paths."""
-    for one, other in side_by_side(source, target):
-        if one == other:
-            continue
-        found = Difference(
-            entry_of(one) if one is not None else None, entry_of(other) if other is not None else None
-        )
-        if found.source and found.target and same(found.source, found.target, held):
-            continue
-        yield found
+    for one, other in unequal(source, target):
+        found = Difference(entry_of(one) if one else None, entry_of(other) if other else None)
+        if not (found.source and found.target and same(found.source, found.target, held)):
+            yield found
 
 
 def unexplained(
