@@ -58,7 +58,11 @@ class OnNfs:
             self._command,
             rootfs=self._image,
             target=self._replica,
-            binds={"/programs": CHART / "files", **self._binds},
+            binds={
+                "/programs": CHART / "files",
+                "/tools/python": images.rootfs(images.PYTHON) / "usr/local",
+                **self._binds,
+            },
             environment=self._environment,
         )
 
@@ -194,6 +198,30 @@ def test_server_that_stays_away_publishes_nothing(
     assert [name for name in replicator.names() if name.startswith("backup-")] == [source_of_some_size]
 
 
+def test_server_that_hangs_amid_a_copy(source_of_some_size: str, replicator: OnNfs, hourly: Hourly) -> None:
+    """Told to stop, the run ends all the same, in time and with the truth; a later one does its work."""
+    with replicator.machine() as machine:
+        _await_copy(machine, replicator)
+        replicator.nfs.freeze()
+        time.sleep(1)
+        begun = time.monotonic()
+        machine.tell()
+        end = machine.command_ended(30)
+        assert end is not None, machine.output
+        assert time.monotonic() - begun < 10
+        replicator.nfs.thaw()
+        result = ended(machine)
+    assert (result.exit_code, result.verdict["exit"]) == (143, 143), result.log
+    assert "is as it was" in result.verdict["message"]
+    assert not [name for name in replicator.names() if name.startswith("backup-")]
+
+    result = replicator.run()
+    assert result.succeeded, result.log
+    assert (replicator.nfs.path / FOLDER / source_of_some_size).read_bytes() == hourly.read(
+        source_of_some_size
+    )
+
+
 def test_media_mirrored_over_nfs(postgres15: Path, tmp_path: Path) -> None:
     media = tmp_path / "media"
     (media / "targets/empty").mkdir(parents=True)
@@ -203,14 +231,13 @@ def test_media_mirrored_over_nfs(postgres15: Path, tmp_path: Path) -> None:
     for name in names:
         Path(os.fsdecode(os.fsencode(media) + b"/" + name)).write_bytes(b"of " + name)
     (media / "dangling").symlink_to("nowhere")
-    rclone = images.rootfs("rclone/rclone:1.76.0") / "usr/local/bin"
     with Nfs() as nfs:
         mirror = OnNfs(
             nfs,
             "media-replicator",
             postgres15,
             replica="/media-replica",
-            binds={"/media": media, "/tools": rclone},
+            binds={"/media": media},
         )
         result = mirror.run()
         assert result.succeeded, result.log
