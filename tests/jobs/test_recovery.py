@@ -629,7 +629,7 @@ def test_an_answer_that_was_lost_after_the_swap(old: World) -> None:
 
 def test_a_swap_that_never_was_is_no_success(old: World) -> None:
     """The new database is gone, and the live one is still the old one: that is no lost answer."""
-    refused(old, 69, "Replacing the live database failed", python=lost("drop(session, self.side)"))
+    refused(old, 69, "Replacing the live database failed", python=lost("self.server.drop(self.side)"))
 
 
 def test_the_log_holds_no_secret(old: World) -> None:

@@ -196,6 +196,8 @@ _IMAGES = (
     _postgres(17, "trixie", "postgres:17"),
     # Stands for the stack's own database image: the same server with the extension that its dumps need.
     _postgres(15, "bookworm", "stack-database:15", ["postgresql-15-rdkit"], _RDKIT_REPAIR),
+    # An extension with tables of its own, whose rows are dumped in part.
+    _postgres(15, "bookworm", "postgis-database:15", ["postgresql-15-postgis-3"]),
     _RCLONE,
     _PYTHON,
     _RDKIT,

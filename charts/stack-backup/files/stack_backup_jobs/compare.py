@@ -5,16 +5,21 @@ pg_dump writes them, sequences, large objects, extensions.
 from __future__ import annotations
 
 import re
+import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
 
 from stack_backup_jobs.formats import Manifest
 from stack_backup_jobs.session import Session, identifier
 
 Name = tuple[str, ...]
 """Schema and name."""
+T = TypeVar("T")
+R = TypeVar("R")
 
 # A partitioned table is dumped by its partitions, or they by it. A table of an extension is dumped where the
 # extension says so, as far as it says so. Rows of foreign tables and partitions are not in a dump.
@@ -39,7 +44,7 @@ FROM (
 
 @dataclass
 class Held:
-    """What one database holds, by name; a tree of partitions that was loaded by its root counts as its root."""
+    """What one database holds, by name; a tree of partitions that was loaded by its root is its root."""
 
     tables: dict[Name, int] = field(default_factory=dict)
     sequences: dict[Name, tuple[str, str]] = field(default_factory=dict)
@@ -122,19 +127,44 @@ def found(open_session: Callable[[], Session], said: Held, jobs: int) -> Held:
 
 def _count(open_session: Callable[[], Session], counted: dict[Name, list[str]], jobs: int) -> dict[Name, int]:
     """The sums of the questions, by name."""
-    work = sorted(counted.items())
 
-    def some(share: Sequence[tuple[Name, list[str]]]) -> list[tuple[Name, int]]:
-        with open_session() as session:
-            return [
-                (name, sum(int(str(session.query(sql)[0][0])) for sql in questions))
-                for name, questions in share
-            ]
+    def rows(session: Session, item: tuple[Name, list[str]]) -> tuple[Name, int]:
+        return item[0], sum(int(str(session.query(sql)[0][0])) for sql in item[1])
+
+    return dict(shared(open_session, sorted(counted.items()), jobs, rows))
+
+
+def shared(
+    open_session: Callable[[], Session], items: Iterable[T], jobs: int, do: Callable[[Session, T], R]
+) -> list[R]:
+    """What `do` gives for every item, by `jobs` sessions at once. When the run is told to stop, what runs in
+    the server ends.
+    """
+    work, lock = iter(items), threading.Lock()
+    sessions: list[Session] = []
+
+    def some(session: Session) -> list[R]:
+        done: list[R] = []
+        while True:
+            with lock:
+                found = list(islice(work, 1))
+            if not found:
+                return done
+            done.append(do(session, found[0]))
 
     with ThreadPoolExecutor(jobs) as pool:
-        return {
-            name: rows for part in pool.map(some, (work[n::jobs] for n in range(jobs))) for name, rows in part
-        }
+        try:
+            for _ in range(jobs):
+                sessions.append(open_session())
+            futures = [pool.submit(some, session) for session in sessions]
+            wait(futures, return_when=FIRST_EXCEPTION)
+            errors = [error for one in futures if one.done() and (error := one.exception()) is not None]
+            if errors:
+                raise errors[0]
+            return [one for future in futures for one in future.result()]
+        finally:
+            for session in sessions:
+                session.close()
 
 
 def folded(said: Held, members: dict[Name, Name]) -> dict[Name, int]:

@@ -17,7 +17,7 @@ from stack_backup_jobs.folder import Folder, source
 from stack_backup_jobs.formats import MIB, OWN, Dump, Exit, MediaState, escaped
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.private_server import EMPTY, PrivateServer
-from stack_backup_jobs.restore import Options, Restore
+from stack_backup_jobs.restore import UNCOUNTED, Options, Restore
 from stack_backup_jobs.session import ServerError, Unreachable, identifier, literal
 from stack_backup_jobs.settings import load, number, optional
 from stack_backup_jobs.target import Target
@@ -95,12 +95,13 @@ def program(job: Job) -> Outcome:
     if proof.problems:
         what = f"{dump.name} was restored, but: {' '.join(proof.problems)}"
         raise Failure(Exit.DATA, what, "The log above names each.")
+    counted = f"all {proof.rows} rows in {proof.tables} tables came back as its manifest says"
+    if any(part.inserts for part in restore.dumped.parts.values()):
+        counted = f"{proof.rows} rows in {proof.tables} tables came back; {UNCOUNTED}"
     return Outcome(
         Exit.DONE,
         "proved",
-        f"{dump.name} can be restored: all {proof.rows} rows in {proof.tables} tables came back as its "
-        "manifest says"
-        f" (in {job.seconds} s).",
+        f"{dump.name} can be restored: {counted} (in {job.seconds} s).{restore.lacking()}",
     )
 
 
@@ -163,7 +164,7 @@ def restore_all(
     for name, part in restore.dumped.parts.items():
         target = Target(job, private.server, name, lasting=False)
         if name == settings.database_name and owner:
-            restore.check_owner(part, owner)
+            restore.check_owner(target, part, owner)
         restore.check(target, part)
         if restore.warnings:
             advice = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import threading
 from collections import deque
@@ -18,7 +17,7 @@ from stack_backup_jobs.formats import MIB, Dump, Exit, Manifest, dump_name, newe
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.pack import CHUNK, SUFFIX, Packed, Packer, widen
 from stack_backup_jobs.reader import NotWhole, Reader
-from stack_backup_jobs.server import Server, of_server, password_in
+from stack_backup_jobs.server import Server, check_client, client_version, of_server, password_in
 from stack_backup_jobs.session import EXTRA, SETTINGS, Address, ServerError
 from stack_backup_jobs.settings import load, number, one_of
 
@@ -99,7 +98,7 @@ LIFE = "SELECT concat(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_st
 
 def inspect(job: Job, server: Server, database: str) -> There:
     """All that can be known before the dump; a server that cannot give a whole one is refused here."""
-    client = job.processes.run(["pg_dumpall", "--version"]).out.decode().partition("PostgreSQL) ")[2].strip()
+    client = client_version(job)
     try:
         with server.session(database) as session:
             ((version, identifier, life),) = session.query(
@@ -110,12 +109,7 @@ def inspect(job: Job, server: Server, database: str) -> There:
             session.query("SELECT FROM pg_authid LIMIT 0")  # else pg_dumpall will not be allowed to
     except ServerError as error:
         raise of_server(error, f"Asking the server {server}") from error
-    if int(re.match(r"\d*", client)[0] or 0) < major:  # type: ignore[index]
-        raise Failure(
-            Exit.SETUP,
-            f"The image's pg_dumpall is version {client}, older than the server's {version}.",
-            "Use the image of the server's own major version (value database.image.tag).",
-        )
+    check_client(client, str(version), major)
     former_left = server.drop_former()
     former = set(server.former())
     rows = server.query(

@@ -22,6 +22,9 @@ from stack_backup_jobs.session import ServerError, Session, Unreachable, identif
 IMAGE = "Use the image that the stack's own server runs (value database.image)."
 INDEPENDENT = {"INDEX", "CONSTRAINT"}
 """Entries that need nothing of each other, wherever they follow one another."""
+_COMMENT = re.compile(
+    r"COMMENT (.*)\.(INDEX|STATISTICS|VIEW|MATERIALIZED VIEW|FUNCTION|TABLE) (.*)", re.DOTALL
+)
 _TABLE = re.compile(rb"ALTER TABLE (?:ONLY )?(\S+)")
 _TIMEOUT = re.compile(rb"SET \w+_timeout = 0;")
 _TABLESPACE = re.compile(rb"SET default_tablespace = .*;", re.DOTALL)
@@ -46,6 +49,10 @@ class Loaded:
 
     left_out: list[str] = field(default_factory=list)
     not_valid: list[str] = field(default_factory=list)
+
+
+def is_accepted(name: str, accepted: Iterable[str]) -> bool:
+    return bool(name) and any(fnmatch.fnmatchcase(name, pattern) for pattern in accepted)
 
 
 def failure_of(broken: Broken) -> Failure:
@@ -205,7 +212,11 @@ class Loader:
             self._broken.append(broken)
 
     def _is_accepted(self, name: str) -> bool:
-        return bool(name) and any(fnmatch.fnmatchcase(name, pattern) for pattern in self._accepted)
+        """What is said of an object that is left out is left out with it."""
+        about = _COMMENT.fullmatch(name)
+        return is_accepted(name, self._accepted) or (
+            about is not None and f"{about[2]} {about[1]}.{about[3]}" in self.loaded.left_out
+        )
 
     def _not_valid(self, session: Session, statement: Statement) -> bool:
         """A constraint that its rows do not fulfil, for all that comes."""
@@ -285,10 +296,16 @@ class Loader:
     def _put_constraint_off(self, session: Session, error: ServerError, name: str) -> None:
         """Until the rows are there; then it comes back, not valid."""
         table = f"{identifier(error.schema)}.{identifier(error.table)}"
-        ((definition,),) = session.query(
-            "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
-            f" WHERE conrelid = {literal(table)}::regclass AND conname = {literal(error.constraint)}"
+        own = session.query(
+            "WITH RECURSIVE up AS (SELECT oid, conrelid, coninhcount FROM pg_constraint WHERE conrelid ="
+            f" {literal(table)}::regclass AND conname = {literal(error.constraint)} UNION ALL"
+            " SELECT c.oid, c.conrelid, c.coninhcount FROM up JOIN pg_inherits ON inhrelid = up.conrelid"
+            f" JOIN pg_constraint c ON c.conrelid = inhparent AND c.conname = {literal(error.constraint)})"
+            " SELECT conrelid::regclass, pg_get_constraintdef(oid) FROM up WHERE coninhcount = 0"
         )
+        if not own:
+            return  # another session has just met it
+        table, definition = map(str, own[0])
         session.execute(f"ALTER TABLE {table} DROP CONSTRAINT {identifier(error.constraint)}")
         with self._lock:
             self._put_off.append(

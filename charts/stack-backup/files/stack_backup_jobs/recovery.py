@@ -13,9 +13,8 @@ from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import Dump, Exit
 from stack_backup_jobs.job import Job, Outcome, say
-from stack_backup_jobs.reader import Part
-from stack_backup_jobs.restore import Options, Restore
-from stack_backup_jobs.server import Server, password_in
+from stack_backup_jobs.restore import UNCOUNTED, Options, Restore
+from stack_backup_jobs.server import Server, check_client, client_version, password_in
 from stack_backup_jobs.session import Address, ServerError, Unreachable
 from stack_backup_jobs.settings import load, number, optional
 from stack_backup_jobs.target import Target
@@ -61,8 +60,10 @@ def program(job: Job) -> Outcome:
     server = Server(address, settings.database_superuser, password_in(settings.password_file))
     target = Target(job, server, settings.database_name)
     check_server(settings, dump, target)
+    check_client(client_version(job), target.version, target.major)
     target.hold()
     target.clear()
+    server.drop_former()  # they take room that this recovery needs
     options = Options(
         settings.jobs,
         tuple(filter(None, settings.accepted.split("\n"))),
@@ -88,7 +89,7 @@ def program(job: Job) -> Outcome:
             "Use another dump, and look at the log of the server.",
         )
     run_sql(restore, target, settings.sql_file)
-    return replace(job, settings, target, part, held, owner_password)
+    return replace(job, settings, target, restore, held, owner_password)
 
 
 def check_confirmed(confirm: str, namespace: str, what: str) -> None:
@@ -137,10 +138,10 @@ def run_sql(restore: Restore, target: Target, path: Path) -> None:
 
 
 def replace(
-    job: Job, settings: Settings, target: Target, part: Part, held: compare.Held, password: str
+    job: Job, settings: Settings, target: Target, restore: Restore, held: compare.Held, password: str
 ) -> Outcome:
     """The swap, and the verdict over it."""
-    owner = settings.database_owner
+    part, owner = restore.part(settings.database_name), settings.database_owner
     own = None if owner == settings.database_superuser else password
     if target.swap(
         settings.keep_former_seconds, Restore.connection_limit(part), part.is_template, owner, own
@@ -152,19 +153,11 @@ def replace(
     except (Failure, ServerError) as error:
         say(f"Former databases could not be looked after, the next run does it: {error}.")
     counted = f"{held.rows} rows in {len(held.tables)} tables"
-    counted += (
-        ", all counted"
-        if not part.inserts
-        else "; this dump has INSERT statements, so nobody knows how many there were"
-    )
-    lacking = [key for key in ("left_out", "not_valid") if job.figures.get(key)]
-    accepted = (
-        " What was accepted as missing or not valid, the figures of this verdict name." if lacking else ""
-    )
+    counted += ", all counted" if not part.inserts else f"; {UNCOUNTED}"
     name = str(job.figures["dump"])
     return Outcome(
         Exit.DONE,
         "recovered",
         f"The database {settings.database_name} of {settings.namespace} is that of {name}: "
-        f"{counted}.{accepted}",
+        f"{counted}.{restore.lacking()}",
     )

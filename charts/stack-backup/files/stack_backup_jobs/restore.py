@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +17,36 @@ from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.folder import Folder, copy, read_afresh
 from stack_backup_jobs.formats import MIB, Dump, Exit, Manifest
 from stack_backup_jobs.job import Job, say
-from stack_backup_jobs.loader import Broken, Loaded, Loader, failure_of
+from stack_backup_jobs.loader import Broken, Loaded, Loader, failure_of, is_accepted
 from stack_backup_jobs.pack import Unpacker
 from stack_backup_jobs.reader import Part, Reader, read
 from stack_backup_jobs.roles import Roles, exists, unquoted
-from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier, literal
+from stack_backup_jobs.session import (
+    EXTRA,
+    SETTINGS,
+    Row,
+    ServerError,
+    Session,
+    Unreachable,
+    identifier,
+    literal,
+)
 from stack_backup_jobs.target import Target, Watch
 
-ROW_COST, RESERVE = 13, 64 * MIB
-"""Tenths of a database's bytes that it may take when it is new, and what must remain of the server's volume.
-"""
+ROW_COST = 13
+"""Tenths of a database's bytes that it may take when it is new."""
+RESERVE, LARGEST_RESERVE = 64 * MIB, 2048 * MIB
+"""What must remain of the server's volume, always: more than is written between two looks at it."""
+_OWN = {"client_encoding", "application_name", "synchronous_commit", "maintenance_work_mem"}
+OURS = {key.lower() for key in {*SETTINGS, *EXTRA}} - {"datestyle", "intervalstyle"} | _OWN
+"""Settings of our sessions that no database changes."""
+_OF_THE_SWAP = re.compile(
+    r'ALTER DATABASE (?:"(?:[^"]|"")*"|\S+) '
+    r'(?:(?:WITH )?(?:CONNECTION LIMIT|IS_TEMPLATE)\b|SET "?stack_backup\.)'
+)
+
+
+UNCOUNTED = "this dump has INSERT statements, so nobody knows how many there were"
 
 
 @dataclass(frozen=True)
@@ -169,7 +187,7 @@ class Restore:
                     )
         self._check_tablespaces(target, part)
         if self.options.owner:
-            self.check_owner(part, self.options.owner)
+            self.check_owner(target, part, self.options.owner)
 
     def _check_tablespaces(self, target: Target, part: Part) -> None:
         if not self.options.tablespaces:
@@ -184,9 +202,24 @@ class Restore:
                 "one then.",
             )
 
-    def check_owner(self, part: Part, owner: str) -> None:
+    def check_owner(self, target: Target, part: Part, owner: str) -> None:
         """Is the dump's owner the one that the stack's database has?"""
-        if part.owner and part.owner != owner and not self.options.other_owner:
+        if not part.owner or part.owner == owner:
+            return
+        role = self.roles.roles.get(part.owner)
+        attributes = role.attributes.split() if role else []
+        there = target.server.query(
+            "SELECT count(*) FILTER (WHERE NOT rolsuper), count(*) FILTER (WHERE rolsuper) FROM pg_roles"
+            f" WHERE rolname = {literal(part.owner)}"
+        )
+        if there[0][1] == "1" or (there[0][0] == "0" and "SUPERUSER" in attributes):
+            raise Failure(
+                Exit.SETUP,
+                f"The database {part.name} of {self.dump.name} belongs to {part.owner}, a superuser, and here"
+                f" it must belong to {owner} (value database.owner), who must not become one.",
+                "Name that owner in the values, or give the database to that one where the dump is from.",
+            )
+        if not self.options.other_owner:
             raise Failure(
                 Exit.SETUP,
                 f"The database {part.name} of {self.dump.name} belongs to {part.owner}, and here it must"
@@ -201,9 +234,10 @@ class Restore:
         """Is there room for a second copy on the server's own volume? Returns the bytes that must remain
         free.
         """
-        rooms = target.room()
-        if rooms is None:
-            rooms = {"": self.options.room} if self.options.room is not None else None
+        with target.server.session() as session:
+            rooms = target.room(session)
+        if rooms is None and self.options.room is not None:
+            rooms = self.options.room, None
         if rooms is None:
             raise Failure(
                 Exit.SETUP,
@@ -214,17 +248,22 @@ class Restore:
             (int(values[1]) for values in self._records("size") if values[0] == part.name), 2 * part.size
         )
         ((wal,),) = target.server.query("SELECT pg_size_bytes(current_setting('max_wal_size'))")
-        need = size * ROW_COST // 10 + min(int(str(wal)), size * ROW_COST // 10) + RESERVE
-        free = min(rooms.values())
-        if free < need:
-            raise Failure(
-                Exit.NO_ROOM,
-                f"The server's volume has {free // MIB} MiB left, and the new database beside the live one "
-                "may take"
-                f" {need // MIB} MiB.",
-                "Make the volume of the database larger: it must hold the live database and the new one.",
-            )
-        return RESERVE
+        reserve = RESERVE + min(size // 20, LARGEST_RESERVE)
+        need = size * ROW_COST // 10 + reserve
+        log = min(int(str(wal)), size * ROW_COST // 10)
+        data_room, log_room = rooms
+        pairs = (
+            [(data_room, need + log)] if log_room is None else [(data_room, need), (log_room, log + RESERVE)]
+        )
+        for free, needed in pairs:
+            if free < needed:
+                raise Failure(
+                    Exit.NO_ROOM,
+                    f"The server's volume has {free // MIB} MiB left, and the new database beside the live"
+                    f" one may take {needed // MIB} MiB.",
+                    "Make the volume of the database larger: it must hold the live database and the new one.",
+                )
+        return reserve
 
     def _records(self, key: str) -> list[tuple[str, ...]]:
         return self.dump.manifest.all(key) if self.dump.manifest else []
@@ -234,10 +273,10 @@ class Restore:
     def load(self, target: Target, part: Part, *, watched: bool) -> compare.Held:
         """Makes the new database and brings it to its end but for the swap; what it holds. Raises Failure."""
         try:
+            reserve = self.check_room(target, part) if watched else 0
             self._make(target, part)
         except ServerError as error:
             raise failure_of(Broken("", error)) from error
-        reserve = self.check_room(target, part) if watched else 0
         rows = part.rows
         say(f"Loading {rows} rows of {len(part.blocks)} tables into {target.side}.")
         loader = Loader(
@@ -292,34 +331,45 @@ class Restore:
         if loaded.not_valid:
             self._job.figure(not_valid=sorted({*loaded.not_valid, *self._figure("not_valid")}))
 
+    def lacking(self) -> str:
+        """A sentence of the verdict, where something is not as in the dump."""
+        if not (self._figure("left_out") or self._figure("not_valid")):
+            return ""
+        return " What was accepted as missing or not valid, the figures of this verdict name."
+
     def _figure(self, key: str) -> list[str]:
         value = self._job.figures.get(key, [])
         return value if isinstance(value, list) else []
 
     def session(self, target: Target, encoding: str = "UTF8", *, ours: bool = True) -> Session:
-        """Of the new database, with what the database itself says of dates, on which what is computed may
-        depend. Where it is for SQL of the user's (not `ours`), with the path by which the application finds
-        its tables, too.
+        """Of the new database, with what the database itself has set, on which what is computed may depend,
+        whatever the superuser's role has set here. Where it is for SQL of the user's (not `ours`), with the
+        path by which the application finds its tables, too.
         """
         settings = {"synchronous_commit": "off", "maintenance_work_mem": "128MB"}
-        keys = {"datestyle", "intervalstyle"}
         if not ours:
             settings["search_path"] = '"$user", public'
-            keys.add("search_path")
         session = target.server.session(target.side, encoding=encoding, **settings)
-        for (setting,) in session.query(
-            "SELECT unnest(setconfig) FROM pg_db_role_setting WHERE setrole = 0"
+        for key, value in session.query(
+            "SELECT key, substr(entry, length(key) + 2) FROM pg_db_role_setting, unnest(setconfig) entry,"
+            " split_part(entry, '=', 1) key LEFT JOIN pg_settings ON lower(name) = lower(key)"
+            " WHERE setrole = 0 AND coalesce(context, 'user') IN ('user', 'superuser')"
             " AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())"
         ):
-            key, _, value = str(setting).partition("=")
-            if key.lower() in keys:
-                session.query(f"SELECT set_config({literal(key)}, {literal(value)}, false)")
+            if str(key).lower() in (OURS if ours else OURS - {"search_path"}):
+                continue
+            try:
+                session.query(f"SELECT set_config({literal(str(key))}, {literal(str(value))}, false)")
+            except Unreachable:
+                raise
+            except ServerError as error:
+                say(f"{key} of the database is not set: {error}.")  # nor does a login set it
         return session
 
     def _make(self, target: Target, part: Part) -> None:
         """Roles, the new database, and all that belongs to the database itself."""
         with target.server.session() as session:
-            made, differing = self.roles.make(session)
+            made, differing = self.roles.make(session, self._role_refused)
             if self.options.owner and not exists(session, self.options.owner):
                 session.execute(f"CREATE ROLE {identifier(self.options.owner)} NOLOGIN")
         if made:
@@ -328,7 +378,7 @@ class Restore:
             say(f"Roles that are not as in the dump, and stay as they are: {', '.join(differing)}.")
             self._job.figure(roles_differ=differing[:20])
         create = part.create if self.options.tablespaces else re.sub(r" TABLESPACE = \S+", "", part.create)
-        target.begin(create or "WITH TEMPLATE = template0")
+        target.begin(create or f"WITH TEMPLATE = template0 ENCODING = '{part.encoding}'")
         with target.server.session(encoding=part.properties_encoding) as session:
             owner = self.options.owner or part.owner
             if owner:
@@ -337,14 +387,14 @@ class Restore:
                 session.execute(f"GRANT {identifier(part.owner)} TO {identifier(owner)}")
             for statement in part.properties:
                 self._property(session, target, part, statement)
-            if owner:
+            if owner and owner != part.owner:
                 session.execute(
                     f"GRANT ALL PRIVILEGES ON DATABASE {identifier(target.side)} TO {identifier(owner)}"
                 )
 
     def _property(self, session: Session, target: Target, part: Part, statement: str) -> None:
         """A statement that names the database itself, for the new one. What a swap sets is left to it."""
-        if re.search(r" (CONNECTION LIMIT|IS_TEMPLATE) =? ?\S+;|SET \"?stack_backup\.", statement):
+        if _OF_THE_SWAP.match(statement):
             return
         name = f"DATABASE PROPERTIES {part.name}"
         try:
@@ -353,44 +403,51 @@ class Restore:
             raise
         except ServerError as error:
             said = re.sub(r"\s+", " ", statement)[:80]
-            if name in self.options.accepted:
-                say(f"A setting of the database is left out, as it was accepted: {said}: {error}.")
-                self._job.figure(left_out=sorted({*self._figure("left_out"), name}))
-            else:
-                say(f"The server refuses: {said}")
-                raise failure_of(Broken(name, error)) from error
+            self._accept(name, said, error)
+
+    def _role_refused(self, name: str, error: ServerError) -> None:
+        self._accept(f"ROLE {name}", f"what the dump sets of the role {name}", error)
+
+    def _accept(self, name: str, said: str, error: ServerError) -> None:
+        """What is not in the database goes on where it is accepted. Raises Failure."""
+        if not is_accepted(name, self.options.accepted):
+            say(f"The server refuses: {said}")
+            raise failure_of(Broken(name, error)) from error
+        say(f"{name} is left out in part, as it was accepted: {said}: {error}.")
+        self._job.figure(left_out=sorted({*self._figure("left_out"), name}))
 
     def _analyse(self, target: Target) -> None:
         """Only the planner needs it: a table that cannot be analysed is no reason to end."""
         say("Analysing the new database.")
         with self.session(target) as session:
-            tables = [
-                str(name)
-                for (name,) in session.query(
-                    "SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = "
-                    "relnamespace"
-                    " WHERE relkind IN ('r', 'm') AND relpersistence <> 't' AND nspname <> "
-                    "'information_schema' AND nspname !~ '^pg_toast'"
-                    " ORDER BY relpages DESC"
-                )
-            ]
-        work = iter(tables)
-        with ThreadPoolExecutor(self.options.jobs) as pool:
-            for failed in pool.map(lambda _: self._analyse_some(target, work), range(self.options.jobs)):
-                for sentence in failed:
-                    say(sentence)
+            # A partitioned table with its partitions; those alone where that fails.
+            tables = session.query(
+                "SELECT format('%I.%I', nspname, relname), relkind FROM pg_class c"
+                " JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN ('r', 'm', 'p')"
+                " AND relpersistence <> 't' AND NOT relispartition AND nspname <> 'information_schema'"
+                " AND nspname !~ '^pg_toast' ORDER BY relpages DESC"
+            )
 
-    def _analyse_some(self, target: Target, work: Iterator[str]) -> list[str]:
-        failed = []
-        with self.session(target) as session:
-            while (table := next(work, None)) is not None:
-                try:
-                    session.execute(f"ANALYZE {table}")
-                except Unreachable:
-                    raise
-                except ServerError as error:
-                    failed.append(f"{table} could not be analysed: {error}.")
-        return failed
+        def one(session: Session, row: Row) -> None:
+            table, kind = map(str, row)
+            if _analyses(session, table) or kind != "p":
+                return
+            leaves = f"SELECT relid::regclass FROM pg_partition_tree({literal(table)}::regclass) WHERE isleaf"
+            for (leaf,) in session.query(leaves):
+                _analyses(session, str(leaf))
+
+        compare.shared(lambda: self.session(target), tables, self.options.jobs, one)
+
+
+def _analyses(session: Session, table: str) -> bool:
+    try:
+        session.execute(f"ANALYZE {table}")
+    except Unreachable:
+        raise
+    except ServerError as error:
+        say(f"{table} could not be analysed: {error}.")
+        return False
+    return True
 
 
 def renamed(statement: str, old: str, new: str) -> str:

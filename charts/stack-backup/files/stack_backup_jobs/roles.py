@@ -5,10 +5,10 @@ are there keep what they are, and where they differ is told.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from stack_backup_jobs.session import Session, identifier, literal
+from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier, literal
 
 _NAME = r'("(?:[^"]|"")*"|[^\s";]+)'
 _CREATE = re.compile(rf"CREATE ROLE {_NAME};", re.DOTALL)
@@ -84,31 +84,49 @@ class Roles:
                 found.tablespaces.append(unquoted(match[1]))
         return found
 
-    def make(self, session: Session) -> tuple[list[str], list[str]]:
-        """Makes what the server lacks. Returns the names of the roles that were made, and of those that
-        differ.
+    def make(
+        self, session: Session, refused: Callable[[str, ServerError], None]
+    ) -> tuple[list[str], list[str]]:
+        """Makes what the server lacks, or nothing. Returns the names of the roles that were made, and of
+        those that differ.
 
-        Raises ServerError.
+        What a role is to be or to have that the server does not take, `refused` hears with the role's name;
+        it goes on when that returns. Raises ServerError.
         """
         columns = [*ATTRIBUTES.values(), "rolconnlimit"]
         rows = session.query(f"SELECT rolname, {', '.join(columns)} FROM pg_roles")
         there = {str(row[0]): dict(zip(columns, map(str, row[1:]), strict=True)) for row in rows}
         new = [role for name, role in self.roles.items() if name not in there]
-        for role in new:
-            session.execute(f"CREATE ROLE {identifier(role.name)} NOLOGIN")
-            if words := re.sub(r"(?<!\S)(?:NO)?LOGIN(?!\S)", "", role.attributes).strip():
-                session.execute(f"ALTER ROLE {identifier(role.name)} WITH {words}")
         made = {role.name for role in new}
-        self._join(session, made)
-        for role in new:
-            for statement in role.settings:
+        session.execute("BEGIN")
+        for name, statement in [*self._new(new), *self._joined(made)]:
+            session.execute("SAVEPOINT before")
+            try:
                 session.execute(statement)
+            except Unreachable:
+                raise
+            except ServerError as error:
+                session.execute("ROLLBACK TO SAVEPOINT before")
+                refused(name, error)
+            session.execute("RELEASE SAVEPOINT before")
+        session.execute("COMMIT")
         return sorted(made), self._differing(session, there, made)
 
-    def _join(self, session: Session, made: set[str]) -> None:
+    @staticmethod
+    def _new(roles: list[Role]) -> Iterator[tuple[str, str]]:
+        """The statements that make them, each with the role's name."""
+        for role in roles:
+            yield role.name, f"CREATE ROLE {identifier(role.name)} NOLOGIN"
+        for role in roles:
+            if words := re.sub(r"(?<!\S)(?:NO)?LOGIN(?!\S)", "", role.attributes).strip():
+                yield role.name, f"ALTER ROLE {identifier(role.name)} WITH {words}"
+            for statement in role.settings:
+                yield role.name, statement
+
+    def _joined(self, made: set[str]) -> Iterator[tuple[str, str]]:
         for role, member, options in self.memberships:
             if role in made or member in made:
-                session.execute(f"GRANT {identifier(role)} TO {identifier(member)}{options}")
+                yield member, f"GRANT {identifier(role)} TO {identifier(member)}{options}"
 
     def _differing(self, session: Session, there: dict[str, dict[str, str]], made: set[str]) -> list[str]:
         rows = session.query(

@@ -5,6 +5,7 @@ leave.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from stack_backup_jobs.errors import Failure
@@ -137,8 +138,7 @@ class Server:
         for name in self.former(over=True):
             say(f"Dropping {name}: a recovery has replaced it, and its time is over.")
             try:
-                with self.session() as session:
-                    drop(session, name)
+                self.drop(name)
             except Unreachable:
                 raise
             except ServerError as error:
@@ -146,9 +146,43 @@ class Server:
                 left.append(name)
         return left
 
+    def drop(self, database: str) -> None:
+        """Also one that is marked as a template, with all sessions that are in it and its subscriptions; what
+        is theirs at the other side stays. Raises ServerError.
+        """
+        this = f"datname = {literal(database)}"
+        with self.session() as session:
+            if session.query(f"SELECT FROM pg_database WHERE datistemplate AND {this}"):
+                session.execute(f"ALTER DATABASE {identifier(database)} IS_TEMPLATE false")
+            subscriptions = session.query(
+                f"SELECT subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE {this}"
+            )
+            if subscriptions:
+                session.execute(f"ALTER DATABASE {identifier(database)} ALLOW_CONNECTIONS true")
+                with self.session(database) as inside:
+                    for (name,) in subscriptions:
+                        subscription = f"SUBSCRIPTION {identifier(str(name))}"
+                        inside.execute(f"ALTER {subscription} DISABLE")
+                        inside.execute(f"ALTER {subscription} SET (slot_name = NONE)")
+                        inside.execute(f"DROP {subscription}")
+            session.execute(f"DROP DATABASE {identifier(database)} WITH (FORCE)")
 
-def drop(session: Session, database: str) -> None:
-    """Also one that is marked as a template, with all sessions that are in it."""
-    if session.query(f"SELECT FROM pg_database WHERE datistemplate AND datname = {literal(database)}"):
-        session.execute(f"ALTER DATABASE {identifier(database)} IS_TEMPLATE false")
-    session.execute(f"DROP DATABASE {identifier(database)} WITH (FORCE)")
+
+def client_version(job: Job) -> str:
+    """Of the image's PostgreSQL, such as `15.14`."""
+    said = job.processes.run(["pg_dumpall", "--version"]).out.decode()
+    return said.partition("PostgreSQL) ")[2].strip()
+
+
+def check_client(client: str, version: str, major: int) -> None:
+    """An image of another major version is not the server's own: what it does, the server's would not do.
+    Raises Failure.
+    """
+    found = re.match(r"\d+", client)
+    if (own := int(found[0]) if found else 0) != major:
+        raise Failure(
+            Exit.SETUP,
+            f"The image's PostgreSQL is version {client}, {'older' if own < major else 'newer'} than the"
+            f" server's {version}.",
+            "Use the image of the server's own major version (value database.image.tag).",
+        )

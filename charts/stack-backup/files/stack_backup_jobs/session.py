@@ -329,6 +329,7 @@ class Session:
             with contextlib.suppress(ServerError, OSError):
                 if self._busy:
                     self.cancel()
+                    self._socket.shutdown(socket.SHUT_RDWR)  # whoever waits for an answer hears of it
                 else:
                     self._socket.send(b"X\0\0\0\4")
             self._socket.close()

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.formats import MIB, Exit, stamp
 from stack_backup_jobs.job import Job, say
-from stack_backup_jobs.server import Server, drop, of_server
+from stack_backup_jobs.server import Server, of_server
 from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier, literal, scram_verifier
 
 LOCK = 1937006963  # "stck"
@@ -24,6 +24,8 @@ LOCK_PATIENCE = 30.0
 """Seconds to wait for another recovery: the server needs a moment to see that one is gone."""
 SWAP_PATIENCE = 10.0
 """Seconds in which the last session of the live database must be gone."""
+LAST_WORDS = 4.0
+"""Seconds in which the server must end the session of a swap whose answer was not waited for."""
 LONGEST = 63
 """Bytes of a name in the server."""
 
@@ -45,6 +47,7 @@ class Target:
         self.former = sidename(database, "former", self._stamp)
         self._fenced = False
         self._begun = False
+        self._backend: str | None = None
         (row,) = server.query(
             "SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000, "
             "system_identifier"
@@ -89,12 +92,11 @@ class Target:
         if (limit := self._fence()) is not None:
             say("Lifting the fence that a run that was killed has left before the live database.")
             self.server.query(self._unfence(limit))
-        prefix = re.escape(sidename(self.database, "restore", ""))
+        prefix = re.escape(self.side.removesuffix(self._stamp))
         for (name,) in self.server.query("SELECT datname FROM pg_database"):
             if re.fullmatch(prefix + r"\d{14}", str(name), re.ASCII):
                 say(f"Dropping {name}, left by a run that was killed.")
-                with self.server.session() as session:
-                    drop(session, str(name))
+                self.server.drop(str(name))
 
     def _fence(self) -> str | None:
         """How many connections the live database had before a fence was put up, where there is one."""
@@ -116,7 +118,8 @@ class Target:
     def begin(self, create: str) -> None:
         """Makes the new database, for superusers alone; `create` are the options of its CREATE DATABASE."""
         self._begun = True
-        self._job.ends.callback(self._abandon)
+        if self._lasting:
+            self._job.ends.callback(self._abandon)
         try:
             with self.server.session() as session:
                 session.execute(f"CREATE DATABASE {identifier(self.side)} {create} CONNECTION LIMIT 0")
@@ -139,8 +142,9 @@ class Target:
             if self._fenced:
                 for statement in self._unfence(self._limit).split("; "):
                     session.execute(statement)
-            if session.query(f"SELECT FROM pg_database WHERE datname = {literal(self.side)}"):
-                drop(session, self.side)
+            there = session.query(f"SELECT FROM pg_database WHERE datname = {literal(self.side)}")
+        if there:
+            self.server.drop(self.side)
         self._begun = self._fenced = False
 
     # ---- the swap ----
@@ -173,6 +177,7 @@ class Target:
                         f'ALTER DATABASE {live} SET "stack_backup.fence" = {literal(self._limit)}'
                     )
                     session.execute(f"ALTER DATABASE {live} CONNECTION LIMIT 0")
+                ((self._backend,),) = session.query("SELECT pg_backend_pid()")
                 self._swap(session, self._statements(was, keep, limit, template, owner, password))
         except ServerError as error:
             if not self.done(was):
@@ -234,7 +239,14 @@ class Target:
                 time.sleep(0.2)
 
     def done(self, was: bool) -> bool:
-        """Asks the server whether the swap has happened: its answer may have been lost."""
+        """Asks the server whether the swap has happened: its answer may have been lost, and it may be at it
+        still.
+        """
+        mine = f"pid = {self._backend or 0} AND application_name LIKE 'stack-backup %'"
+        deadline = time.monotonic() + LAST_WORDS
+        ending = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}"
+        while self.server.query(ending) and time.monotonic() < deadline:
+            time.sleep(0.1)
         names = {str(name) for (name,) in self.server.query("SELECT datname FROM pg_database")}
         return self.side not in names and (self.former if was else self.database) in names
 
@@ -248,25 +260,29 @@ class Target:
 
     # ---- room ----
 
-    def room(self) -> dict[str, int] | None:
-        """Free bytes of the file systems of the server's data and of its log of changes, by the server's own
-        `df`; None where it may not be asked.
+    def room(self, session: Session) -> tuple[int, int | None] | None:
+        """Free bytes of the file system of the server's data, and of that of its log of changes where it is
+        another one, by the server's own `df`; None where it may not be asked. Raises Unreachable.
         """
         try:
-            with self.server.session() as session:
-                session.execute("CREATE TEMP TABLE room (line text)")
-                session.execute("COPY room FROM PROGRAM 'LC_ALL=C df -P -k . pg_wal/.'")
-                rows = session.query("SELECT line FROM room")
+            session.execute("CREATE TEMP TABLE IF NOT EXISTS room (line text)")
+            session.execute("TRUNCATE room")
+            session.execute("COPY room FROM PROGRAM 'LC_ALL=C df -P -k . pg_wal/.'")
+            rows = session.query("SELECT line FROM room")
         except Unreachable:
             raise
         except ServerError as error:
             say(f"The server cannot be asked for the free space of its volume: {error}.")
             return None
-        found = {}
-        for (line,) in rows[1:]:
-            fields = str(line).split()
-            found[fields[0] + " " + fields[-1]] = int(fields[-3]) << 10
-        return found
+        found = [match for (line,) in rows if (match := _DF.fullmatch(str(line))) is not None]
+        if len(found) != 2:
+            say("The server cannot be asked for the free space of its volume: df says something else.")
+            return None
+        data, log = found
+        return int(data[2]) << 10, None if data.group(1, 3) == log.group(1, 3) else int(log[2]) << 10
+
+
+_DF = re.compile(r"(.*?)\s+\d+\s+\d+\s+(\d+)\s+\d+%\s+(.*)")
 
 
 class Watch:
@@ -274,7 +290,7 @@ class Watch:
     less than `reserve` bytes are left.
     """
 
-    def __init__(self, target: Target, reserve: int, stop: Callable[[], None], every: float = 2.0) -> None:
+    def __init__(self, target: Target, reserve: int, stop: Callable[[], None], every: float = 0.5) -> None:
         self._target, self._reserve, self._stop, self._every = target, reserve, stop, every
         self._over = threading.Event()
         self.failure: Failure | None = None
@@ -282,22 +298,31 @@ class Watch:
         self._thread.start()
 
     def _look(self) -> None:
-        while not self._over.wait(self._every):
+        while not self._over.is_set():
             try:
-                room = self._target.room()
-            except (ServerError, Failure):
-                continue  # the load itself will meet it
-            if room is None:
-                return
-            if min(room.values()) < self._reserve:
-                self.failure = Failure(
-                    Exit.NO_ROOM,
-                    f"The server's volume has {min(room.values()) // MIB} MiB left, and"
-                    f" {self._reserve // MIB} MiB must remain: the load was stopped.",
-                    "Make the volume of the database larger: it must hold the live database and the new one.",
-                )
-                self._stop()
-                return
+                with self._target.server.session() as session:
+                    while not self._over.wait(self._every):
+                        room = self._target.room(session)
+                        left = (
+                            self._reserve
+                            if room is None
+                            else min(found for found in room if found is not None)
+                        )
+                        if left < self._reserve:
+                            return self._full(left)
+                        if room is None:
+                            return None
+            except ServerError:
+                self._over.wait(self._every)  # the load itself will meet it
+
+    def _full(self, left: int) -> None:
+        self.failure = Failure(
+            Exit.NO_ROOM,
+            f"The server's volume has {left // MIB} MiB left, and {self._reserve // MIB} MiB must remain: the"
+            " load was stopped.",
+            "Make the volume of the database larger: it must hold the live database and the new one.",
+        )
+        self._stop()
 
     def end(self) -> None:
         self._over.set()

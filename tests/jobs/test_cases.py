@@ -1,0 +1,580 @@
+"""What users have, one case each, from production's database by dump and drill to staging's; and attacks on
+what a recovery promises.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from stack_backup.render import merge_values
+from stack_backup.runtime.local import LocalRuntime, LocalStack, LocalVolume
+from stack_backup.runtime.pod import Faults
+from tests.jobs import faults
+from tests.jobs.chain import (
+    RECOVERY,
+    STAGING,
+    STAGING_NAMESPACE,
+    Chain,
+    anew,
+    ask,
+    green,
+    names,
+    red,
+    value,
+)
+from tests.render import contract
+
+UNTOUCHED = "The live database is as it was"
+
+
+@pytest.fixture(scope="module")
+def stacks(runtime: LocalRuntime) -> Iterator[tuple[LocalStack, LocalStack]]:
+    with (
+        runtime.stack(contract.NAMESPACE, "postgres:15") as production,
+        runtime.stack(STAGING_NAMESPACE, "postgres:15") as staging,
+    ):
+        yield production, staging
+
+
+@pytest.fixture
+def chain(stacks: tuple[LocalStack, LocalStack]) -> Chain:
+    return Chain(*stacks)
+
+
+def fill(chain: Chain, sql: str, database: str = "frag") -> None:
+    chain.production.database.execute(sql, database)
+
+
+# ---- memory that grows with the data ----
+
+
+def test_more_text_than_the_pods_memory(chain: Chain) -> None:
+    """97 MB of text, 4 MB packed: the pod's folder in memory has 64 MiB."""
+    fill(chain, "CREATE TABLE big AS SELECT n, repeat('x', 40) AS pad FROM generate_series(1, 2000000) n")
+    green(chain.backup())
+    green(chain.drill())
+    result = green(chain.recover())
+    assert value(chain.staging, "SELECT count(DISTINCT n) FROM big WHERE pad = repeat('x', 40)") == 2000000
+    assert result.verdict["rows"] == 2000000
+    assert result.peak_memory is not None
+    assert result.peak_memory < 128 << 20
+
+
+# ---- what the content depends on is there before it ----
+
+
+def test_a_view_that_depends_on_the_databases_time_zone(chain: Chain) -> None:
+    fill(chain, "ALTER DATABASE frag SET timezone = 'America/New_York'", "postgres")
+    fill(
+        chain,
+        "CREATE TABLE shot (id serial PRIMARY KEY, taken timestamptz NOT NULL);"
+        "INSERT INTO shot (taken) SELECT timestamptz '2024-03-01 00:30:00+00' + n * interval '1 hour'"
+        " FROM generate_series(0, 71) n;"
+        "CREATE MATERIALIZED VIEW shots_by_day AS SELECT taken::date AS day, count(*) AS shots FROM shot"
+        " GROUP BY 1;",
+    )
+    # What staging's own superuser has set must not change it, either.
+    chain.staging.database.execute("ALTER ROLE admin SET timezone = 'Asia/Tokyo'")
+    green(chain.backup())
+    green(chain.drill())
+    green(chain.recover())
+    days = "SELECT day::text, shots FROM shots_by_day ORDER BY day"
+    assert ask(chain.staging, days) == ask(chain.production, days)
+
+
+def test_an_event_trigger_of_a_second_superuser(chain: Chain) -> None:
+    fill(chain, "CREATE ROLE dba_kim SUPERUSER LOGIN PASSWORD 'x'", "postgres")
+    fill(
+        chain,
+        "CREATE TABLE t AS SELECT generate_series(1, 10) n;"
+        "CREATE FUNCTION guard() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN NULL; END $$;"
+        "CREATE EVENT TRIGGER guard ON sql_drop EXECUTE FUNCTION guard();"
+        "ALTER EVENT TRIGGER guard OWNER TO dba_kim;",
+    )
+    chain.there_and_back()
+    assert ask(chain.staging, "SELECT rolsuper, rolcanlogin FROM pg_roles WHERE rolname = 'dba_kim'") == [
+        (True, False)
+    ]
+
+
+OTHER_OWNER = {"database": {"owner": "app_staging"}}
+SCHEMA_OF_OWNER = (
+    "SET ROLE fragalysis; CREATE SCHEMA app; CREATE TABLE app.target AS SELECT generate_series(1, 10) n"
+)
+
+
+def test_an_owner_of_another_name_is_refused_in_advance(chain: Chain) -> None:
+    fill(chain, SCHEMA_OF_OWNER)
+    chain.install(OTHER_OWNER)
+    green(chain.backup())
+    before = names(chain.staging)
+    words = ("belongs to fragalysis", "app_staging", "databaseRecovery.allowOtherOwner")
+    red(chain.drill(), 78, *words)
+    red(chain.recover(), 78, UNTOUCHED, *words)
+    assert names(chain.staging) == before
+
+
+def test_an_owner_of_another_name_that_is_allowed_can_use_all(chain: Chain) -> None:
+    fill(chain, SCHEMA_OF_OWNER)
+    chain.install({**OTHER_OWNER, "databaseRecovery": {"allowOtherOwner": True}})
+    green(chain.backup())
+    green(chain.drill())
+    green(chain.recover())
+    chain.staging.database.passwords["app_staging"] = chain.staging.database.passwords["fragalysis"]
+    query = "SELECT count(*) FROM app.target"
+    assert value(chain.staging, query, user="app_staging") == 10
+    assert value(chain.staging, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'frag'") == (
+        "app_staging"
+    )
+
+
+def test_a_superusers_database_makes_nobody_a_superuser(chain: Chain) -> None:
+    """Whoever is a member of a superuser's role can become that."""
+    fill(chain, "ALTER DATABASE frag OWNER TO admin", "postgres")
+    fill(chain, "CREATE TABLE t AS SELECT 1 AS n")
+    chain.install({**OTHER_OWNER, "databaseRecovery": {"allowOtherOwner": True}})
+    green(chain.backup())
+    red(chain.recover(), 78, UNTOUCHED, "admin", "superuser")
+
+
+# ---- what is counted ----
+
+
+def test_partitions_by_the_hash_of_an_enum(chain: Chain) -> None:
+    fill(
+        chain,
+        "CREATE TYPE beamline AS ENUM ('i02', 'i03', 'i04', 'i24');"
+        "CREATE TABLE visit (id int, line beamline NOT NULL, note text) PARTITION BY HASH (line);"
+        "CREATE TABLE visit_0 PARTITION OF visit FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+        "CREATE TABLE visit_1 PARTITION OF visit FOR VALUES WITH (MODULUS 2, REMAINDER 1);"
+        "INSERT INTO visit SELECT n, (enum_range(NULL::beamline))[1 + n % 4], 'n' || n"
+        " FROM generate_series(1, 100) n;",
+    )
+    green(chain.backup())
+    green(chain.drill())
+    assert green(chain.recover()).verdict["rows"] == 100
+    rows = "SELECT * FROM visit ORDER BY id"
+    assert ask(chain.staging, rows) == ask(chain.production, rows)
+
+
+def test_names_in_latin1(chain: Chain) -> None:
+    fill(
+        chain,
+        "DROP DATABASE frag;"
+        "CREATE DATABASE frag OWNER fragalysis TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'",
+        "postgres",
+    )
+    fill(
+        chain,
+        "SET client_encoding = 'UTF8'; CREATE TABLE \"Größe\" (id serial, name text);"
+        "INSERT INTO \"Größe\" (name) VALUES ('größer'), ('naïve'); COMMENT ON DATABASE frag IS 'für alle'",
+    )
+    chain.there_and_back()
+    assert value(chain.staging, "SHOW server_encoding") == "LATIN1"
+
+
+def test_a_dump_of_inserts_is_never_said_to_be_counted(chain: Chain) -> None:
+    fill(chain, "CREATE TABLE t AS SELECT generate_series(1, 10) n")
+    text = chain.production.database.output("pg_dumpall", "--inserts")
+    chain.replica.write("hourly/backup-2020-02-29T08:51:08Z-dumpall.sql.gz", gzip.compress(text, 1))
+    result = green(chain.recover(dump="2020-02-29T08:51:08Z"))
+    assert "all counted" not in result.verdict["message"]
+    assert "INSERT" in result.verdict["message"]
+    assert value(chain.staging, "SELECT count(*) FROM t") == 10
+
+
+# ---- what is optional ends nothing ----
+
+
+def test_a_former_database_that_was_a_template(chain: Chain) -> None:
+    fill(chain, "CREATE TABLE t AS SELECT generate_series(1, 10) n")
+    fill(chain, "ALTER DATABASE frag IS_TEMPLATE true", "postgres")
+    green(chain.backup())
+    former = green(chain.recover(chain.production, keep_former_seconds="0")).verdict["former"]
+    assert former not in names(chain.production)
+    assert value(chain.production, "SELECT datistemplate FROM pg_database WHERE datname = 'frag'")
+    green(chain.backup())
+
+
+def test_a_former_database_that_cannot_be_dropped_stops_nothing(chain: Chain) -> None:
+    """A transaction that is prepared in it keeps it."""
+    fill(chain, "CREATE TABLE t AS SELECT generate_series(1, 10) n")
+    green(chain.backup())
+    former = green(chain.recover(chain.production)).verdict["former"]
+    server = chain.production.database
+    server.execute("ALTER SYSTEM SET max_prepared_transactions = 5")
+    server.stop()
+    server.start()
+    server.execute(f"ALTER DATABASE {former} ALLOW_CONNECTIONS true")
+    server.execute("BEGIN; CREATE TABLE kept (n int); PREPARE TRANSACTION 'mine'", former)
+    server.execute(f"ALTER DATABASE {former} SET stack_backup.drop_after = '2020-01-02T00:00:00Z'")
+    try:
+        result = green(chain.backup())
+        assert result.verdict["former_left"] == [former]
+        assert former in result.verdict["message"]
+        assert former.encode() not in gzip.decompress(chain.volume.read(f"hourly/{chain.dump}"))
+        assert green(chain.recover(chain.production)).verdict["former_left"] == [former]
+    finally:
+        server.execute("ROLLBACK PREPARED 'mine'", former)
+
+
+def test_a_setting_that_a_newer_server_refuses(chain: Chain, newer: LocalStack) -> None:
+    """Before the swap, and again in the same way; the owner's password in the server is another one than
+    the Secret's.
+    """
+    fill(chain, "CREATE TABLE t AS SELECT generate_series(1, 10) n")
+    fill(chain, "ALTER DATABASE frag SET timezone = 'US/Eastern'", "postgres")
+    green(chain.backup())
+    newer.database.execute("ALTER ROLE fragalysis PASSWORD 'another'")
+    newer.database.execute("CREATE TABLE mine AS SELECT 1 AS n", "frag")
+    before = names(newer)
+    for _ in range(2):
+        red(chain.recover(newer), 65, UNTOUCHED, "DATABASE PROPERTIES frag", "database.accepted", "22023")
+        assert names(newer) == before
+        assert value(newer, "SELECT count(*) FROM mine") == 1
+    newer_with(newer, {"database": {"accepted": ["DATABASE PROPERTIES *"]}})
+    result = green(chain.recover(newer))
+    assert result.verdict["left_out"] == ["DATABASE PROPERTIES frag"]
+    assert value(newer, "SELECT count(*) FROM t") == 10
+    assert value(newer, "SELECT 1", user="fragalysis") == 1
+
+
+def test_a_roles_setting_that_a_newer_server_refuses(chain: Chain, newer: LocalStack) -> None:
+    """Nothing of the roles is made then, so that the next run finds what this one found."""
+    fill(chain, "CREATE ROLE reader; ALTER ROLE reader SET timezone = 'US/Eastern'", "postgres")
+    fill(chain, "CREATE TABLE t AS SELECT 1 AS n; GRANT SELECT ON t TO reader")
+    green(chain.backup())
+    for _ in range(2):
+        red(chain.recover(newer), 65, UNTOUCHED, "ROLE reader", "database.accepted")
+        assert ask(newer, "SELECT FROM pg_roles WHERE rolname = 'reader'") == []
+    newer_with(newer, {"database": {"accepted": ["ROLE reader"]}})
+    assert green(chain.recover(newer)).verdict["left_out"] == ["ROLE reader"]
+
+
+def test_a_foreign_partition_whose_server_is_away(chain: Chain) -> None:
+    fill(
+        chain,
+        "CREATE EXTENSION postgres_fdw;"
+        "CREATE SERVER archive FOREIGN DATA WRAPPER postgres_fdw"
+        " OPTIONS (host '127.0.0.1', port '5999', dbname 'archive');"
+        "CREATE USER MAPPING FOR PUBLIC SERVER archive OPTIONS (user 'reader', password 'not-a-real-one');"
+        "CREATE TABLE event (at date, what text) PARTITION BY RANGE (at);"
+        "CREATE TABLE event_2025 PARTITION OF event FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');"
+        "CREATE FOREIGN TABLE event_2020 PARTITION OF event FOR VALUES FROM ('2020-01-01') TO ('2021-01-01')"
+        " SERVER archive;"
+        "INSERT INTO event SELECT date '2025-01-01' + n, 'e' || n FROM generate_series(0, 99) n;",
+    )
+    result = chain.there_and_back()
+    assert "could not be analysed" in result.log
+    assert value(chain.staging, "SELECT count(*) FROM pg_stats WHERE tablename = 'event_2025'") == 2
+
+
+def test_a_template_without_connections_is_named(chain: Chain) -> None:
+    fill(chain, "CREATE TABLE t AS SELECT 1 AS n")
+    fill(chain, "CREATE DATABASE golden IS_TEMPLATE true ALLOW_CONNECTIONS false", "postgres")
+    result = green(chain.backup())
+    assert result.verdict["not_backed_up"] == ["golden"]
+    assert "golden" in result.verdict["message"]
+
+
+# ---- what the server, the database or a role have set ----
+
+
+@pytest.mark.parametrize("milliseconds", [40, 120])
+def test_a_timeout_of_the_server(chain: Chain, milliseconds: int) -> None:
+    fill(chain, "CREATE TABLE big AS SELECT n, repeat('x', 40) AS pad FROM generate_series(1, 300000) n")
+    green(chain.backup())
+    chain.staging.database.execute(f"ALTER SYSTEM SET statement_timeout = '{milliseconds}ms'")
+    chain.staging.database.execute("SELECT pg_reload_conf()")
+    green(chain.recover())
+    assert value(chain.staging, "SET statement_timeout = 0; SELECT count(*) FROM big") == 300000
+
+
+# ---- former databases ----
+
+
+def test_back_to_an_earlier_dump_after_growth(chain: Chain) -> None:
+    """No later hourly dump is suspicious, nor holds what was replaced."""
+    fill(chain, "CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 20000) n")
+    green(chain.backup())
+    stamp, production = chain.stamp, chain.production
+    fill(chain, "INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, 2000) n")
+    former = green(chain.recover(production, dump=stamp, keep_former_seconds="3")).verdict["former"]
+    assert former in names(production)
+    assert green(chain.backup()).verdict["rows"] == 20000
+    time.sleep(3)
+    for _ in range(2):
+        time.sleep(1)
+        assert green(chain.backup()).verdict["outcome"] == "published"
+    assert former not in names(production)
+    green(chain.drill())
+
+
+# ---- an image of another major version ----
+
+
+@pytest.fixture(scope="module")
+def newer_server(runtime: LocalRuntime) -> Iterator[LocalStack]:
+    with runtime.stack(STAGING_NAMESPACE, "postgres:17") as stack:
+        yield stack
+
+
+@pytest.fixture
+def newer(newer_server: LocalStack) -> LocalStack:
+    """Staging with a server of another major version, beside the chain's."""
+    anew(newer_server)
+    newer_with(newer_server, {})
+    return newer_server
+
+
+def newer_with(stack: LocalStack, values: dict[str, Any]) -> None:
+    image = {"database": {"image": {"repository": "postgres", "tag": "17"}}}
+    stack.install(merge_values(merge_values(STAGING, image), values))
+
+
+def test_an_image_of_another_major_version_is_refused_at_once(chain: Chain) -> None:
+    fill(chain, "CREATE TABLE t AS SELECT 1 AS n")
+    green(chain.backup())
+    before = names(chain.staging)
+    chain.install({"database": {"image": {"tag": "17"}}})
+    red(chain.backup(), 78, "17.", "15.", "database.image")
+    red(chain.recover(), 78, UNTOUCHED, "17.", "15.", "database.image")
+    assert names(chain.staging) == before
+    assert len([name for name in chain.volume.list("hourly") if name.startswith("backup-")]) == 1
+
+
+# ---- what pg_dump itself cannot bring back ----
+
+FAULTY: dict[str, tuple[str, str, str]] = {
+    "an index by a function without a path": (
+        "CREATE EXTENSION cube; CREATE EXTENSION earthdistance;"
+        "CREATE TABLE site (name text, lat float8, lon float8);"
+        "INSERT INTO site VALUES ('one', 51.57, -1.31), ('two', 48.2, 16.4);"
+        "CREATE INDEX site_where ON site USING gist (ll_to_earth(lat, lon));"
+        "COMMENT ON INDEX site_where IS 'where it is';",
+        "left_out",
+        "INDEX public.site_where",
+    ),
+    "a trigger by an operator without a path": (
+        "CREATE EXTENSION hstore; CREATE TABLE item (id int, tags hstore);"
+        "INSERT INTO item VALUES (1, 'a=>1');"
+        "CREATE FUNCTION changed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;"
+        "CREATE TRIGGER changed BEFORE UPDATE ON item FOR EACH ROW"
+        " WHEN (OLD.tags IS DISTINCT FROM NEW.tags) EXECUTE FUNCTION changed();",
+        "left_out",
+        "TRIGGER public.item changed",
+    ),
+    "a check that time has made false": (
+        "CREATE TABLE token (id int, expires timestamptz CHECK (expires > now()));"
+        "INSERT INTO token SELECT n, now() + interval '100 ms' + n * interval '1 day'"
+        " FROM generate_series(0, 9) n; SELECT pg_sleep(0.2)",
+        "not_valid",
+        "CHECK CONSTRAINT public.token token_expires_check",
+    ),
+    "a row without its parent": (
+        "CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent VALUES (1);"
+        "CREATE TABLE child (id int, parent int REFERENCES parent); SET session_replication_role = replica;"
+        "INSERT INTO child VALUES (1, 1), (2, 99);",
+        "not_valid",
+        "FK CONSTRAINT public.child child_parent_fkey",
+    ),
+    "a check that looks into another table": (
+        "CREATE TABLE z_lookup (code text); INSERT INTO z_lookup VALUES ('a');"
+        "CREATE FUNCTION known(c text) RETURNS boolean LANGUAGE sql AS"
+        " $$ SELECT EXISTS (SELECT FROM public.z_lookup WHERE code = c) $$;"
+        "CREATE TABLE a_data (code text CHECK (public.known(code))); INSERT INTO a_data VALUES ('a');",
+        "not_valid",
+        "CHECK CONSTRAINT public.a_data a_data_code_check",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAULTY)
+def test_what_pg_dump_cannot_bring_back_is_named_and_can_be_accepted(chain: Chain, case: str) -> None:
+    sql, key, name = FAULTY[case]
+    fill(chain, sql)
+    green(chain.backup())
+    before = names(chain.staging)
+    red(chain.drill(), 65, name, "database.accepted")
+    red(chain.recover(), 65, name, "database.accepted", UNTOUCHED)
+    assert names(chain.staging) == before
+    # All that is refused is named: once that is accepted, the rest comes back.
+    chain.install({"database": {"accepted": [name]}, "databaseRecovery": {"jobs": 1}})
+    for result in (green(chain.drill()), green(chain.recover())):
+        assert result.verdict[key] == [name]
+        assert "accepted" in result.verdict["message"]
+    tables = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    for (table,) in ask(chain.production, tables):
+        count = f"SELECT count(*) FROM {table}"
+        assert value(chain.staging, count) == value(chain.production, count)
+    if key == "not_valid":
+        query = f"SELECT convalidated FROM pg_constraint WHERE conname = '{name.split()[-1]}'"
+        assert value(chain.staging, query) is False
+
+
+# ---- attacks on the promises ----
+
+
+def test_a_command_of_psql_in_a_dump_is_refused_before_a_byte_is_loaded(chain: Chain) -> None:
+    fill(chain, "CREATE TABLE t AS SELECT 1 AS n")
+    green(chain.backup())
+    text = gzip.decompress(chain.volume.read(f"hourly/{chain.dump}"))
+    begin = text.index(b"CREATE TABLE public.t")
+    text = text[:begin] + b"\\! touch /faults/run\n" + text[begin:]
+    chain.replica.write("hourly/backup-2020-02-29T08:51:08Z-dumpall.sql.gz", gzip.compress(text, 1))
+    before = names(chain.staging)
+    environment = {"CONFIRM": STAGING_NAMESPACE, "DUMP": "2020-02-29T08:51:08Z"}
+    loads = faults.hold_python("stack_backup_jobs.target:Target.begin")
+    with chain.staging.start(RECOVERY, Faults(python=loads), environment) as job:
+        red(job.wait(), 65, UNTOUCHED, "\\!")
+        assert not (job.pod.faults / "run").exists()
+        assert not (job.pod.faults / "reached").exists()
+    assert names(chain.staging) == before
+
+
+def test_no_secret_where_strings_are_of_the_old_kind(chain: Chain) -> None:
+    fill(chain, "CREATE TABLE t AS SELECT 1 AS n")
+    green(chain.backup())
+    server = chain.staging.database
+    for statement in ("standard_conforming_strings = off", "log_statement = 'all'"):
+        server.execute(f"ALTER SYSTEM SET {statement}")
+    server.execute("SELECT pg_reload_conf()")
+    result = green(chain.recover())
+    log = server.log.read_text(errors="replace")
+    assert "ALTER ROLE" in log
+    for secret in chain.staging.secrets["database"].values():
+        assert secret.decode()[:16] not in result.log + log
+    assert value(chain.staging, "SELECT 1", user="fragalysis") == 1
+
+
+LOST_ANSWER = """
+from pathlib import Path
+def execute(self, sql, real=Session.execute, swap=[]):
+    swap += [sql] if " RENAME TO " in str(sql) else []
+    if sql != "COMMIT" or not swap:
+        return real(self, sql)
+    self._ask(sql)
+    Path("/faults/reached").touch()
+    while not Path("/faults/go").exists():
+        time.sleep(0.01)
+    return self._end()
+Session.execute = execute
+"""
+
+
+def test_told_to_stop_between_the_commit_and_its_answer(chain: Chain) -> None:
+    fill(chain, "CREATE TABLE t AS SELECT 1 AS n")
+    green(chain.backup())
+    python = faults.patch_python("stack_backup_jobs.session", LOST_ANSWER)
+    with chain.staging.start(RECOVERY, Faults(python=python), {"CONFIRM": STAGING_NAMESPACE}) as job:
+        job.reached("reached")
+        job.signal(signal.SIGTERM)
+        result = job.wait()
+    red(result, 143, "is live already", "frag_former_")
+    assert value(chain.staging, "SELECT count(*) FROM t") == 1
+    assert value(chain.staging, "SELECT 1", user="fragalysis") == 1
+
+
+SWAPPED = faults.hold_python("stack_backup_jobs.target:Target._swap", after=True)
+PROPERTIES = """
+ALTER DATABASE frag SET search_path = app, public;
+REVOKE CONNECT ON DATABASE frag FROM PUBLIC;
+ALTER ROLE fragalysis IN DATABASE frag SET work_mem = '7MB';
+"""
+
+
+def test_whoever_comes_in_after_the_swap_finds_settings_and_privileges(chain: Chain) -> None:
+    fill(chain, "CREATE ROLE stranger")
+    fill(chain, PROPERTIES, "postgres")
+    fill(chain, "CREATE TABLE t AS SELECT 1 AS n")
+    green(chain.backup())
+    staging = chain.staging
+    staging.database.execute("CREATE ROLE stranger LOGIN PASSWORD 'x'")
+    staging.database.passwords["stranger"] = "x"
+    with staging.start(RECOVERY, Faults(python=SWAPPED), {"CONFIRM": STAGING_NAMESPACE}) as job:
+        job.reached("reached")
+        assert value(staging, "SHOW search_path", user="fragalysis") == "app, public"
+        assert value(staging, "SHOW work_mem", user="fragalysis") == "7MB"
+        with pytest.raises(psycopg.OperationalError, match="CONNECT privilege"):
+            value(staging, "SELECT 1", user="stranger")
+        job.release("go")
+        green(job.wait())
+
+
+def test_nobody_but_the_superuser_is_in_the_new_database_before_it_is_live(chain: Chain) -> None:
+    fill(chain, "CREATE TABLE person AS SELECT 'a name' AS name; GRANT SELECT ON person TO fragalysis")
+    chain.install({"databaseRecovery": {"sql": "UPDATE person SET name = 'nobody'"}})
+    green(chain.backup())
+    staging = chain.staging
+    hold = faults.hold_python("stack_backup_jobs.recovery:run_sql")
+    with staging.start(RECOVERY, Faults(python=hold), {"CONFIRM": STAGING_NAMESPACE}) as job:
+        job.reached("reached")
+        [side] = [name for name in names(staging) if "restore" in name]
+        assert value(staging, "SELECT name FROM person", side) == "a name"
+        with pytest.raises(psycopg.OperationalError, match="too many connections"):
+            value(staging, "SELECT name FROM person", side, "fragalysis")
+        job.release("go")
+        green(job.wait())
+    assert value(staging, "SELECT name FROM person", user="fragalysis") == "nobody"
+
+
+# ---- the server's own room ----
+
+
+@pytest.fixture
+def small(chain: Chain) -> Iterator[Chain]:
+    """Staging's server has a disk of its own, with room for little more than it holds."""
+    server = chain.staging.database
+    disk = LocalVolume(chain.staging.namespaces, chain.staging.namespaces.folder / server.name / "data")
+    server.execute("ALTER SYSTEM SET max_wal_size = '64MB'")
+    server.stop()
+    with disk.limited(330 << 20):
+        server.start()
+        yield chain
+        server.stop(immediate=True)
+    server.start()
+
+
+def sized(chain: Chain, mebibytes: int) -> None:
+    """Rows of so many MiB in production, and the same in staging."""
+    rows = f"SELECT n, repeat(md5(n::text), 30) AS pad FROM generate_series(1, {mebibytes * 1024}) n"
+    fill(chain, f"CREATE TABLE t AS {rows}")
+    green(chain.backup())
+
+
+def alive(stack: LocalStack) -> None:
+    """It writes, and can be stopped and started again."""
+    stack.database.execute("CREATE TABLE written AS SELECT generate_series(1, 1000) n; CHECKPOINT", "frag")
+    stack.database.stop()
+    stack.database.start()
+    assert value(stack, "SELECT count(*) FROM written") == 1000
+
+
+def test_a_server_without_room_for_a_second_copy_is_refused_in_advance(small: Chain) -> None:
+    sized(small, 200)
+    before = names(small.staging)
+    red(small.recover(), 73, UNTOUCHED, "the server's volume has", "Make the volume of the database larger")
+    assert names(small.staging) == before
+    alive(small.staging)
+
+
+def test_a_load_that_takes_more_room_than_was_thought_is_stopped(small: Chain) -> None:
+    """The manifest is an older one that says nothing of sizes, and the text is shorter than its table."""
+    fill(small, "CREATE TABLE t (n int, a text GENERATED ALWAYS AS (repeat(md5(n::text), 120)) STORED)")
+    fill(small, "ALTER TABLE t ALTER a SET STORAGE EXTERNAL; INSERT INTO t SELECT generate_series(1, 80000)")
+    green(small.backup())
+    path = f"hourly/.manifest/{small.dump}.tsv"
+    manifest = small.replica.read(path).decode()
+    small.replica.write(path, re.sub(r"(?m)^size\t.*\n", "", manifest).encode())
+    before = names(small.staging)
+    red(small.recover(), 73, UNTOUCHED, "the load was stopped")
+    assert names(small.staging) == before
+    alive(small.staging)
