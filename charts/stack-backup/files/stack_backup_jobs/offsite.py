@@ -404,7 +404,8 @@ class Run:
             ran = self._rclone.run(*command, take=changes.take, RCLONE_LOCAL_NO_CHECK_UPDATED="true")
         if not ran.code:
             return changes
-        error = unreadable(volume, self._settings.exclude.split()) if ran.told() is None else None
+        unclear = ran.told() in (None, Exit.UNAVAILABLE)
+        error = unreadable(volume, self._settings.exclude.split()) if unclear else None
         if error is None:
             raise self._rclone.refused("rclone sync failed", ran)
         failure = of_volume(error)

@@ -80,6 +80,7 @@ _HTTP_STATUS = re.compile(r"\bStatusCode: (\d+)")
 LEAST_ROOM = MIB
 """Free bytes of a store that is not full for anything."""
 PROBE_SECONDS = 10
+PORTS = {"http": 80, "https": 443, "sftp": 22, "ftp": 21}
 Take = Callable[[bytes], object]
 _KEPT = 100
 """Complaints of one command that are looked into."""
@@ -223,7 +224,7 @@ class Rclone:
     def refused(self, what: str, ran: Ran, need: int = LEAST_ROOM) -> Failure:
         """Why a command failed whose own source, if it had one, is not to blame."""
         code = Exit.SOURCE if ran.code in NOT_THERE else ran.told()
-        if code is None:
+        if code in (None, Exit.UNAVAILABLE):  # no answer may be because of what was sent
             code = self._ask(any(complaint.fatal for complaint in ran.complaints), need)
         return Failure(code, f"{what}: {ran.reason}.", ADVICE[code])
 
@@ -241,9 +242,7 @@ class Rclone:
             free = json.loads(room or b"{}").get("free")
             if free is not None and free < need:
                 return Exit.NO_ROOM
-        there = self.run(
-            "lsf", "--max-depth=1", self.remote, RCLONE_RETRIES="1", RCLONE_LOW_LEVEL_RETRIES="2"
-        )
+        there = self.look()
         code = Exit.SOURCE if there.code in NOT_THERE else there.told()
         return code if there.code and code is not None else Exit.PASSING
 
@@ -259,12 +258,13 @@ class Rclone:
             seen.add(name)
             section = configuration[name]
             for place in filter(None, map(section.get, ("endpoint", "url", "host"))):
+                scheme = {"sftp": "sftp", "ftp": "ftp"}.get(section.get("type", ""), "https")
                 try:
-                    parts = urlsplit(place if "//" in place else f"//{place}", "https")
-                    port = parts.port or int(section.get("port", "80" if parts.scheme == "http" else "443"))
+                    parts = urlsplit(place if "//" in place else f"//{place}", scheme)
+                    port = parts.port or int(section.get("port", PORTS.get(parts.scheme, 0)))
                 except ValueError:
                     return None
-                return (parts.hostname, port) if parts.hostname else None
+                return (parts.hostname, port) if parts.hostname and port else None
             name = section.get("remote", "").partition(":")[0]  # one over another, as crypt is
         return None
 
