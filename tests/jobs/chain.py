@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -91,7 +92,8 @@ class Chain:
         green(self.backup())
         green(self.drill())
         result = green(self.recover())
-        assert written(self.staging) == written(self.production)
+        found = differences(self.production, self.staging)
+        assert not found, "\n".join(found[:40])
         return result
 
 
@@ -109,8 +111,13 @@ def red(result: JobResult, code: int, *words: str) -> JobResult:
 
 def written(stack: LocalStack, database: str = DATABASE) -> list[str]:
     """The database as pg_dump writes it, in lines."""
-    text = stack.database.output("pg_dump", "--create", database).decode("utf-8", "surrogateescape")
+    text = stack.database.output("pg_dump", "--create", database).decode(errors="backslashreplace")
     return [line for line in text.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
+
+
+def differences(one: LocalStack, other: LocalStack, database: str = DATABASE) -> list[str]:
+    """Between the same database of both, in lines of pg_dump."""
+    return list(difflib.unified_diff(written(one, database), written(other, database), lineterm="", n=1))
 
 
 def names(stack: LocalStack) -> list[str]:

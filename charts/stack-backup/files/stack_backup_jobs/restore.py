@@ -20,7 +20,7 @@ from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.loader import Broken, Loaded, Loader, failure_of, is_accepted
 from stack_backup_jobs.pack import Unpacker
 from stack_backup_jobs.reader import Part, Reader, read
-from stack_backup_jobs.roles import Roles, exists, unquoted
+from stack_backup_jobs.roles import Roles, exists
 from stack_backup_jobs.session import (
     EXTRA,
     SETTINGS,
@@ -28,6 +28,7 @@ from stack_backup_jobs.session import (
     ServerError,
     Session,
     Unreachable,
+    codec,
     identifier,
     literal,
 )
@@ -40,6 +41,7 @@ RESERVE, LARGEST_RESERVE = 64 * MIB, 2048 * MIB
 _OWN = {"client_encoding", "application_name", "synchronous_commit", "maintenance_work_mem"}
 OURS = {key.lower() for key in {*SETTINGS, *EXTRA}} - {"datestyle", "intervalstyle"} | _OWN
 """Settings of our sessions that no database changes."""
+_IN_SPACE = re.compile(r' TABLESPACE = (?:"(?:[^"]|"")*"|\S+)')
 _OF_THE_SWAP = re.compile(
     r'ALTER DATABASE (?:"(?:[^"]|"")*"|\S+) '
     r'(?:(?:WITH )?(?:CONNECTION LIMIT|IS_TEMPLATE)\b|SET "?stack_backup\.)'
@@ -377,14 +379,16 @@ class Restore:
         if differing:
             say(f"Roles that are not as in the dump, and stay as they are: {', '.join(differing)}.")
             self._job.figure(roles_differ=differing[:20])
-        create = part.create if self.options.tablespaces else re.sub(r" TABLESPACE = \S+", "", part.create)
+        create = part.create if self.options.tablespaces else _IN_SPACE.sub("", part.create)
+        owner = self.options.owner or part.owner
         target.begin(create or f"WITH TEMPLATE = template0 ENCODING = '{part.encoding}'")
-        with target.server.session(encoding=part.properties_encoding) as session:
-            owner = self.options.owner or part.owner
+        with target.server.session() as session:
             if owner:
                 session.execute(f"ALTER DATABASE {identifier(target.side)} OWNER TO {identifier(owner)}")
             if part.owner and owner != part.owner:
                 session.execute(f"GRANT {identifier(part.owner)} TO {identifier(owner)}")
+        # From within: text that belongs to the database is of its own encoding, wherever it is kept.
+        with target.server.session(target.side, encoding=part.properties_encoding) as session:
             for statement in part.properties:
                 self._property(session, target, part, statement)
             if owner and owner != part.owner:
@@ -398,7 +402,8 @@ class Restore:
             return
         name = f"DATABASE PROPERTIES {part.name}"
         try:
-            session.execute(renamed(statement, part.name, target.side))
+            side = target.side.encode().decode(codec(part.properties_encoding), "surrogateescape")
+            session.execute(renamed(statement, side))
         except Unreachable:
             raise
         except ServerError as error:
@@ -450,13 +455,13 @@ def _analyses(session: Session, table: str) -> bool:
     return True
 
 
-def renamed(statement: str, old: str, new: str) -> str:
+def renamed(statement: str, new: str) -> str:
     """A statement of pg_dump about a database, about another one: its name follows the first `DATABASE`."""
     done = False
 
     def other(found: re.Match[str]) -> str:
         nonlocal done
-        if found[1] is None or done or unquoted(found[1]) != old:
+        if found[1] is None or done:
             return found[0]
         done = True
         return f"DATABASE {identifier(new)}"
