@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks`: what the jobs cost beside what users run without them.
 
-Every round runs each job next to its peer, on the same server and volumes; a ratio is the median of its rounds.
-Nothing is asserted. A job's seconds are those of its whole pod, from the start of its first init container.
+Every round runs each job next to its peer, on the same server and volumes; ratios are medians of all rounds.
+Nothing is asserted. A job's seconds are those of its pod, less those of a pod that does nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ AWAY = 2.0
 def main() -> int:
     options = _options()
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 130
     parts: list[Database | Media] = []
     try:
         dataset.provide()
@@ -71,10 +73,12 @@ def _show(console: Console, parts: list[Database | Media], rounds: int) -> None:
     table = Table(title=f"{os.cpu_count()} cores, medians of {rounds} rounds", title_justify="left")
     for heading in ("Work", "Seconds", "Beside", "Seconds", "Ratio", "At most", "", "Memory"):
         left = heading in ("Work", "Beside", "")
-        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for line in (line for part in parts for line in part.lines):
         table.add_row(*_cells(line))
     console.print(table)
+    starts = [seconds for part in parts for seconds in part.starts]
+    console.print(f"A pod that does nothing takes {median(starts):.1f} s, which is no part of the above")
     for part in parts:
         if isinstance(part, Database):
             away = median(part.away)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
 import shutil
@@ -24,7 +23,7 @@ from stack_backup.runtime import JobResult, postgres
 from stack_backup.runtime.local import OWNER, LocalRuntime
 from stack_backup.scenario import CLAIM, JOB, NAMESPACE, VALUES
 from stack_backup_jobs.formats import MANIFESTS, dump_name, manifest_name, stamp, time_of
-from tests.benchmarks.measure import MIB, Line, NotMeasured, green, settled, timed
+from tests.benchmarks.measure import MIB, Line, NotMeasured, green, settled, timed, with_command
 from tests.benchmarks.molecules import fill
 
 IMAGE = "postgres:15"
@@ -65,6 +64,7 @@ class Database:
         self._replica = Line("Replica of a dump", "cp, sync, sha256sum", 1.3)
         self._drill = Line("Drill", "gunzip | psql, fsync off", 0.8)
         self._recovery = Line("Recovery to a live server", "gunzip | psql", 0.8)
+        self.starts: list[float] = []
         self.away: list[float] = []
         """Seconds for which the live database took no connections."""
 
@@ -73,26 +73,28 @@ class Database:
         return [self._gzip, self._zstd, self._replica, self._drill, self._recovery]
 
     def round(self) -> None:
+        start = self._seconds(JOB, "true", lent=True)
+        self.starts.append(start)
         base = [self._dump_all()]
         zstd = self._backup("zstd")
         base.append(self._dump_all())
         gzip = self._backup("gzip")
         base.append(self._dump_all())
-        self._zstd.add(zstd, mean(base[:2]))
-        self._gzip.add(gzip, mean(base[1:]))
+        self._zstd.add(zstd, start, mean(base[:2]))
+        self._gzip.add(gzip, start, mean(base[1:]))
         dump = str(gzip.verdict["dump"])
         file = self._production.volume(CLAIM).fetch(f"hourly/{dump}", self._folder)
         theirs = self._load(file, {})
         with settled():
-            self._drill.add(green(self._production.run("database-drill", timeout=7200)), theirs)
+            self._drill.add(green(self._production.run("database-drill", timeout=7200)), start, theirs)
         green(self._production.run(REPLICATOR))
         theirs = self._load(file, LIVE)
         with settled(), self._watched():
             environment = {"CONFIRM": STAGING, "DUMP": time_of(dump)}
             result = self._staging.run("database-recovery", environment=environment, timeout=7200)
-        self._recovery.add(green(result), theirs)
+        self._recovery.add(green(result), start, theirs)
         self._drop_former()
-        self._replicate(dump)
+        self._replicate(dump, start)
 
     def _dump_all(self) -> float:
         return self._bare(JOB, DUMP_ALL)
@@ -109,13 +111,10 @@ class Database:
 
     def _bare(self, job: str, script: str) -> float:
         """Seconds of a script in the job's own pod, which lends it nothing."""
-        changed = copy.deepcopy(list(self._objects()))
-        for item in changed:
-            if item["kind"] == "CronJob":
-                pod = item["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-                pod["initContainers"] = []
-                pod["containers"][0]["command"] = ["/bin/bash", "-ec", script]
-        self._production.apply(Objects(changed))
+        return self._seconds(job, script, lent=False) - self._seconds(job, "true", lent=False)
+
+    def _seconds(self, job: str, script: str, *, lent: bool) -> float:
+        self._production.apply(with_command(self._objects(), script, lent=lent))
         with settled():
             seconds = green(self._production.run(job, timeout=7200)).seconds
         self._production.apply(self._objects())
@@ -160,7 +159,7 @@ class Database:
             for (name,) in connection.execute(query.encode()).fetchall():
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
-    def _replicate(self, model: str) -> None:
+    def _replicate(self, model: str, start: float) -> None:
         """Replicate a dump of a size of its own; what is in it does not matter there."""
         backup = self._production.volume(CLAIM)
         replica = self._production.volume(self._production.claim_of(REPLICATOR, "database-replica"))
@@ -172,7 +171,7 @@ class Database:
         )
         replica.remove(f"{name}.copied")
         with settled():
-            self._replica.add(green(self._production.run(REPLICATOR, timeout=3600)), theirs)
+            self._replica.add(green(self._production.run(REPLICATOR, timeout=3600)), start, theirs)
         backup.clear()
         replica.clear()
 

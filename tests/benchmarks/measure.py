@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 
+from stack_backup.render import Objects
 from stack_backup.runtime import JobResult
 
 MIB = 2**20
@@ -26,8 +28,9 @@ class Line:
     memory: int = 0
     """Bytes that the job's pod used at most, beside the processes of a PostgreSQL server."""
 
-    def add(self, ours: JobResult, theirs: float) -> None:
-        self.ours.append(ours.seconds)
+    def add(self, ours: JobResult, start: float, theirs: float) -> None:
+        """`start`: the seconds of a pod that does nothing, which are no part of the work."""
+        self.ours.append(ours.seconds - start)
         self.theirs.append(theirs)
         self.memory = max(self.memory, ours.peak_memory or 0)
 
@@ -45,6 +48,18 @@ def green(result: JobResult) -> JobResult:
     if not result.succeeded:
         raise NotMeasured(f"{result.job} ended with exit code {result.exit_code}: {result.log}")
     return result
+
+
+def with_command(objects: Objects, command: str, *, lent: bool = True) -> Objects:
+    """The same objects, every pod running a command in the place of its program; if not `lent`, without the
+    init containers that lend it an interpreter.
+    """
+    changed = Objects(copy.deepcopy(list(objects)))
+    for _, pod in changed.pods():
+        pod["containers"][0]["command"] = ["/bin/bash", "-ec", command]
+        if not lent:
+            pod["initContainers"] = []
+    return changed
 
 
 def timed(work: Callable[[], object]) -> float:

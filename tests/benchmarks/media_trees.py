@@ -17,7 +17,7 @@ from stack_backup.render import Objects, render
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalRuntime
 from stack_backup.testbed import system
-from tests.benchmarks.measure import Line, green, settled, timed
+from tests.benchmarks.measure import Line, green, settled, timed, with_command
 
 NAMESPACE, JOB = "media-stack", "media-replicator"
 SOURCE, REPLICA = "media", "media-replica"
@@ -61,12 +61,15 @@ class Media:
         self._same = Line("Media, nothing changed", rsync, 1.5)
         self._changed = Line("Media, 1 % changed", rsync, 1.5)
         self._slow = Line("Media, nothing changed, 2 ms an operation", rsync, 0.25)
+        self.starts: list[float] = []
 
     @property
     def lines(self) -> list[Line]:
         return [self._first, self._same, self._changed, self._slow]
 
     def round(self) -> None:
+        start = self._mirror(with_command(_objects(), "true")).seconds
+        self.starts.append(start)
         peer = self._folder / "peer"
         self._stack.volume(REPLICA).clear()
         shutil.rmtree(peer, ignore_errors=True)
@@ -74,14 +77,14 @@ class Media:
             theirs = timed(
                 lambda: _run("sh", "-c", 'cp -a "$0/." "$1" && sync', str(self._source), str(peer))
             )
-        self._first.add(self._mirror(), theirs)
-        self._same.add(self._mirror(), self._rsync())
+        self._first.add(self._mirror(), start, theirs)
+        self._same.add(self._mirror(), start, self._rsync())
         for number in self._chance.sample(range(self._files), self._files // 100):
             self._write(number)
         media.give(self._source, 999)
-        self._changed.add(self._mirror(), self._rsync())
+        self._changed.add(self._mirror(), start, self._rsync())
         latency = {"LD_PRELOAD": str(self._library), "LATENCY_MICROSECONDS": str(MICROSECONDS)}
-        self._slow.add(self._mirror(slow=True), self._rsync(latency))
+        self._slow.add(self._mirror(_slowed(_objects())), start, self._rsync(latency))
 
     def _write(self, number: int) -> None:
         path = self._source / f"set-{number // OF_A_FOLDER}" / f"fragment-{number}.mol"
@@ -101,8 +104,8 @@ class Media:
                 )
             )
 
-    def _mirror(self, *, slow: bool = False) -> JobResult:
-        self._stack.apply(_slowed(_objects()) if slow else _objects())
+    def _mirror(self, objects: Objects | None = None) -> JobResult:
+        self._stack.apply(objects or _objects())
         with settled():
             return green(self._stack.run(JOB, timeout=7200))
 

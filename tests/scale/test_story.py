@@ -7,7 +7,9 @@ What grows with the data and must not (memory, /tmp, scratch) fails here before 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +19,19 @@ from stack_backup import media
 from stack_backup.mission import STAGING, STAGING_VALUES
 from stack_backup.render import Objects, merge_values, render
 from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import LocalRuntime, LocalStack
+from stack_backup.runtime.folders import own_folder
+from stack_backup.runtime.local import OWNER, LocalRuntime, LocalStack
 from stack_backup.runtime.pod import size
 from stack_backup.scenario import CLAIM, NAMESPACE, VALUES
 from stack_backup_jobs.formats import MANIFESTS, Manifest, manifest_name
 from tests.scale import proportions
-from tests.scale.proportions import MEDIA_ENTRIES, MIB, PACKED, PEAK, SCALE, TEXT
+from tests.scale.proportions import GIB, MEDIA_ENTRIES, MIB, PACKED, PEAK, SCALE, TEXT
 
 pytestmark = pytest.mark.timeout(900 * max(1, 50 // SCALE))
 
 MEDIA = "media"
+MEDIA_BYTES = 4 * GIB
+"""Size of a volume of media files; an inode for every 16 KiB."""
 FILES_OF_A_FOLDER = 200
 
 
@@ -56,18 +61,41 @@ def objects(values: Path, namespace: str) -> Objects:
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     proportions.require_disk()
-    runtime = LocalRuntime()
-    with (
-        runtime.stack(NAMESPACE, "postgres:15") as production,
-        runtime.stack(STAGING, "postgres:15") as staging,
-    ):
+    exports, lock = own_folder("exports")
+    runtime = LocalRuntime(exports=exports)
+    with ExitStack() as open_things:
+        open_things.callback(os.close, lock)
+        open_things.callback(shutil.rmtree, exports)
+        production, staging = (
+            open_things.enter_context(runtime.stack(name, "postgres:15")) for name in (NAMESPACE, STAGING)
+        )
         for stack, values in ((production, VALUES), (staging, STAGING_VALUES)):
             stack.add_claim(MEDIA)
             stack.apply(objects(values, stack.namespace))
+            open_things.enter_context(stack.volume(MEDIA).limited(MEDIA_BYTES))
+        [replica] = exports.glob("*media-replica")
+        open_things.enter_context(shared_disk([production, staging], replica))
         claim = render(merge_values(VALUES)).get("PersistentVolumeClaim", CLAIM)
         whole = size(claim["spec"]["resources"]["requests"]["storage"])
-        with production.volume(CLAIM).limited(whole // SCALE):
-            yield World(production, staging)
+        open_things.enter_context(production.volume(CLAIM).limited(whole // SCALE))
+        yield World(production, staging)
+
+
+@contextmanager
+def shared_disk(stacks: Sequence[LocalStack], folder: Path) -> Iterator[None]:
+    """One file system for all stacks. It ends with its mounts: to remove so many files takes minutes."""
+    image = folder.with_name(f"{folder.name}.disk")
+    first, *others = (stack.namespaces for stack in stacks)
+    first.mount_disk(image, folder, MEDIA_BYTES)
+    for other in others:  # the same loop device, and so the same file system
+        other.run(["mount", "-t", "ext4", "-o", "loop,noatime,barrier=0", str(image), str(folder)])
+    os.chown(first.seen(folder), OWNER, OWNER)
+    try:
+        yield
+    finally:
+        for one in (first, *others):
+            one.unmount(folder)
+        image.unlink()
 
 
 @pytest.fixture(scope="module")
