@@ -442,7 +442,23 @@ def _is_cron_part(part: str, low: int, high: int, names: list[str]) -> bool:
     )
 
 
+def has_an_interpreter(cronjob: Thing) -> Iterator[str]:
+    """One that an init container brings, or the image's own: PYTHON says which."""
+    pod = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    if container["command"][:2] != ["/bin/sh", "/programs/start.sh"] or len(container["command"]) != 3:
+        yield f"its command is {container['command']}, not that of a program"
+    python = {variable["name"]: variable.get("value") for variable in container["env"]}.get("PYTHON")
+    lent = any(lender["name"] == "python" for lender in pod.get("initContainers", []))
+    if python != ("/tools/python/bin/python3" if lent else "python3"):
+        yield f"PYTHON is {python!r}, and an interpreter is {'' if lent else 'not '}brought"
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    if lent and mounts.get("/tools") != "tools":
+        yield "the interpreter that is brought is not mounted"
+
+
 CRONJOB_RULES: list[Rule] = [
+    has_an_interpreter,
     has_a_name_that_its_jobs_can_carry,
     starts_when_it_says,
     never_overlaps_itself,

@@ -230,7 +230,12 @@ def _writable(path: str) -> Sabotage:
     return change
 
 
+OF_A_POD = (*JOB, "template", "spec")
 BROKEN_CRONJOBS: list[tuple[str, Sabotage]] = [
+    ("has_an_interpreter", _set(*OF_A_POD, "initContainers", [])),
+    ("has_an_interpreter", _set(*OF_A_POD, "containers", 0, "env", [])),
+    ("has_an_interpreter", _set(*OF_A_POD, "containers", 0, "volumeMounts", [])),
+    ("has_an_interpreter", _set(*OF_A_POD, "containers", 0, "command", ["/bin/sh", "/programs/start.sh"])),
     ("has_a_name_that_its_jobs_can_carry", _set("metadata", "name", 53 * "a")),
     ("starts_when_it_says", _set("spec", "schedule", "60 * * * *")),
     ("starts_when_it_says", _drop("spec", "timeZone")),

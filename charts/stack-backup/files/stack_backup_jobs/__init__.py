@@ -1,1 +1,1 @@
-"""The programs that run in the pods, and the one definition of every format on disk. Standard library only."""
+"""The programs that run in the pods, and the one definition of every format: standard library only."""

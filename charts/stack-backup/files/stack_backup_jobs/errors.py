@@ -1,4 +1,4 @@
-"""Failures, and what operating system and server say turned into one: by errno and SQLSTATE, never by words."""
+"""Failures, and what a system or server says turned into one: by errno and SQLSTATE, never by words."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def of_volume(error: OSError, what: str = "The volume refused", no_room: str = N
     code = _VOLUME.get(error.errno or 0, Exit.VOLUME)
     advice = {
         Exit.NO_ROOM: no_room,
-        Exit.PERMISSION: f"The pod's user {user()} must have the right to: check the volume's owner, and that it is not "
-        "read-only where it is written.",
+        Exit.PERMISSION: f"The pod's user {user()} must have the right to: check the volume's owner, "
+        "and that it is not read-only where it is written.",
         Exit.PASSING: "The next run tries again; if it comes back, check the file server.",
         Exit.VOLUME: "Check the volume and its file server.",
     }[code]

@@ -1,4 +1,4 @@
-"""What lies on the volumes and what a run says: names, manifests, states, verdicts, codes. See docs/formats.md."""
+"""What lies on the volumes and what a run says: names, manifests, states, verdicts. See docs/formats.md."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def superseded(dumps: Iterable[Dump], keep: int, now: float = 0, grace: float = 
 # ---- media -------------------------------------------------------------------------------------------------
 
 OWN = ".stack-backup"
-"""The folder of ours in a replica of the media, and what lies there (trash/TIME/…, added/TIME and a lock besides)."""
+"""The folder of ours in a replica of the media, and what lies there."""
 STATE, SAMPLE, TRASH, ADDED, LOCK = "state", "sample.tsv", "trash", "added", "lock"
 
 

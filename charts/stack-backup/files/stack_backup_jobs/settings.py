@@ -28,8 +28,8 @@ def one_of(*words: str, default: str | None = None) -> Any:
 
 
 def load(kind: type[T]) -> T:
-    """An instance of a dataclass whose field `keep_days` is the variable KEEP_DAYS. Types: str, int, bool, Path and
-    list[str] (words). Raises Failure for what is missing or makes no sense.
+    """An instance of a dataclass whose field `keep_days` is the variable KEEP_DAYS. Types: str, int, bool,
+    Path and list[str] (words). Raises Failure for what is missing or makes no sense.
     """
     fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
     return kind(**{field.name: _value(field) for field in fields})
@@ -48,15 +48,17 @@ def _value(field: dataclasses.Field[Any]) -> Any:
     if kind == "int":
         least = field.metadata.get("least", 0)
         if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) >= least):
-            raise Failure(
-                Exit.USAGE, f'The variable {name} is "{text}"; it must be a whole number from {least} on.', VALUES
-            )
+            raise _odd(name, text, f"a whole number from {least} on")
         return int(text)
     words = ("true", "false") if kind == "bool" else field.metadata.get("words")
     if words and text not in words:
-        raise Failure(Exit.USAGE, f'The variable {name} is "{text}"; it must be {" or ".join(words)}.', VALUES)
+        raise _odd(name, text, " or ".join(words))
     if kind == "bool":
         return text == "true"
     if kind == "list[str]":
         return text.split()
     return Path(text) if kind == "Path" else text
+
+
+def _odd(name: str, text: str, wanted: str) -> Failure:
+    return Failure(Exit.USAGE, f'The variable {name} is "{text}"; it must be {wanted}.', VALUES)
