@@ -25,6 +25,7 @@ from tests.jobs.chain import (
     Chain,
     anew,
     ask,
+    differences,
     green,
     names,
     red,
@@ -628,7 +629,8 @@ GRANT SELECT ON LARGE OBJECT 4711 TO fragalysis; COMMENT ON LARGE OBJECT 4711 IS
 SELECT lo_from_bytea(4712, decode(repeat('00ff27', 200000), 'hex'));
 CREATE SEQUENCE down INCREMENT -5 MINVALUE -100 MAXVALUE 10 START 10 CYCLE; SELECT nextval('down');
 CREATE COLLATION "de" (provider = icu, locale = 'de'); CREATE TABLE sorted (t text COLLATE "de");
-CREATE TEXT SEARCH CONFIGURATION ts (COPY = english); CREATE OPERATOR ### (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int);
+CREATE TEXT SEARCH CONFIGURATION ts (COPY = english);
+CREATE OPERATOR ### (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int);
 CREATE FUNCTION guard() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
 CREATE EVENT TRIGGER guard ON ddl_command_end EXECUTE FUNCTION guard();
 ALTER TABLE mother ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON mother TO grp USING (id > 0);
@@ -642,8 +644,9 @@ REVOKE CREATE ON DATABASE frag FROM fragalysis; GRANT CREATE ON DATABASE frag TO
 ALTER ROLE "odd ""role"" ä" IN DATABASE frag SET lock_timeout = '3s';
 """
 ROLES = (
-    "SELECT rolname, rolcreatedb, rolconnlimit, rolvaliduntil::text, rolconfig, shobj_description(oid, 'pg_authid'),"
-    " ARRAY(SELECT roleid::regrole::text || admin_option FROM pg_auth_members WHERE member = pg_roles.oid ORDER BY 1)"
+    "SELECT rolname, rolcreatedb, rolconnlimit, rolvaliduntil::text, rolconfig,"
+    " shobj_description(oid, 'pg_authid'), ARRAY(SELECT roleid::regrole::text || admin_option"
+    " FROM pg_auth_members WHERE member = pg_roles.oid ORDER BY 1)"
     " FROM pg_roles WHERE rolname IN ('grp', 'odd \"role\" ä') ORDER BY 1"
 )
 
@@ -657,3 +660,92 @@ def test_every_kind_of_object_comes_back_the_same(chain: Chain, jobs: int) -> No
     # A subscription keeps nothing from being cleared away, here or after the next recovery.
     former = green(chain.recover(keep_former_seconds="0")).verdict["former"]
     assert former not in names(chain.staging)
+
+
+# ---- neighbours ----
+
+
+def test_tablespaces_that_the_server_lacks(chain: Chain) -> None:
+    """Refused in advance with the way out; the drill makes them."""
+    fill(chain, "SET allow_in_place_tablespaces = on; CREATE TABLESPACE \"space one\" LOCATION ''")
+    fill(chain, 'CREATE TABLE t TABLESPACE "space one" AS SELECT generate_series(1, 10) n')
+    fill(chain, 'ALTER DATABASE frag SET default_tablespace = "space one"', "postgres")
+    green(chain.backup())
+    green(chain.drill())
+    before = names(chain.staging)
+    red(chain.recover(), 78, UNTOUCHED, "space one", "databaseRecovery.tablespaces")
+    assert names(chain.staging) == before
+    chain.install({"databaseRecovery": {"tablespaces": False}})
+    green(chain.recover())
+    assert value(chain.staging, "SELECT count(*) FROM t") == 10
+
+
+@pytest.mark.parametrize("name", ["a " * 31 + "b", 'it\'s "odd" \\ $x %s =', "ä" * 31])
+def test_a_database_of_an_odd_name(chain: Chain, name: str) -> None:
+    """Of up to 63 bytes: what stands beside it has a shorter name, and what a killed run leaves is cleared."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    fill(chain, f"CREATE DATABASE {quoted} OWNER fragalysis", "postgres")
+    fill(
+        chain,
+        f"ALTER DATABASE {quoted} SET work_mem = '5MB'; COMMENT ON DATABASE {quoted} IS 'x'",
+        "postgres",
+    )
+    fill(chain, "CREATE TABLE t AS SELECT generate_series(1, 10) n", name)
+    chain.install({"database": {"name": name}})
+    green(chain.backup())
+    green(chain.drill())
+    killed = faults.hold_python("stack_backup_jobs.compare:found")
+    with chain.staging.start(RECOVERY, Faults(python=killed), {"CONFIRM": STAGING_NAMESPACE}) as job:
+        job.reached("reached")
+        job.signal(signal.SIGKILL)
+        job.wait()
+    assert len([one for one in names(chain.staging) if "_restore_" in one]) == 1
+    for _ in range(2):
+        green(chain.recover())
+    assert differences(chain.production, chain.staging, name) == []
+    assert not [one for one in names(chain.staging) if "_restore_" in one]
+    assert len([one for one in names(chain.staging) if "_former_" in one]) == 1
+
+
+@pytest.fixture(scope="module")
+def newest(runtime: LocalRuntime) -> Iterator[LocalStack]:
+    with runtime.stack(contract.NAMESPACE, "postgres:17") as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("jobs", [2])
+def test_every_kind_of_object_of_the_newest_version(
+    newest: LocalStack, newer_server: LocalStack, jobs: int
+) -> None:
+    chain = Chain(newest, newer_server)
+    chain.production.database.execute(KINDS, "frag")
+    fill(chain, "CREATE ROLE m; GRANT grp TO m WITH INHERIT FALSE, SET FALSE; GRANT pg_maintain TO m")
+    chain.there_and_back({"databaseRecovery": {"jobs": jobs}})
+
+
+# ---- an extension with tables of its own ----
+
+
+@pytest.fixture(scope="module")
+def postgis(runtime: LocalRuntime) -> Iterator[tuple[LocalStack, LocalStack]]:
+    with (
+        runtime.stack(contract.NAMESPACE, "postgis-database:15") as production,
+        runtime.stack(STAGING_NAMESPACE, "postgis-database:15") as staging,
+    ):
+        yield production, staging
+
+
+def test_postgis_comes_back(postgis: tuple[LocalStack, LocalStack]) -> None:
+    """Its table of reference systems is dumped in part: only what the user has added."""
+    chain = Chain(*postgis)
+    fill(
+        chain,
+        "CREATE EXTENSION postgis; CREATE TABLE beamline (name text, place geometry(Point, 4326));"
+        "INSERT INTO beamline VALUES ('I04-1', ST_SetSRID(ST_MakePoint(-1.31, 51.57), 4326));"
+        "CREATE INDEX ON beamline USING gist (place);"
+        "INSERT INTO spatial_ref_sys (srid, auth_name, auth_srid) VALUES (990001, 'ours', 1)",
+    )
+    result = chain.there_and_back()
+    assert "all counted" in result.verdict["message"]
+    rows = "SELECT count(*) FROM spatial_ref_sys"
+    assert value(chain.staging, rows) == value(chain.production, rows)

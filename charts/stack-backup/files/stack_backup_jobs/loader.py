@@ -195,6 +195,8 @@ class Loader:
     def _refused(self, session: Session, statement: Statement, error: ServerError) -> None:
         """Accepted; or kept, where what follows can be tried all the same; else the end."""
         name = statement.name
+        if self._is_said_of_nothing(name):
+            return
         if self._is_accepted(name):
             if statement.type in ("FK CONSTRAINT", "CHECK CONSTRAINT") and self._not_valid(
                 session, statement
@@ -212,11 +214,13 @@ class Loader:
             self._broken.append(broken)
 
     def _is_accepted(self, name: str) -> bool:
-        """What is said of an object that is left out is left out with it."""
+        return is_accepted(name, self._accepted)
+
+    def _is_said_of_nothing(self, name: str) -> bool:
+        """A comment on an object that was refused."""
         about = _COMMENT.fullmatch(name)
-        return is_accepted(name, self._accepted) or (
-            about is not None and f"{about[2]} {about[1]}.{about[3]}" in self.loaded.left_out
-        )
+        missing = {*self.loaded.left_out, *(broken.name for broken in self._broken)}
+        return about is not None and f"{about[2]} {about[1]}.{about[3]}" in missing
 
     def _not_valid(self, session: Session, statement: Statement) -> bool:
         """A constraint that its rows do not fulfil, for all that comes."""
