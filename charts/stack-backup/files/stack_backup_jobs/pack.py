@@ -162,6 +162,7 @@ class _Zstd:
         self._in.close()
 
     def check(self) -> None:
+        self._out.close()
         ended(self._job.processes.ended(self._process), "zstd")
 
     def packed(self) -> Iterator[bytes]:
