@@ -137,7 +137,10 @@ BROKEN_PODS: list[tuple[str, Sabotage]] = [
     ),
     (
         "reads_claims_read_only_at_both_ends",
-        lambda pod: [one.get("persistentVolumeClaim", {}).update(readOnly=True) for one in pod["volumes"]],
+        lambda pod: [
+            claim.update(readOnly=not claim.get("readOnly", False))
+            for claim in (one.get("persistentVolumeClaim", {}) for one in pod["volumes"])
+        ],
     ),
     (
         "reads_claims_read_only_at_both_ends",

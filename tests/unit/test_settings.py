@@ -87,7 +87,8 @@ def test_what_makes_no_sense_is_named(
 
 
 @given(
-    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")) | st.from_regex(r"[0-9]{1,17}")
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+    | st.from_regex(r"[0-9]{1,17}", fullmatch=True)
 )
 def test_no_text_breaks_a_number(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
