@@ -669,11 +669,24 @@ def test_a_run_that_is_killed_at_any_step(mirrored: Media, at: str, after: bool)
     }
 
 
+def test_trash_that_cannot_be_emptied_costs_no_mirror(mirrored: Media) -> None:
+    mirrored.set(".stack-backup/trash/2026-01-01T00:00:00Z/file", "theirs", mirrored.replica)
+    (mirrored.replica / ".stack-backup/trash/2026-01-01T00:00:00Z").chmod(0o755)
+    mirrored.set("new", "one more")
+    result = mirrored.run()
+    assert_failed(
+        result, 77, "The trash 2026-01-01T00:00:00Z could not be emptied", "The mirror itself is complete"
+    )
+    assert mirrored.state()["status"] == "complete"
+    assert differences(mirrored) == []
+
+
 def test_trash_that_fills_the_replica_goes_before_room_is_judged(mirrored: Media) -> None:
     old = f"{datetime.now(UTC) - timedelta(days=9):%Y-%m-%dT%H:%M:%SZ}"
     mirrored.set(f".stack-backup/trash/{old}/file", bytes(12 << 20), mirrored.replica)
+    media.give(mirrored.replica / ".stack-backup", 999)
     mirrored.set("new", os.urandom(12 << 20))
-    with mirrored.volume(REPLICA).limited(32 << 20):
+    with mirrored.volume(REPLICA).limited(28 << 20):
         free = os.statvfs(mirrored.replica)
         assert free.f_bavail * free.f_frsize < 12 << 20, "the test's own measure"
         mirrored.mirror()

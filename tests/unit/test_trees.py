@@ -125,6 +125,7 @@ def test_a_tree_is_what_find_finds(tmp_path: Path) -> None:
     (tree / ".stack-backup").mkdir()
     (tree / "a" / ".stack-backup").touch()
     (tree / "a" / "x.0123abcd.stack.partial").touch()
+    (tree / "link.0123abcd.stack.partial").symlink_to("a")  # a link is made under such a name, too
     (tree / ".nfs0001").touch()
     (tree / "link").symlink_to("a")
     os.mkfifo(tree / "pipe")
@@ -140,7 +141,7 @@ def test_a_tree_is_what_find_finds(tmp_path: Path) -> None:
         capture_output=True,
     ).stdout.split(b"\0")[:-1]
     assert [entry_of(record).path for record in target] == sorted(found)
-    odd = {b"pipe": "s", b"a/x.0123abcd.stack.partial": "p"}
+    odd = {b"pipe": "s", b"a/x.0123abcd.stack.partial": "p", b"link.0123abcd.stack.partial": "p"}
     kinds = {entry_of(record).path: entry_of(record).kind for record in target}
     assert {path: kind for path, kind in kinds.items() if kind in "sp"} == odd
     assert [entry_of(record).path for record in source] == [path for path in sorted(found) if path not in odd]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from stack_backup_jobs import media
 from stack_backup_jobs.copier import Crew, Odd, Pace, out_of_range, times_held_in
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import Failure, of_volume
 from stack_backup_jobs.folder import deadline_of_the_job
 from stack_backup_jobs.formats import (
     ADDED,
@@ -319,7 +319,8 @@ class Mirror:
         self.job.leaves("The mirror itself is complete.")
         for path in (self.own / ADDED).iterdir():
             path.unlink()
-        self._empty_trash()
+        for failure in self._empty_trash():
+            raise failure
 
     def _judge(self, source: Listing) -> None:
         if self.odd.why:
@@ -327,21 +328,23 @@ class Mirror:
         if len(self.odd) > max(10, source.files // ODD_SHARE):
             raise self.odd.failure(f"{len(self.odd)} of {source.files} files of the source were passed over")
 
-    def _empty_trash(self) -> None:
-        """By the time in a folder's name. What runs that did not come to their end have moved there belongs
-        to the last complete mirror, and stays until there is a new one.
+    def _empty_trash(self) -> list[Failure]:
+        """By the time in a folder's name. What runs that did not come to their end have moved there is of
+        the last complete mirror, and stays until there is a new one. Gives what could not be emptied.
         """
+        failed, days = [], self.settings.trash_days
         needed = {path.name for path in (self.own / ADDED).iterdir()}
         for path in sorted((self.own / TRASH).iterdir()):
             if not STAMP.fullmatch(path.name) or path.name in needed:
                 continue
             with contextlib.suppress(ValueError):
-                if (
-                    time.time() - seconds_of(path.name) > self.settings.trash_days * 86400
-                    or not self.settings.trash_days
-                ):
+                if time.time() - seconds_of(path.name) > days * 86400 or not days:
                     self.job.say(f"Emptying the trash of {path.name}.")
-                    shutil.rmtree(path)
+                    try:
+                        shutil.rmtree(path)
+                    except OSError as error:
+                        failed.append(of_volume(error, f"The trash {path.name} could not be emptied"))
+        return failed
 
     # ---- the sample ----
 

@@ -263,11 +263,11 @@ class Walk:
                 target = os.readlink(entry.path) if stat.S_ISLNK(status.st_mode) else b""
             except FileNotFoundError:
                 continue
-            if target:
+            if not (target or stat.S_ISREG(status.st_mode)) or UNFINISHED.search(name):
+                records += self._odd(path, unfinished=bool(UNFINISHED.search(name)))
+            elif target:
                 links += 1
                 records.append(escaped(path) + b"\0l " + escaped(target))
-            elif not stat.S_ISREG(status.st_mode) or UNFINISHED.search(name):
-                records += self._odd(path, stat.S_ISREG(status.st_mode))
             else:
                 files += 1
                 size += status.st_size
