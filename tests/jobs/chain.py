@@ -111,8 +111,13 @@ def red(result: JobResult, code: int, *words: str) -> JobResult:
 
 def written(stack: LocalStack, database: str = DATABASE) -> list[str]:
     """The database as pg_dump writes it, in lines."""
-    text = stack.database.output("pg_dump", "--create", database).decode(errors="backslashreplace")
+    text = stack.database.output("pg_dump", "--create", conninfo(database)).decode(errors="backslashreplace")
     return [line for line in text.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
+
+
+def conninfo(database: str) -> str:
+    """A name as the clients take any."""
+    return "dbname='" + database.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def differences(one: LocalStack, other: LocalStack, database: str = DATABASE) -> list[str]:

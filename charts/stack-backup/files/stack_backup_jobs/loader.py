@@ -17,7 +17,7 @@ from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.pack import Unpacker
 from stack_backup_jobs.reader import CopyBlock, Part, Settings, Statement, settle
 from stack_backup_jobs.server import of_server
-from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier, literal
+from stack_backup_jobs.session import ServerError, Session, Unreachable, codec, identifier, literal
 
 IMAGE = "Use the image that the stack's own server runs (value database.image)."
 INDEPENDENT = {"INDEX", "CONSTRAINT"}
@@ -97,7 +97,7 @@ class Loader:
         self._lock = threading.Lock()
         self._stopped = False
         self._broken: list[Broken] = []
-        self._put_off: list[str] = []
+        self._put_off: list[tuple[Statement, str]] = []
         self._bytes = 0
         self.loaded = Loaded()
 
@@ -140,8 +140,8 @@ class Loader:
             self._await([pool.submit(self._loose, main), *copies])
         else:
             self._await([pool.submit(self._as_it_comes, main)])
-        for statement in self._put_off:
-            main.execute(statement)
+        for constraint, told in self._put_off:
+            self._await([pool.submit(self._put_back, main, constraint, told)])
         self._after(pool, main)
 
     # ---- sessions ----
@@ -219,8 +219,10 @@ class Loader:
     def _is_said_of_nothing(self, name: str) -> bool:
         """A comment on an object that was refused."""
         about = _COMMENT.fullmatch(name)
-        missing = {*self.loaded.left_out, *(broken.name for broken in self._broken)}
-        return about is not None and f"{about[2]} {about[1]}.{about[3]}" in missing
+        return about is not None and f"{about[2]} {about[1]}.{about[3]}" in self._missing()
+
+    def _missing(self) -> set[str]:
+        return {*self.loaded.left_out, *(broken.name for broken in self._broken)}
 
     def _not_valid(self, session: Session, statement: Statement) -> bool:
         """A constraint that its rows do not fulfil, for all that comes."""
@@ -285,38 +287,43 @@ class Loader:
             except Unreachable:
                 raise
             except ServerError as error:
-                name = self._violated(error)
-                if not self._is_accepted(name):
-                    raise failure_of(Broken(name or block.name, error)) from error
-                self._put_constraint_off(session, error, name)
+                if error.sqlstate != "23514" or not (error.table and error.constraint):
+                    raise failure_of(Broken(block.name, error)) from error
+                self._put_constraint_off(session, block, error)
 
-    @staticmethod
-    def _violated(error: ServerError) -> str:
-        """The CHECK of a CREATE TABLE that a row does not fulfil, as it is named in values."""
-        if error.sqlstate != "23514" or not (error.table and error.constraint):
-            return ""
-        return f"CHECK CONSTRAINT {error.schema}.{error.table} {error.constraint}"
-
-    def _put_constraint_off(self, session: Session, error: ServerError, name: str) -> None:
-        """Until the rows are there; then it comes back, not valid."""
+    def _put_constraint_off(self, session: Session, block: CopyBlock, error: ServerError) -> None:
+        """The CHECK of a CREATE TABLE that a row does not fulfil, until all rows are there: it may look into
+        another table.
+        """
         table = f"{identifier(error.schema)}.{identifier(error.table)}"
         own = session.query(
             "WITH RECURSIVE up AS (SELECT oid, conrelid, coninhcount FROM pg_constraint WHERE conrelid ="
             f" {literal(table)}::regclass AND conname = {literal(error.constraint)} UNION ALL"
             " SELECT c.oid, c.conrelid, c.coninhcount FROM up JOIN pg_inherits ON inhrelid = up.conrelid"
             f" JOIN pg_constraint c ON c.conrelid = inhparent AND c.conname = {literal(error.constraint)})"
-            " SELECT conrelid::regclass, pg_get_constraintdef(oid) FROM up WHERE coninhcount = 0"
+            " SELECT conrelid::regclass, pg_get_constraintdef(oid), obj_description(oid, 'pg_constraint')"
+            " FROM up WHERE coninhcount = 0"
         )
         if not own:
             return  # another session has just met it
-        table, definition = map(str, own[0])
+        relation, definition, comment = own[0]
+        table = str(relation)
+        name = f"CHECK CONSTRAINT {error.schema}.{error.table} {error.constraint}"
         session.execute(f"ALTER TABLE {table} DROP CONSTRAINT {identifier(error.constraint)}")
+        own_name = identifier(error.constraint)
+        add = f"ALTER TABLE {table} ADD CONSTRAINT {own_name} {definition}"
+        told = f"COMMENT ON CONSTRAINT {own_name} ON {table} IS {literal(str(comment))}" if comment else ""
+        say(f"{name} is checked when all rows are there: {error}.")
+        sql = add.encode(codec(self._part.encoding), "surrogateescape")
+        statement = Statement(sql, self._part.after[0], "CHECK CONSTRAINT", name, block.settings)
         with self._lock:
-            self._put_off.append(
-                f"ALTER TABLE {table} ADD CONSTRAINT {identifier(error.constraint)} {definition} NOT VALID"
-            )
-        say(f"{name} is not valid for rows that are there, as it was accepted: {error}.")
-        self.loaded.not_valid.append(name)
+            self._put_off.append((statement, told))
+
+    def _put_back(self, session: Session, statement: Statement, told: str) -> None:
+        """A CHECK that was put off, and its comment."""
+        self._execute(session, statement)
+        if told and statement.name not in self._missing():
+            session.execute(told)
 
     # ---- after the rows ----
 
