@@ -232,14 +232,12 @@ def test_a_former_database_is_dropped_when_its_time_is_over_though_it_is_a_templ
 
 
 def test_a_former_database_that_cannot_be_dropped_stops_nothing(hourly: Hourly) -> None:
-    subscription = (
-        "CREATE SUBSCRIPTION s CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false)",
-        "ALTER SUBSCRIPTION s SET (slot_name = NONE)",
-    )
-    with replaced(hourly, OVER, *subscription) as name:
-        result = hourly.run()
-        with psycopg.connect(hourly.stack.database.dsn(name), autocommit=True) as inside:
-            inside.execute("DROP SUBSCRIPTION s")
+    """Somebody has left a transaction open that holds its lock."""
+    hasty = faults.patch_python("stack_backup_jobs.server", "DROP_PATIENCE = '1s'")
+    with replaced(hourly, OVER) as name, psycopg.connect(hourly.stack.database.dsn("postgres")) as open_one:
+        open_one.execute(f"ALTER DATABASE {name} SET work_mem = '4MB'".encode())
+        result = hourly.run(python=hasty)
+        open_one.rollback()
     assert (result.exit_code, result.verdict["outcome"]) == (0, "published"), result.log
     assert result.verdict["former_left"] == [name]
     assert name in result.verdict["message"]

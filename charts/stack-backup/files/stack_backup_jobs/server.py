@@ -16,6 +16,11 @@ from stack_backup_jobs.session import Address, ServerError, Session, Unreachable
 MAINTENANCE = "postgres"
 """The database for what concerns the server as a whole."""
 
+DROP_PATIENCE = "30s"
+"""For the lock of a database that is to be dropped: a transaction that somebody has left open may hold it for
+ever.
+"""
+
 FORMER = """datname ~ '_former_[0-9]{14}$' AND EXISTS (
   SELECT FROM pg_db_role_setting, unnest(setconfig) setting
   WHERE setdatabase = pg_database.oid AND setrole = 0 AND setting LIKE 'stack_backup.drop_after=%')"""
@@ -123,8 +128,8 @@ class Server:
     def former(self, *, over: bool = False) -> list[str]:
         """The databases that recoveries have replaced; with `over`, those whose time is over."""
         overdue = """AND (SELECT min(split_part(setting, '=', 2)::timestamptz)
-          FROM pg_db_role_setting, unnest(setconfig) setting WHERE setdatabase = pg_database.oid AND setrole = 0
-          AND setting LIKE 'stack_backup.drop_after=%') <= now()"""
+          FROM pg_db_role_setting, unnest(setconfig) setting WHERE setdatabase = pg_database.oid
+          AND setrole = 0 AND setting LIKE 'stack_backup.drop_after=%') <= now()"""
         names = self.query(
             f"SELECT datname FROM pg_database WHERE {FORMER} {overdue if over else ''} ORDER BY datname"
         )
@@ -151,7 +156,7 @@ class Server:
         is theirs at the other side stays. Raises ServerError.
         """
         this = f"datname = {literal(database)}"
-        with self.session() as session:
+        with self.session(lock_timeout=DROP_PATIENCE) as session:
             if session.query(f"SELECT FROM pg_database WHERE datistemplate AND {this}"):
                 session.execute(f"ALTER DATABASE {identifier(database)} IS_TEMPLATE false")
             subscriptions = session.query(
