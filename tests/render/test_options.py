@@ -278,3 +278,20 @@ def test_the_database_is_looked_for_in_the_stacks_namespace_or_where_it_is_said_
 
 def test_the_policy_can_be_left_out() -> None:
     assert render({"networkPolicy": {"enabled": False}}).of_kind("NetworkPolicy") == []
+
+
+def test_the_minute_h_is_one_that_a_namespace_has_for_good() -> None:
+    """So the hourly jobs of many stacks on one export are spread over the hour."""
+    values = {"backup": {"enabled": True, "schedule": "H * * * *"}}
+    minutes = []
+    for number in range(30):
+        namespace = f"stack-user{number}-one"
+        specs = [
+            render(values, namespace=namespace).of_kind("CronJob")[0]["spec"]["schedule"] for _ in range(2)
+        ]
+        assert specs[0] == specs[1]
+        minute, *rest = specs[0].split()
+        assert rest == ["*"] * 4
+        minutes.append(int(minute))
+    assert all(0 <= minute < 60 for minute in minutes)
+    assert len(set(minutes)) > 15
