@@ -171,8 +171,8 @@ def test_three_hundred_thousand_files_take_no_more_memory_than_a_third_of_them()
     memory = Path("/dev/shm")  # where it is, files are made in seconds
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         peaks = [peak_of(Path(folder), files) for files in (100_000, 300_000)]
-    assert max(peaks) < 80, peaks
-    assert peaks[1] < peaks[0] + 20, peaks
+    assert max(peaks) < 50, peaks
+    assert peaks[1] < peaks[0] + 8, peaks
 
 
 def peak_of(top: Path, files: int) -> int:

@@ -32,7 +32,7 @@ from stack_backup_jobs.job import say
 UNFINISHED = re.compile(rb"\.[0-9a-f]{8}\.stack\.partial\Z")
 """What a killed run leaves: named so that nobody else's file is taken for it."""
 _OWN = OWN.encode()
-RUN, BATCH, BLOCK = 50_000, 64, 1 << 16
+RUN, BATCH, BLOCK = 50_000, 64, 1 << 14
 """Records that are sorted in memory; entries that a thread looks at at once; bytes read of a run."""
 SHOWN = 20
 """Names of one kind in the log."""
@@ -140,12 +140,14 @@ class Listing:
         if self._file is None:
             self._file, path = tempfile.mkstemp(prefix=".listing.", dir=self._scratch)
             Path(path).unlink()
-        start = self._runs[-1][1] if self._runs else 0
-        data = memoryview(b"\n".join(self._last) + b"\n")
-        end = start + len(data)
-        while data:
-            data = data[os.pwrite(self._file, data, end - len(data)) :]
-        self._runs.append((start, end))
+        start = place = self._runs[-1][1] if self._runs else 0
+        for number in range(0, len(self._last), BATCH * 8):
+            # Never much at once: what a thread has had of the C library's memory is not given to another.
+            data = memoryview(b"\n".join(self._last[number : number + BATCH * 8]) + b"\n")
+            while data:
+                written = os.pwrite(self._file, data, place)
+                place, data = place + written, data[written:]
+        self._runs.append((start, place))
         self._last = []
 
     def _run(self, place: int, end: int) -> Iterator[bytes]:
