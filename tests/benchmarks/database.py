@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -130,7 +131,7 @@ class Database:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Look all the time whether the live database takes connections."""
+        """Connect to the live database all the time: the longest time between two connections counts."""
         ended, longest = threading.Event(), 0.0
         dsn = self._staging.database.dsn("frag")
 
@@ -138,11 +139,9 @@ class Database:
             nonlocal longest
             seen = time.monotonic()
             while not ended.wait(0.02):
-                try:
+                with contextlib.suppress(psycopg.OperationalError):
                     psycopg.connect(dsn, connect_timeout=2).close()
-                    seen = time.monotonic()
-                except psycopg.OperationalError:
-                    longest = max(longest, time.monotonic() - seen)
+                    longest, seen = max(longest, time.monotonic() - seen), time.monotonic()
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()

@@ -83,8 +83,9 @@ class Media:
             self._write(number)
         media.give(self._source, 999)
         self._changed.add(self._mirror(), start, self._rsync())
-        latency = {"LD_PRELOAD": str(self._library), "LATENCY_MICROSECONDS": str(MICROSECONDS)}
-        self._slow.add(self._mirror(_slowed(_objects())), start, self._rsync(latency))
+        if not self._slow.ours:  # once: rsync takes a quarter of an hour
+            latency = {"LD_PRELOAD": str(self._library), "LATENCY_MICROSECONDS": str(MICROSECONDS)}
+            self._slow.add(self._mirror(_slowed(_objects())), start, self._rsync(latency))
 
     def _write(self, number: int) -> None:
         path = self._source / f"set-{number // OF_A_FOLDER}" / f"fragment-{number}.mol"

@@ -14,7 +14,9 @@ from stack_backup.runtime import Server
 from stack_backup.runtime.pod import size
 
 SCALE = int(os.environ.get("STACK_BACKUP_SCALE", "50"))
-"""Production's data are so many times as large; with 1 they are production's own size."""
+"""Production's data are so many times as large. From 1, which is production's own size, to 50: what an empty server
+takes does not shrink.
+"""
 MIB, GIB = 2**20, 2**30
 MEDIA_ENTRIES = 135_000
 """All that production has, whatever the factor: what a tree costs are its entries and not their bytes."""
@@ -113,5 +115,5 @@ def require_disk() -> None:
     free = shutil.disk_usage(place).free
     assert free > need, (
         f"{place} has {free // GIB} GiB free, and 1/{SCALE} of production needs {need // GIB}: "
-        "set TMPDIR or a larger STACK_BACKUP_SCALE"
+        "set TMPDIR, or a larger STACK_BACKUP_SCALE (at most 50)"
     )
