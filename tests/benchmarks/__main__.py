@@ -33,7 +33,7 @@ def main() -> int:
     options = _options()
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 130
+        console.width = 150
     parts: list[Database | Media] = []
     try:
         dataset.provide()
@@ -78,7 +78,7 @@ def _show(console: Console, parts: list[Database | Media], rounds: int) -> None:
         table.add_row(*_cells(line))
     console.print(table)
     starts = [seconds for part in parts for seconds in part.starts]
-    console.print(f"A pod that does nothing takes {median(starts):.1f} s, which is no part of the above")
+    console.print(f"A pod that does nothing takes {min(starts):.1f} s, which is no part of the above")
     for part in parts:
         if isinstance(part, Database):
             away = median(part.away)

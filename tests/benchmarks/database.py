@@ -74,8 +74,8 @@ class Database:
         return [self._gzip, self._zstd, self._replica, self._drill, self._recovery]
 
     def round(self) -> None:
-        start = self._seconds(JOB, "true", lent=True)
-        self.starts.append(start)
+        self.starts.append(self._seconds(JOB, "true", lent=True))
+        start = min(self.starts)
         base = [self._dump_all()]
         zstd = self._backup("zstd")
         base.append(self._dump_all())

@@ -68,8 +68,8 @@ class Media:
         return [self._first, self._same, self._changed, self._slow]
 
     def round(self) -> None:
-        start = self._mirror(with_command(_objects(), "true")).seconds
-        self.starts.append(start)
+        self.starts.append(self._mirror(with_command(_objects(), "true")).seconds)
+        start = min(self.starts)
         peer = self._folder / "peer"
         self._stack.volume(REPLICA).clear()
         shutil.rmtree(peer, ignore_errors=True)

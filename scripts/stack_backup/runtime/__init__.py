@@ -36,7 +36,7 @@ class JobResult:
     peak_memory: int | None = None
     """Bytes that the pod used at most, looked at ten times a second (None: not measured, as on a cluster).
 
-    Counted are the private memory of its processes, but for those of a PostgreSQL server, and what its
+    Counted are the private memory of its processes, but for PostgreSQL's own, and what its
     volumes in memory held.
     """
 

@@ -20,8 +20,8 @@ ROOT = Path("/sys/fs/cgroup")
 """Where control groups are on every machine; their memory controller may be a folder below."""
 SAMPLES = 0.1
 """Seconds between two looks at what a pod uses."""
-SERVER = "postgres"
-"""The processes of a database server have a budget of their own and are not counted."""
+POSTGRESQL = ("postgres", "pg_dumpall", "pg_dump")
+"""Processes of PostgreSQL itself, which hold whole rows, have a budget of their own and are not counted."""
 
 
 class Groups:
@@ -129,9 +129,9 @@ def _remove(group: Path) -> None:
 
 
 def _private(status: str) -> int:
-    """Bytes of a process's private memory, from /proc/PID/status; none of a database server's."""
+    """Bytes of a process's private memory, from /proc/PID/status; none of PostgreSQL's own."""
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    if fields["Name"].strip() == SERVER or "RssAnon" not in fields:  # a zombie has no memory
+    if fields["Name"].strip() in POSTGRESQL or "RssAnon" not in fields:  # a zombie has no memory
         return 0
     return int(fields["RssAnon"].split()[0]) * 1024
 
