@@ -145,6 +145,12 @@ def anew(stack: LocalStack) -> None:
         connection.execute("SET statement_timeout = 0")
         connection.execute("ALTER SYSTEM RESET ALL")
         connection.execute("SELECT pg_reload_conf()")
+        query = "SELECT datname, subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid"
+        for name, subscription in connection.execute(query.encode()).fetchall():
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
+            with psycopg.connect(stack.database.dsn(name), autocommit=True) as inside:
+                inside.execute(f"ALTER SUBSCRIPTION {subscription} SET (slot_name = NONE)".encode())
+                inside.execute(f"DROP SUBSCRIPTION {subscription}".encode())
         query = "SELECT format('%I', datname), datname IN ('postgres', 'template1') FROM pg_database WHERE "
         for name, kept in connection.execute(query.encode() + b"datname <> 'template0'").fetchall():
             if not kept:

@@ -758,3 +758,12 @@ def test_postgis_comes_back(postgis: tuple[LocalStack, LocalStack]) -> None:
     assert "all counted" in result.verdict["message"]
     rows = "SELECT count(*) FROM spatial_ref_sys"
     assert value(chain.staging, rows) == value(chain.production, rows)
+
+
+# ---- the pod's user ----
+
+
+def test_any_user_without_a_name_in_the_image(chain: Chain) -> None:
+    fill(chain, "CREATE TABLE t AS SELECT generate_series(1, 10) n")
+    user = {"runAsUser": 12345, "runAsGroup": 12345, "fsGroup": 12345}
+    chain.there_and_back({"pod": user})
