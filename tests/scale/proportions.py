@@ -14,7 +14,7 @@ from stack_backup.runtime import Server
 from stack_backup.runtime.pod import size
 
 SCALE = int(os.environ.get("STACK_BACKUP_SCALE", "50"))
-"""Production's data are so many times as large: from 1 to 50, for what an empty server takes does not shrink."""
+"""How many times as large production is: from 1 to 50, for what an empty server takes does not shrink."""
 MIB, GIB = 2**20, 2**30
 MEDIA_ENTRIES = 135_000
 """All that production has, whatever the factor: what a tree costs are its entries and not their bytes."""
