@@ -12,6 +12,7 @@ from stack_backup.runtime.cluster import KEEP, ClusterRuntime, ClusterStack
 from stack_backup.runtime.kube import KubeError, Object
 from stack_backup.testbed import cluster, images, tools
 from stack_backup_jobs.formats import MANIFESTS
+from tests.jobs.dumps import BEGUN
 from tests.render import contract
 
 IMAGE = "stack-database:15"
@@ -81,8 +82,9 @@ def stack(runtime: ClusterRuntime) -> Iterator[ClusterStack]:
 
 
 def dumps(stack: ClusterStack) -> list[str]:
-    """Names in the folder of dumps."""
-    return [name for name in stack.volume(contract.CLAIM).list(contract.FOLDER) if name != MANIFESTS]
+    """Names in the folder of dumps, without that of their manifests and what tells when a Job has begun."""
+    there = stack.volume(contract.CLAIM).list(contract.FOLDER)
+    return [name for name in there if name != MANIFESTS and not name.startswith(BEGUN)]
 
 
 def await_success(stack: ClusterStack) -> None:

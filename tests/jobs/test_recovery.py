@@ -543,7 +543,7 @@ def test_told_to_stop(old: World, point: str) -> None:
 
 
 def test_told_to_stop_after_the_swap(old: World) -> None:
-    """The recovered database is live, and the run says so by the server's own word: nothing is left to be done."""
+    """The recovered database is live, and the run says so by the server's own word: nothing is left to do."""
     with old.staging.start(JOB, Faults(python=SWAPPED), {"CONFIRM": NAMESPACE}) as job:
         job.reached("reached")
         job.signal(signal.SIGTERM)
