@@ -15,6 +15,6 @@ export STATE="${TMPDIR:-/tmp}/state.$$" && true >"$STATE"
 "$PYTHON" -I /programs "$@" &
 { wait "$!" && code=0; } || code=$? # interrupted, perhaps: then the second one tells, else it knows of no such process
 { wait "$!" && code=0; } || { again=$? && [ "$again" = 127 ]; } || code=$again
-[ ! -e "$STATE" ] || end "$((code == 143 ? 143 : 75))" "The program could not start, or was told to stop as it did: see the log above. Nothing was done."
+[ ! -e "$STATE" ] || { [ "$code" = 143 ] && end 143 "The job was told to stop. Nothing was done."; } || end 75 "The program could not start: see the log above. Nothing was done."
 [ ! -e "$STATE.begun" ] || end 137 "The program was killed. How far it came is not known: see the log above."
 exit "$code"

@@ -285,35 +285,36 @@ class Target:
 _DF = re.compile(r"(.*?)\s+\d+\s+\d+\s+(\d+)\s+\d+%\s+(.*)")
 
 
+FASTEST = 512 * MIB
+"""Bytes a second that a server may write: so often must its room be looked at."""
+
+
 class Watch:
-    """Looks at the server's room while a database is loaded, every `every` seconds, and calls `stop` when
-    less than `reserve` bytes are left.
+    """Looks at a server's room while a database is loaded, more often where there is less, and calls `stop`
+    when less than `reserve` bytes are left.
     """
 
-    def __init__(self, target: Target, reserve: int, stop: Callable[[], None], every: float = 0.5) -> None:
-        self._target, self._reserve, self._stop, self._every = target, reserve, stop, every
+    def __init__(self, target: Target, reserve: int, stop: Callable[[], None]) -> None:
+        self._target, self._reserve, self._stop = target, reserve, stop
         self._over = threading.Event()
         self.failure: Failure | None = None
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def _look(self) -> None:
+        pause = 0.0
         while not self._over.is_set():
             try:
                 with self._target.server.session() as session:
-                    while not self._over.wait(self._every):
-                        room = self._target.room(session)
-                        left = (
-                            self._reserve
-                            if room is None
-                            else min(found for found in room if found is not None)
-                        )
+                    while not self._over.wait(pause):
+                        if (room := self._target.room(session)) is None:
+                            return None
+                        left = min(found for found in room if found is not None)
                         if left < self._reserve:
                             return self._full(left)
-                        if room is None:
-                            return None
+                        pause = min(1.0, max(0.05, (left - self._reserve) / FASTEST / 2))
             except ServerError:
-                self._over.wait(self._every)  # the load itself will meet it
+                self._over.wait(0.5)  # the load itself will meet it
 
     def _full(self, left: int) -> None:
         self.failure = Failure(
