@@ -6,7 +6,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from stack_backup.testbed import progress, system
+from stack_backup.testbed import Failure, progress, system
 from stack_backup.testbed.paths import CACHE, LOGS
 from stack_backup.testbed.process import lock, run
 
@@ -56,8 +56,13 @@ def bootstrap(
 
 
 def mirror() -> str:
-    """The mirror of Debian's main archive that this machine uses; the public one where it is no Debian."""
-    return _mirrors().get("", "").rstrip("/")
+    """The mirror of Debian's main archive that this machine uses. Raises Failure where it uses none."""
+    if (place := _mirrors().get("")) is None:
+        raise Failure(
+            "This machine uses no mirror of Debian, from which Python's source would come; nothing was made. "
+            "Where a container registry answers, set STACK_BACKUP_REGISTRY=always."
+        )
+    return place.rstrip("/")
 
 
 def _sources(suite: str) -> list[str]:
