@@ -70,3 +70,16 @@ def kill_python(event: str, when: str = "True", *, after: bool = False) -> str:
 def patch_python(module: str, source: str) -> str:
     """Runs `source` among the names of a module of the programs when it has been loaded."""
     return f"patch({module!r}, {source!r})\n"
+
+
+HEARD = patch_python(
+    "stack_backup_jobs.job",
+    """
+real = Job.stop
+def stop(self):
+    open("/faults/heard", "w").close()
+    real(self)
+Job.stop = stop
+""",
+)
+"""Makes the file `heard` when the worker has heard that it is to stop: what goes on sooner may end well."""

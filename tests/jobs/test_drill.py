@@ -577,9 +577,10 @@ def looking(self, *arguments):
 Supervisor._verdict = looking
 """,
     )
-    with drill.stack.start(JOB, Faults(python=POINTS[point] + look)) as job:
+    with drill.stack.start(JOB, Faults(python=POINTS[point] + look + faults.HEARD)) as job:
         job.reached("reached")
         job.signal(signal.SIGTERM)
+        job.reached("heard")
         job.release("go")
         result = job.wait()
     red(result, 143, "told to stop")

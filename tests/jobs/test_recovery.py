@@ -534,9 +534,13 @@ SWAPPED = faults.hold_python(f"{PACKAGE}.target:Target._swap", after=True)
 @pytest.mark.parametrize("point", POINTS)
 def test_told_to_stop(old: World, point: str) -> None:
     environment = {"CONFIRM": NAMESPACE}
-    with unharmed(old), old.staging.start(JOB, Faults(python=POINTS[point]), environment) as job:
+    with (
+        unharmed(old),
+        old.staging.start(JOB, Faults(python=POINTS[point] + faults.HEARD), environment) as job,
+    ):
         job.reached("reached")
         job.signal(signal.SIGTERM)
+        job.reached("heard")
         job.release("go")
         result = job.wait()
     assert_red(result, 143, "told to stop", "The live database is as it was")
@@ -544,9 +548,10 @@ def test_told_to_stop(old: World, point: str) -> None:
 
 def test_told_to_stop_after_the_swap(old: World) -> None:
     """The recovered database is live, and the run says so by the server's own word: nothing is left to do."""
-    with old.staging.start(JOB, Faults(python=SWAPPED), {"CONFIRM": NAMESPACE}) as job:
+    with old.staging.start(JOB, Faults(python=SWAPPED + faults.HEARD), {"CONFIRM": NAMESPACE}) as job:
         job.reached("reached")
         job.signal(signal.SIGTERM)
+        job.reached("heard")
         job.release("go")
         result = job.wait()
     assert_red(result, 143, "is live already", "frag_former_")
