@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stack_backup_jobs import pack
-from stack_backup_jobs.choice import choose, shrunk
+from stack_backup_jobs.choice import choose, folders_in, shrunk
 from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.folder import Folder, source
 from stack_backup_jobs.formats import Dump, Manifest, dump_name, newest, seconds_of, stamp, superseded
@@ -137,6 +137,14 @@ def test_what_cannot_be_read_is_not_absent(job: Job, tmp_path: Path) -> None:
     folder.manifest_file(name).mkdir()
     with pytest.raises(IsADirectoryError):
         folder.dumps()
+
+
+def test_a_folder_that_cannot_be_looked_at_is_not_left_out(job: Job, tmp_path: Path) -> None:
+    """A name too long stands for all that a file server may say: root may read everything."""
+    (tmp_path / "hourly").mkdir()
+    assert [folder.path.name for folder in folders_in(job, tmp_path, ["hourly", "daily"])] == ["hourly"]
+    with pytest.raises(OSError, match="too long"):
+        folders_in(job, tmp_path, ["hourly", "x" * 300])
 
 
 def test_a_time_that_is_none_is_ignored(job: Job, tmp_path: Path) -> None:

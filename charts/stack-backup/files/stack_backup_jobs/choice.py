@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
+from pathlib import Path
 
 from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.folder import Folder
@@ -10,6 +12,16 @@ from stack_backup_jobs.formats import STAMP, Dump, Exit, Manifest, newest
 from stack_backup_jobs.job import Job
 
 LATEST = "latest"
+
+
+def folders_in(job: Job, volume: Path, names: Iterable[str]) -> list[Folder]:
+    """Those of the folders that are there: none is left out but what is absent. Raises OSError."""
+    found = []
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            (volume / name).stat()
+            found.append(Folder(job, volume / name))
+    return found
 
 
 def choose(job: Job, folders: list[Folder], dump: str) -> tuple[Folder, Dump]:

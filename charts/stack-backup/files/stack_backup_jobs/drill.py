@@ -10,14 +10,13 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack_backup_jobs import compare
-from stack_backup_jobs.choice import LATEST, choose
+from stack_backup_jobs.choice import LATEST, choose, folders_in
 from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.folder import Folder, source
 from stack_backup_jobs.formats import MIB, OWN, Dump, Exit, MediaState, escaped
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.private_server import EMPTY, PrivateServer
-from stack_backup_jobs.restore import UNCOUNTED, Options, Restore
+from stack_backup_jobs.restore import UNCOUNTED, Options, Restore, patterns
 from stack_backup_jobs.session import ServerError, Unreachable, identifier, literal
 from stack_backup_jobs.settings import load, number, optional
 from stack_backup_jobs.target import Target
@@ -72,9 +71,7 @@ def program(job: Job) -> Outcome:
         os.environ.pop(name, None)  # nothing leads a command of the image to another server
     folder, dump = chosen(job, settings)
     check_room(settings.scratch, dump)
-    owner = settings.database_owner
-    accepted = tuple(filter(None, settings.accepted.split("\n")))
-    options = Options(settings.jobs, accepted, other_owner=settings.allow_other_owner)
+    options = Options(settings.jobs, patterns(settings.accepted), other_owner=settings.allow_other_owner)
     restore = Restore(job, folder, dump, options)
     with job.lap("read_seconds"):
         restore.read()
@@ -85,7 +82,7 @@ def program(job: Job) -> Outcome:
     proof = Proof([])
     try:
         make_tablespaces(private, restore)
-        restore_all(job, settings, restore, private, proof, owner)
+        restore_all(job, settings, restore, private, proof, settings.database_owner)
         target = Target(job, private.server, settings.database_name, lasting=False)
         target.side = settings.database_name
         run_assertions(job, settings, restore, target, proof)
@@ -109,8 +106,8 @@ def chosen(job: Job, settings: Settings) -> tuple[Folder, Dump]:
     """A verified dump; the latest one must be young."""
     advice = "Look whether the hourly backup has run, and whether this is its volume."
     source(job, settings.source_volume, advice)
-    folders = [Folder(job, settings.source_volume / name) for name in settings.source_folders]
-    folder, dump = choose(job, [one for one in folders if one.path.is_dir()], settings.dump)
+    folders = folders_in(job, settings.source_volume, settings.source_folders)
+    folder, dump = choose(job, folders, settings.dump)
     if dump.manifest is None:
         what = f"{dump.name} has no manifest, so there is nothing to compare it with."
         raise Failure(Exit.SOURCE, what, "Choose another dump.")
@@ -272,6 +269,3 @@ def mirrored(replica: Path) -> str:
     except (FileNotFoundError, ValueError):
         return ""
     return f", whose last complete mirror is of {state.completed}" if state.completed else ""
-
-
-__all__ = ["compare", "program"]

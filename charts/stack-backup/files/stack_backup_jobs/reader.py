@@ -155,11 +155,6 @@ class Part:
     """What is set where spans begin."""
 
     @property
-    def preamble(self) -> list[bytes]:
-        """What every session that loads it executes first."""
-        return [text for _, text in self.settings]
-
-    @property
     def rows(self) -> int:
         return sum(block.rows for block in self.blocks)
 

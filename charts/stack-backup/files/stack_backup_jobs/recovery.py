@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack_backup_jobs import compare
-from stack_backup_jobs.choice import choose
+from stack_backup_jobs.choice import choose, folders_in
 from stack_backup_jobs.errors import Failure
-from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import Dump, Exit
 from stack_backup_jobs.job import Job, Outcome, say
-from stack_backup_jobs.restore import UNCOUNTED, Options, Restore
+from stack_backup_jobs.restore import UNCOUNTED, Options, Restore, patterns
 from stack_backup_jobs.server import Server, check_client, client_version, password_in
 from stack_backup_jobs.session import Address, ServerError, Unreachable
 from stack_backup_jobs.settings import load, number, optional
@@ -54,8 +53,8 @@ def program(job: Job) -> Outcome:
     settings = load(Settings)
     check_confirmed(settings.confirm, settings.namespace, "the database")
     owner_password = password_in(settings.owner_password_file)
-    folders = [Folder(job, settings.source_volume / name) for name in settings.source_folders]
-    folder, dump = choose(job, [one for one in folders if one.path.is_dir()], settings.dump)
+    folders = folders_in(job, settings.source_volume, settings.source_folders)
+    folder, dump = choose(job, folders, settings.dump)
     address = Address(settings.pghost, settings.pgport)
     server = Server(address, settings.database_superuser, password_in(settings.password_file))
     target = Target(job, server, settings.database_name)
@@ -66,7 +65,7 @@ def program(job: Job) -> Outcome:
     server.drop_former()  # they take room that this recovery needs
     options = Options(
         settings.jobs,
-        tuple(filter(None, settings.accepted.split("\n"))),
+        patterns(settings.accepted),
         settings.database_owner,
         settings.allow_other_owner,
         settings.tablespaces,

@@ -51,6 +51,11 @@ _OF_THE_SWAP = re.compile(
 UNCOUNTED = "this dump has INSERT statements, so nobody knows how many there were"
 
 
+def patterns(text: str) -> tuple[str, ...]:
+    """The patterns of objects that may be missing, of a variable that has one in each line."""
+    return tuple(line for line in text.split("\n") if line)
+
+
 @dataclass(frozen=True)
 class Options:
     """How a recovery is done; the values of the same names."""
