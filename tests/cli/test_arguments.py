@@ -11,14 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
 from stack_backup.cli import Exit, Problem, cluster
-from stack_backup.cli.app import main
+from stack_backup.cli.app import Unfinished, main
+from stack_backup.render import render
+from stack_backup_jobs.media_recovery import Settings
 
 KUBECONFIG = {
     "apiVersion": "v1",
@@ -30,6 +33,9 @@ KUBECONFIG = {
     ],
     "current-context": "production",
 }
+
+
+VOLUMES = {"media": {"existingClaim": "media"}, "mediaReplica": {"existingClaim": "media-replica"}}
 
 
 class End(NamedTuple):
@@ -81,6 +87,11 @@ def kubeconfig(tmp_path: Path) -> Path:
         (["run", "postgres-backup-hourly", "--set", "1=2"], "'1=2' is not of the form NAME=VALUE"),
         (["recover", "media", "--dump", "latest"], "--dump is for the database"),
         (["recover", "database", "--delete"], "--delete is for media"),
+        (["recover", "database", "--unfinished", "as-it-is"], "--unfinished is for media"),
+        (
+            ["recover", "media", "--unfinished", "so"],
+            "'so' is not one of 'refuse', 'last-complete', 'as-it-is'",
+        ),
         (["recover", "database", "--dump", "yesterday"], "'yesterday' is no dump"),
         (["drill", "--dump", "2022-11-28"], "'2022-11-28' is no dump"),
         (["status", "--output", "xml"], "'xml' is not one of 'text', 'json'"),
@@ -95,6 +106,53 @@ def test_wrong_arguments_end_with_64_and_a_sentence(
     assert says in end.stderr
     assert len(end.stderr.splitlines()) == 1
     assert end.stdout == ""
+
+
+class Release:
+    """What the chart installs, with a cluster that takes no Job."""
+
+    namespace = "production-stack"
+
+    def __init__(self) -> None:
+        self.objects = render({"mediaRecovery": {"enabled": True}, "volumes": VOLUMES})
+        self.told: dict[str, str] = {}
+
+    def cronjob(self, name: str) -> dict[str, Any]:
+        cronjob: dict[str, Any] = self.objects.get("CronJob", name)
+        cronjob["metadata"]["uid"] = "1"
+        return cronjob
+
+    def find(self, kind: str, labels: str) -> list[Any]:  # noqa: ARG002
+        return []
+
+    def create(self, job: dict[str, Any]) -> None:
+        [container] = job["spec"]["template"]["spec"]["containers"]
+        self.told = {one["name"]: one.get("value", "") for one in container["env"]}
+        raise Problem(Exit.RED, "No Job is taken here.")
+
+
+@pytest.mark.parametrize(
+    ("options", "delete", "unfinished"),
+    [
+        ([], "false", "refuse"),
+        (["--unfinished", "last-complete"], "false", "last-complete"),
+        (["--unfinished", "as-it-is", "--delete"], "true", "as-it-is"),
+    ],
+    ids=["none", "unfinished", "both"],
+)
+def test_what_a_recovery_of_the_media_hands_on(
+    command: Command, monkeypatch: pytest.MonkeyPatch, options: list[str], delete: str, unfinished: str
+) -> None:
+    release = Release()
+    monkeypatch.setattr(cluster, "connect", lambda *_: release)
+    assert command("recover", "media", "--confirm", release.namespace, *options).code == Exit.RED
+    told = {name: release.told[name] for name in ("CONFIRM", "DELETE", "UNFINISHED")}
+    assert told == {"CONFIRM": release.namespace, "DELETE": delete, "UNFINISHED": unfinished}
+
+
+def test_what_may_become_of_an_unfinished_replica_is_what_the_program_knows() -> None:
+    [words] = [field.metadata["words"] for field in fields(Settings) if field.name == "unfinished"]
+    assert tuple(Unfinished) == words
 
 
 def test_without_a_command_the_help_lists_them_all(command: Command) -> None:

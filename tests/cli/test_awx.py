@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+from stack_backup.cli.app import Unfinished
 from stack_backup.testbed import ansible
 from stack_backup.testbed.paths import PROJECT
 from stack_backup.testbed.process import CommandFailed, run
@@ -77,6 +79,37 @@ def test_ansible_builder_takes_the_execution_environment(tmp_path: Path) -> None
     builder = ansible.ensure() / "ansible-builder"
     run([builder, "create", "--file", AWX / "execution-environment.yml", "--context", tmp_path])
     assert "helm" in (tmp_path / "Containerfile").read_text()
+
+
+@pytest.mark.parametrize(
+    ("told", "handed_on"),
+    [
+        ({}, {"CONFIRM": "s", "DELETE": "false"}),
+        ({"unfinished": ""}, {"CONFIRM": "s", "DELETE": "false"}),
+        (
+            {"delete_others": "true", "unfinished": "last-complete"},
+            {"CONFIRM": "s", "DELETE": "true", "UNFINISHED": "last-complete"},
+        ),
+    ],
+    ids=["nothing", "an empty answer", "all"],
+)
+def test_what_a_recovery_of_the_media_hands_on(
+    tmp_path: Path, told: dict[str, str], handed_on: dict[str, str]
+) -> None:
+    shutil.copy(AWX / "recover-media.yaml", tmp_path)
+    (tmp_path / "tasks").mkdir()
+    show = [{"ansible.builtin.copy": {"dest": str(tmp_path / "shown"), "content": "{{ job_environment }}"}}]
+    (tmp_path / "tasks" / "run-job.yaml").write_text(yaml.safe_dump(show))
+    variables = json.dumps({"stack_namespace": "s", "confirm": "s", **told})
+    playbook = ansible.ensure() / "ansible-playbook"
+    run([playbook, tmp_path / "recover-media.yaml", "--extra-vars", variables])
+    assert json.loads((tmp_path / "shown").read_text()) == handed_on
+
+
+def test_the_survey_s_answers_are_what_the_program_knows() -> None:
+    survey = json.loads((AWX / "surveys" / "recover-media.json").read_text())
+    [choices] = [one["choices"] for one in survey["spec"] if one["variable"] == "unfinished"]
+    assert choices == list(Unfinished)
 
 
 @pytest.mark.parametrize("name", PLAYBOOKS)

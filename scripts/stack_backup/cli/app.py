@@ -41,6 +41,14 @@ class Kind(StrEnum):
     media = "media"
 
 
+class Unfinished(StrEnum):
+    """As media-recovery's own setting."""
+
+    refuse = "refuse"
+    last_complete = "last-complete"
+    as_it_is = "as-it-is"
+
+
 Kubeconfig = Annotated[
     str | None, typer.Option(envvar="KUBECONFIG", help="The kubeconfig file.", show_default="~/.kube/config")
 ]
@@ -146,6 +154,14 @@ def recover(
     delete: Annotated[
         bool, typer.Option("--delete", help="Media only: also delete what the replica does not have.")
     ] = False,
+    unfinished: Annotated[
+        Unfinished | None,
+        typer.Option(
+            help="Media only: what becomes of a replica whose mirror was cut off: refused, recovered as of "
+            "the last complete mirror, or as it lies there.",
+            show_default="the release's value",
+        ),
+    ] = None,
     confirm: Annotated[
         str | None, typer.Option(metavar="NAMESPACE", help="The namespace whose data is to be replaced.")
     ] = None,
@@ -166,6 +182,10 @@ def recover(
         if what is Kind.database:
             raise Problem(Exit.USAGE, "--delete is for media; nothing was started.")
         environment["DELETE"] = "true"
+    if unfinished is not None:
+        if what is Kind.database:
+            raise Problem(Exit.USAGE, "--unfinished is for media; nothing was started.")
+        environment["UNFINISHED"] = unfinished.value
     release = _connect(kubeconfig, context, namespace)
     job = f"{what}-recovery"
     release.cronjob(job)
