@@ -267,7 +267,7 @@ try:
         [[ssl]] = session.query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
         session.execute("CREATE TEMP TABLE t (a text)")
         count = session.copy_in("COPY t FROM STDIN", [b"x" * 99 + b"\\n"] * 50000)
-        size = sum(map(len, session.copy_out("COPY t TO STDOUT")))
+        size = sum(len(text) + 1 for (text,) in session.rows("SELECT a FROM t"))
         print(json.dumps([ssl, count, size]))
 except ServerError as error:
     print(json.dumps([type(error).__name__, error.sqlstate, getattr(error, "errno", None)]))
@@ -562,9 +562,8 @@ def test_copy_there_and_back(session: Session) -> None:
     pieces = [data[at : at + 70_001] for at in range(0, len(data), 70_001)]
     assert session.copy_in("COPY t FROM STDIN", pieces) == 20_001
     assert session.copy_in("COPY t FROM STDIN", [data]) == 20_001
-    back = b"".join(session.copy_out("COPY t TO STDOUT"))
-    assert sorted(back.splitlines()) == sorted((data * 2).splitlines())
-    assert sum(1 for _ in session.rows("SELECT * FROM t")) == 40_002
+    back = [str(text).encode() for (text,) in session.rows("SELECT a FROM t")]
+    assert sorted(back) == sorted((data * 2).splitlines())
     assert session.execute("COPY t TO STDOUT") == "COPY 40002"
 
 
@@ -655,17 +654,16 @@ with Session(Address(sys.argv[1]), "postgres", user="admin", password=sys.stdin.
     chunk = (b"x" * 99 + b"\\n") * 655
     begun = peak()
     assert session.copy_in("COPY t FROM STDIN", (chunk for _ in range(4600))) == 4600 * 655
-    assert sum(map(len, session.copy_out("COPY t TO STDOUT"))) == 4600 * 65500
     assert sum(1 for _ in session.rows("SELECT * FROM t LIMIT 1000000")) == 1000000
     session.execute("TRUNCATE t")
     session.copy_in("COPY t FROM STDIN", [b"x" * 65536] * 3200 + [b"\\n"])
-    assert sum(map(len, session.copy_out("COPY t TO STDOUT"))) == 3200 * 65536 + 1
+    assert session.query("SELECT octet_length(a) FROM t") == [(str(3200 * 65536),)]
     print(peak() - begun)
 """
 
 
 def test_memory_does_not_grow_with_the_data(server: LocalServer) -> None:
-    """300 MB of rows, and a row of 200 MB, there and back: in MiB."""
+    """300 MB of rows there and back, and a row of 200 MB: in MiB."""
     done = subprocess.run(
         [sys.executable, "-c", FLAT, folder(server)],
         input=server.passwords[SUPERUSER],

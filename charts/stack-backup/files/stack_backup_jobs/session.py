@@ -304,13 +304,6 @@ class Session:
             self._heed()
         return int(self._end().rpartition(" ")[2])
 
-    def copy_out(self, sql: str | bytes) -> Iterator[bytes]:
-        """`COPY … TO STDOUT`, in pieces that are not its rows."""
-        self._ask(sql)
-        while (message := self._next())[0] != b"Z":
-            if message[0] == b"d":
-                yield message[1]
-
     def cancel(self) -> None:
         """Asks the server to end what runs, from any thread; the session itself hears of it (57014)."""
         if self._key is None:
@@ -338,7 +331,7 @@ class Session:
 
     def _start(self, parameters: Mapping[str, str], timeout: float) -> None:
         """Connects, and goes on until the server waits for a statement."""
-        self._buffer, self._at, self._rest = b"", 0, 0
+        self._buffer, self._at = b"", 0
         self._busy, self._error, self._key = True, None, None
         self._again: tuple[type[OSError], ...] = (BlockingIOError,)
         self._codec = "utf-8"
@@ -466,38 +459,16 @@ class Session:
     # Messages.
 
     def _message(self) -> tuple[bytes, bytes]:
-        """The next message. COPY's data comes in pieces, many rows or a part of one."""
-        if not self._rest:
-            self._fill(5)
-            kind, length = struct.unpack_from("!ci", self._buffer, self._at)
-            if length < 4 or (self._deadline is not None and length > _ROOM):
-                raise Unreachable("no PostgreSQL server answers there", "08P01")
-            if kind != b"d":
-                self._fill(length + 1)
-                body = self._buffer[self._at + 5 : self._at + length + 1]
-                self._at += length + 1
-                self._told(kind, body)
-                return kind, body
-            self._at, self._rest = self._at + 5, length - 4
-        return b"d", self._data()
-
-    def _data(self) -> bytes:
-        """What is there of COPY's data."""
-        if self._rest:
-            self._fill(1)
-        buffer, at, end = self._buffer, self._at, len(self._buffer)
-        pieces = []
-        while True:
-            stop = min(at + self._rest, end)
-            pieces.append(buffer[at:stop])
-            self._rest -= stop - at
-            at = stop
-            if self._rest or end - at < 5 or buffer[at] != 100:
-                break
-            self._rest = int.from_bytes(buffer[at + 1 : at + 5]) - 4
-            at += 5
-        self._at = at
-        return b"".join(pieces)
+        """The next message."""
+        self._fill(5)
+        kind, length = struct.unpack_from("!ci", self._buffer, self._at)
+        if length < 4 or (self._deadline is not None and length > _ROOM):
+            raise Unreachable("no PostgreSQL server answers there", "08P01")
+        self._fill(length + 1)
+        body = self._buffer[self._at + 5 : self._at + length + 1]
+        self._at += length + 1
+        self._told(kind, body)
+        return kind, body
 
     def _told(self, kind: bytes, body: bytes) -> None:
         """What may come at any time."""
