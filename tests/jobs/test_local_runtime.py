@@ -320,6 +320,29 @@ def test_a_volume_can_be_full_or_read_only_for_a_while(stack: LocalStack) -> Non
     volume.clear()
 
 
+@pytest.mark.parametrize("limited_first", [False, True])
+def test_what_a_volume_holds_keeps_its_owner_whatever_came_first(
+    stack: LocalStack, limited_first: bool
+) -> None:
+    objects, name = cron_job("touch /backup/x && rm /backup/x"), f"new-{limited_first}"
+    stack.add_claim(name)
+    pod_of(objects)["volumes"][0]["persistentVolumeClaim"]["claimName"] = name
+    stack.apply(objects)
+    volume = stack.volume(name)
+    with volume.limited(1 << 20) if limited_first else contextlib.nullcontext():
+        assert stack.run("probe").succeeded
+    volume.write("folder/file", b"of somebody else")
+    (volume.path / "folder").chmod(0o555)
+    (volume.path / "folder" / "file").chmod(0o600)
+    pod_of(objects)["containers"][0]["command"][-1] = (
+        "touch /backup/folder/x; cat /backup/folder/file; exit 0"
+    )
+    stack.apply(objects)
+    first, second = stack.run("probe").log.splitlines()
+    assert first.endswith("Permission denied")
+    assert second.endswith("Permission denied")
+
+
 def test_signals_reach_the_first_process_alone(stack: LocalStack) -> None:
     stack.apply(cron_job("trap 'echo asked; exit 4' TERM; touch /faults/ready; while :; do sleep 0.1; done"))
     with stack.start("probe", Faults(shims={"unused": ""})) as job:

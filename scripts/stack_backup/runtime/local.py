@@ -244,6 +244,7 @@ class LocalStack:
         """Make a claim that the stack brings, such as that of its media. See `runtime.Stack.add_claim`."""
         folder = self._namespaces.folder / "claims" / name
         folder.mkdir(parents=True)
+        _give(folder, -1)
         self._claims[name] = folder
 
     def install(self, values: Mapping[str, Any]) -> None:
@@ -372,7 +373,7 @@ class LocalRuntime:
         folder = self._exports / f"{nfs['server']}{nfs['path'].replace('/', '_')}"
         if not folder.exists():
             folder.mkdir(parents=True)
-            os.chown(folder, OWNER, OWNER)
+            _give(folder, OWNER)
         return folder
 
     @contextlib.contextmanager
@@ -385,6 +386,14 @@ class LocalRuntime:
                 yield stack
             finally:
                 stack.database.stop(immediate=True)
+
+
+def _give(folder: Path, user: int) -> None:
+    """Make a new volume what its first pod would make it by its fsGroup: then no pod changes what is in it
+    later, whatever the root of the volume was when that pod came (see `LocalVolume.limited`).
+    """
+    os.chown(folder, user, OWNER)
+    folder.chmod(0o2770)
 
 
 def _remove(folder: Path, lock: int) -> None:
