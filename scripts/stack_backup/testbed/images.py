@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from stack_backup.testbed import Failure, debian, interpreter, podman, progress, system, tools
+from stack_backup.testbed import Failure, debian, interpreter, podman, progress, regression, system, tools
 from stack_backup.testbed.paths import BIN, CACHE, LOGS
 from stack_backup.testbed.process import CommandFailed, lock, run
 from stack_backup.testbed.tools import into_place
@@ -51,6 +51,8 @@ class Image:
     """mmdebstrap's: how much of a Debian is there beside the packages."""
     python: bool = False
     """Whether Python is built into it, from source."""
+    regression: int = 0
+    """The server's major version, where PostgreSQL's own regression tests are in it, too."""
     repair: str = ""
     """A shell command for what is wrong in those packages; `$1` is the root of the file system."""
 
@@ -85,7 +87,9 @@ _NO_CLUSTER = (
 )
 
 
-def _postgres(major: int, suite: str, name: str, added: Sequence[str] = (), repair: str = "") -> Image:
+def _postgres(
+    major: int, suite: str, name: str, added: Sequence[str] = (), repair: str = "", *, tested: bool = False
+) -> Image:
     binaries = f"/usr/lib/postgresql/{major}/bin"
     sample = f"/usr/share/postgresql/{major}/postgresql.conf.sample"
     return Image(
@@ -120,6 +124,7 @@ def _postgres(major: int, suite: str, name: str, added: Sequence[str] = (), repa
         public=f"docker.io/library/postgres:{major}",
         added=tuple(added),
         repair=repair,
+        regression=major if tested else 0,
     )
 
 
@@ -198,6 +203,8 @@ _IMAGES = (
     _postgres(15, "bookworm", "stack-database:15", ["postgresql-15-rdkit"], _RDKIT_REPAIR),
     # An extension with tables of its own, whose rows are dumped in part.
     _postgres(15, "bookworm", "postgis-database:15", ["postgresql-15-postgis-3"]),
+    # The server that its own makers test: with the functions that the database of their tests calls.
+    _postgres(15, "bookworm", "postgres-regress:15", tested=True),
     _RCLONE,
     _PYTHON,
     _RDKIT,
@@ -215,7 +222,7 @@ def rootfs(name: str) -> Path:
     target = _place(image, pulled=pull)
     with lock(f"image-{target.name}"):
         if not target.exists():
-            into_place(target, lambda partial: (_pull if pull else _make)(image, partial))
+            into_place(target, lambda partial: _fill(image, partial, pull=pull))
     return target
 
 
@@ -279,6 +286,8 @@ def _place(image: Image, *, pulled: bool) -> Path:
             made_of += interpreter.MADE_OF
         if image.binaries:
             made_of += [image.variant, [tools.TOOLS[name].version for name in image.binaries.values()]]
+    if image.regression:
+        made_of += [image.suite, image.regression, *regression.MADE_OF]
     told = json.dumps(made_of)
     digest = hashlib.sha256(told.replace(str(SCRIPTS), "").encode())
     for script in sorted(SCRIPTS.iterdir()):
@@ -295,6 +304,12 @@ def _existing(image: Image) -> Path | None:
         if _decided() in (None, pulled) and place.exists():
             return place
     return None
+
+
+def _fill(image: Image, folder: Path, *, pull: bool) -> None:
+    (_pull if pull else _make)(image, folder)
+    if image.regression:
+        regression.install(image.regression, image.suite, folder)
 
 
 def _make(image: Image, folder: Path) -> None:
