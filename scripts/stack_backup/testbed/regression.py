@@ -1,5 +1,5 @@
-"""PostgreSQL's own regression tests, for an image that has the server: upstream's files out of Debian's source
-package, beside upstream's program pg_regress, which Debian ships.
+"""PostgreSQL's own regression tests, for an image that has the server: upstream's files out of Debian's
+source package, beside upstream's program pg_regress, which Debian ships.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def install(major: int, suite: str, root: Path) -> None:
     try:
         hook = f'--customize-hook=sh "{_SCRIPT}" "$1" {major}'
         debian.bootstrap("regression-build", suite, _BUILD, build, seconds=40, hooks=[hook])
-        copy = ["cp", "--archive", "--no-target-directory", build / "regression/usr", root / "usr"]
-        run([*system.as_root("copy the regression tests"), *copy])
+        as_root = system.as_root("copy the regression tests")
+        run([*as_root, "cp", "--archive", "--no-target-directory", build / "regression/usr", root / "usr"])
     finally:
         system.remove(build)
