@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from stack_backup_jobs.computed import transaction, without
 from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.formats import MIB, Exit
 from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.pack import Unpacker
 from stack_backup_jobs.reader import CopyBlock, Part, Settings, Statement, settle
 from stack_backup_jobs.server import of_server
-from stack_backup_jobs.session import ServerError, Session, Unreachable, codec, identifier, literal
+from stack_backup_jobs.session import ServerError, Session, Unreachable, codec
 
 IMAGE = "Use the image that the stack's own server runs (value database.image)."
 INDEPENDENT = {"INDEX", "CONSTRAINT"}
@@ -49,6 +50,8 @@ class Loaded:
 
     left_out: list[str] = field(default_factory=list)
     not_valid: list[str] = field(default_factory=list)
+    rowless: set[str] = field(default_factory=set)
+    """Tables whose rows were left out."""
 
 
 def is_accepted(name: str, accepted: Iterable[str]) -> bool:
@@ -62,10 +65,9 @@ def failure_of(broken: Broken) -> Failure:
     if isinstance(error, Unreachable) or error.sqlstate[:2] in ("08", "53", "57"):
         known = of_server(error)
         return Failure(known.code, what, known.advice)
-    if broken.name.startswith("EXTENSION ") or error.sqlstate in ("0A000", "58P01") or not broken.name:
+    lacking = error.sqlstate in ("0A000", "58P01") and not broken.name.startswith("CHECK CONSTRAINT ")
+    if broken.name.startswith("EXTENSION ") or lacking or not broken.name:
         return Failure(Exit.SETUP, what, IMAGE)
-    if broken.name.startswith("TABLE DATA "):
-        return Failure(Exit.DATA, what, "A recovery would meet the same: mend it where the dump comes from.")
     return Failure(
         Exit.DATA,
         what,
@@ -97,6 +99,7 @@ class Loader:
         self._lock = threading.Lock()
         self._stopped = False
         self._broken: list[Broken] = []
+        self._late: list[CopyBlock] = []
         self._put_off: list[tuple[Statement, str]] = []
         self._bytes = 0
         self.loaded = Loaded()
@@ -140,6 +143,8 @@ class Loader:
             self._await([pool.submit(self._loose, main), *copies])
         else:
             self._await([pool.submit(self._as_it_comes, main)])
+        for block in sorted(self._late, key=lambda block: block.start):
+            self._await([pool.submit(self._copy_again, main, block)])
         for constraint, told in self._put_off:
             self._await([pool.submit(self._put_back, main, constraint, told)])
         self._after(pool, main)
@@ -279,45 +284,59 @@ class Loader:
             self._job.progress(f"{self._bytes // MIB} MiB of rows loaded")
 
     def _copy(self, session: Session, block: CopyBlock) -> None:
-        while True:
-            try:
-                self._settle(session, block.settings)
-                session.copy_in(block.statement, self._rows(block))
-                return
-            except Unreachable:
-                raise
-            except ServerError as error:
-                if error.sqlstate != "23514" or not (error.table and error.constraint):
-                    raise failure_of(Broken(block.name, error)) from error
-                self._put_constraint_off(session, block, error)
+        try:
+            self._settle(session, block.settings)
+            session.copy_in(block.statement, self._rows(block))
+        except Unreachable:
+            raise
+        except ServerError as error:
+            if error.sqlstate[:2] in ("08", "53", "57"):
+                raise failure_of(Broken(block.name, error)) from error
+            say(f"{block.name} is loaded again when all other rows are there: {error}.")
+            with self._lock:
+                self._late.append(block)
 
-    def _put_constraint_off(self, session: Session, block: CopyBlock, error: ServerError) -> None:
-        """The CHECK of a CREATE TABLE that a row does not fulfil, until all rows are there: it may look into
-        another table.
+    def _copy_again(self, session: Session, block: CopyBlock) -> None:
+        """Rows that were refused: what is computed of them may look into another table. If it fails still,
+        they come without it.
         """
-        table = f"{identifier(error.schema)}.{identifier(error.table)}"
-        own = session.query(
-            "WITH RECURSIVE up AS (SELECT oid, conrelid, coninhcount FROM pg_constraint WHERE conrelid ="
-            f" {literal(table)}::regclass AND conname = {literal(error.constraint)} UNION ALL"
-            " SELECT c.oid, c.conrelid, c.coninhcount FROM up JOIN pg_inherits ON inhrelid = up.conrelid"
-            f" JOIN pg_constraint c ON c.conrelid = inhparent AND c.conname = {literal(error.constraint)})"
-            " SELECT conrelid::regclass, pg_get_constraintdef(oid), obj_description(oid, 'pg_constraint')"
-            " FROM up WHERE coninhcount = 0"
-        )
-        if not own:
-            return  # another session has just met it
-        relation, definition, comment = own[0]
-        table = str(relation)
-        name = f"CHECK CONSTRAINT {error.schema}.{error.table} {error.constraint}"
-        session.execute(f"ALTER TABLE {table} DROP CONSTRAINT {identifier(error.constraint)}")
-        own_name = identifier(error.constraint)
-        add = f"ALTER TABLE {table} ADD CONSTRAINT {own_name} {definition}"
-        told = f"COMMENT ON CONSTRAINT {own_name} ON {table} IS {literal(str(comment))}" if comment else ""
-        say(f"{name} is checked when all rows are there: {error}.")
-        sql = add.encode(codec(self._part.encoding), "surrogateescape")
-        statement = Statement(sql, self._part.after[0], "CHECK CONSTRAINT", name, block.settings)
-        with self._lock:
-            self._put_off.append((statement, told))
+        alone = not (block.via_root or self._part.inserts)
+        alone = alone and sum(other.table == block.table for other in self._part.blocks) == 1
+
+        def rows() -> None:
+            if alone:  # an attempt that failed has left its room taken
+                session.execute(f"TRUNCATE ONLY {block.table}")
+            session.copy_in(block.statement, self._rows(block))
+
+        self._settle(session, block.settings)
+        try:
+            with transaction(session):
+                return rows()
+        except Unreachable:
+            raise
+        except ServerError as error:
+            refused = error
+        try:
+            broken = without(session, block.table, rows)
+        except Unreachable:
+            raise
+        except ServerError:
+            return self._rowless(block, refused)
+        for rule, refusal in broken:
+            sql = rule.again.encode(codec(self._part.encoding), "surrogateescape")
+            statement = Statement(sql, self._part.after[0], rule.type, rule.name, block.settings)
+            if rule.lasting:
+                say(f"{rule.name} is checked when all rows are there: {refusal}.")
+                self._put_off.append((statement, rule.comment))
+            else:
+                self._refused(session, statement, refusal)
+
+    def _rowless(self, block: CopyBlock, error: ServerError) -> None:
+        if not self._is_accepted(block.name):
+            raise failure_of(Broken(block.name, error)) from error
+        say(f"{block.name} is left out, as it was accepted: {error}.")
+        self.loaded.left_out.append(block.name)
+        self.loaded.rowless.add(block.table)
 
     def _put_back(self, session: Session, statement: Statement, told: str) -> None:
         """A CHECK that was put off, and its comment."""

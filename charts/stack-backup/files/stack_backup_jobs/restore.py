@@ -78,6 +78,7 @@ class Restore:
         self._job, self._folder, self.dump, self.options = job, folder, dump, options
         self.dumped: Reader
         self.warnings: list[str] = []
+        self._rowless: dict[str, set[compare.Name]] = {}
 
     # ---- the dump ----
 
@@ -298,7 +299,7 @@ class Restore:
         watch = Watch(target, reserve, loader.stop) if watched else None
         try:
             with self._job.lap("load_seconds"):
-                self._outcome(loader.run())
+                self._outcome(part, loader.run())
         except (Failure, ServerError):
             if watch is not None and watch.failure is not None:
                 raise watch.failure from None
@@ -330,9 +331,13 @@ class Restore:
             held = dataclasses.replace(
                 held, tables={name: rows for name, rows in held.tables.items() if name in tables}
             )
+        if rowless := self._rowless[part.name]:
+            tables = compare.folded(said, held.members)
+            held = dataclasses.replace(held, tables={**held.tables, **{key: tables[key] for key in rowless}})
         return compare.differences(part.name, said, held)
 
-    def _outcome(self, loaded: Loaded) -> None:
+    def _outcome(self, part: Part, loaded: Loaded) -> None:
+        self._rowless[part.name] = {compare.names(table) for table in loaded.rowless}
         if loaded.left_out:
             self._job.figure(left_out=sorted({*loaded.left_out, *self._figure("left_out")}))
         if loaded.not_valid:
