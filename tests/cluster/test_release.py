@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from pyhelm3.errors import Error as HelmError
 
-from stack_backup.render import RELEASE, render
+from stack_backup.render import CHART, RELEASE, render
 from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup.runtime.kube import KubeError, Object
 from stack_backup.runtime.manifests import namespace_object
@@ -163,6 +165,39 @@ def test_upgrading_three_times_changes_nothing(upgraded: ClusterStack) -> None:
         assert upgraded.revision() == revision + number
         assert _identity(upgraded) == objects
     assert dumps(upgraded) == files != []
+
+
+def _programs(stack: ClusterStack) -> set[str]:
+    return {name for name in release_objects(stack) if name.startswith("ConfigMap/stack-backup-programs-")}
+
+
+def _later(spec: Object) -> None:
+    """As a run that waits to be tried again: its pod is still to come."""
+    spec["suspend"] = True
+
+
+def test_a_run_that_waits_keeps_the_programs_that_it_began_with(stack: ClusterStack, tmp_path: Path) -> None:
+    """Upgrades leave them until it has ended."""
+    chart, own = shutil.copytree(CHART, tmp_path / CHART.name), stack.chart
+    (before,) = _programs(stack)
+    name = stack.begin(contract.HOURLY, _later)
+    stack.chart = chart
+    try:
+        for number in (1, 2):
+            with (chart / "files/stack_backup_jobs/formats.py").open("a") as module:
+                module.write(f"# changed {number}\n")
+            stack.install(VALUES)
+            assert before in _programs(stack)
+            assert len(_programs(stack)) == 2
+        stack.kube.patch("Job", name, stack.namespace, {"spec": {"suspend": False}})
+        end = stack.ended(contract.HOURLY, name)
+        assert end.succeeded, end.log
+        stack.install(VALUES)
+        assert len(_programs(stack)) == 1
+    finally:
+        stack.chart = own
+        stack.install(VALUES)
+    assert _programs(stack) == {before}
 
 
 def test_a_second_release_in_the_namespace_is_refused(stack: ClusterStack) -> None:

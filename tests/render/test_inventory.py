@@ -6,6 +6,7 @@ then belongs into the commit.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,39 @@ def test_programs_that_change_are_another_object(chart: Path) -> None:
     programs = _programs(render(chart=chart))
     assert programs["data"]["stack_backup_jobs.another.py"] == "ANOTHER = 1\n"
     assert programs["metadata"]["name"] != before
+
+
+def test_programs_that_a_run_has_still_to_mount_are_kept(chart: Path) -> None:
+    """The templates' questions to the API server, answered by files: Helm asks it only when it installs."""
+
+    def job(number: int, condition: str = "", status: str = "True") -> dict[str, Any]:
+        volumes = [{"name": "tmp", "emptyDir": {}}]
+        volumes += [{"name": "programs", "configMap": {"name": f"stack-backup-programs-0000000{number}"}}]
+        conditions = [{"type": condition, "status": status}] if condition else None
+        spec = {"template": {"spec": {"volumes": volumes}}}
+        return {"spec": spec, "status": {"conditions": conditions} if conditions else {}}
+
+    states = [("",), ("Failed",), ("Complete",), ("Suspended",), ("Failed", "False"), ("",), ("",)]
+    jobs = [job(number, *state) for number, state in enumerate(states)]
+    del jobs[5]["spec"]["template"]["spec"]["volumes"]
+    (chart / "jobs").write_text(json.dumps({"items": jobs}))
+    for number in range(6):  # one has none
+        data = {"start.sh": f"echo {number}\n"}
+        (chart / f"stack-backup-programs-0000000{number}").write_text(json.dumps({"data": data}))
+    template = chart / "templates" / "programs.yaml"
+    text = template.read_text().replace(
+        'lookup "batch/v1" "Job" .Release.Namespace ""', '.Files.Get "jobs" | fromYaml'
+    )
+    asked = 'lookup "v1" "ConfigMap" $.Release.Namespace $name'
+    assert asked in text
+    template.write_text(text.replace(asked, "$.Files.Get $name | fromYaml"))
+    objects = render(chart=chart)
+    found = {one["metadata"]["name"]: one for one in objects.of_kind("ConfigMap")}
+    kept = {name: one["data"] for name, one in found.items() if "-programs-0000000" in name}
+    assert kept == {
+        f"stack-backup-programs-0000000{number}": {"start.sh": f"echo {number}\n"} for number in (0, 3, 4)
+    }
+    assert len(found) == len(kept) + 1
 
 
 LONGEST_RELEASE = "r" + 52 * "x"

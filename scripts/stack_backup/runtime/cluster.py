@@ -178,7 +178,7 @@ class ClusterStack:
         self.passwords = {user: f"{secrets.token_hex(8)}{AWKWARD}" for user in (SUPERUSER, USER)}
         self.failed = False
         """Set where a test failed in it: with STACK_BACKUP_KEEP=1 it is then kept, to be looked at."""
-        self._image, self._chart = image, chart
+        self._image, self.chart = image, chart
         self.helm = helm
         """The Helm that installs, upgrades and uninstalls."""
         self._volumes: dict[str, ClusterVolume] = {}
@@ -195,7 +195,7 @@ class ClusterStack:
         values = merge_values(values, self.stand_in_for_nfs(values))
 
         async def install() -> None:
-            chart = await client.get_chart(self._chart)
+            chart = await client.get_chart(self.chart)
             # Not `wait`: a claim of a class that binds late is ready only after the first run has mounted it.
             await client.install_or_upgrade_release(
                 release, chart, dict(values), namespace=self.namespace, create_namespace=False, timeout="2m"
