@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from stack_backup_jobs import pack
 from stack_backup_jobs.choice import choose, folders_in, shrunk
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import Failure, is_folder, status
 from stack_backup_jobs.folder import Folder, source
 from stack_backup_jobs.formats import Dump, Manifest, dump_name, newest, seconds_of, stamp, superseded
 from stack_backup_jobs.job import Job
@@ -213,3 +213,22 @@ def test_a_small_file_of_much_text_takes_no_memory(job: Job, tmp_path: Path) -> 
     path = tmp_path / "dump.sql.gz"
     path.write_bytes(zlib.compress(bytes(50_000_000), 9, pack.GZIP))
     assert max(map(len, pack.Unpacker(job, path).chunks())) <= 4 * pack.CHUNK
+
+
+def test_absent_is_only_what_no_file_can_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"1")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder").symlink_to(".")
+    for name in ("none", "file/below", "x" * 300):
+        assert status(tmp_path / name) is None
+        assert not is_folder(tmp_path / name)
+    assert status(tmp_path / "loop", follow=False)
+    for ask in (status, is_folder):
+        with pytest.raises(OSError, match="symbolic links"):
+            ask(tmp_path / "loop")
+    folder = tmp_path / "folder"
+    assert (is_folder(folder), is_folder(folder, follow=False), is_folder(tmp_path / "file")) == (
+        True,
+        False,
+        False,
+    )

@@ -47,6 +47,30 @@ def test_no_function_is_longer_than_60_lines(module: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < 60, f"{module.name}: {node.name}"
 
 
+SILENT = {
+    "exists",
+    "is_dir",
+    "is_file",
+    "is_symlink",
+    "is_mount",
+    "isdir",
+    "isfile",
+    "islink",
+    "ismount",
+    "lexists",
+}
+"""Questions of `pathlib` and `os.path`: what cannot be read answers no, from Python 3.14 on all of it."""
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_what_cannot_be_read_is_never_taken_for_absent(module: Path) -> None:
+    """`errors.status` tells; what os.scandir gives has `follow_symlinks`, and raises."""
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SILENT:
+            named = {keyword.arg for keyword in node.keywords}
+            assert "follow_symlinks" in named, f"{module.name}, line {node.lineno}: {node.func.attr}"
+
+
 @pytest.mark.parametrize("name", run.JOBS.values())
 def test_a_job_s_module_is_a_program(name: str) -> None:
     module = importlib.import_module(f"stack_backup_jobs.{name}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack_backup_jobs.choice import LATEST, choose, folders_in
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import Failure, is_folder, status
 from stack_backup_jobs.folder import Folder, source
 from stack_backup_jobs.formats import MIB, OWN, Dump, Exit, MediaState, escaped
 from stack_backup_jobs.job import Job, Outcome, say
@@ -192,7 +192,7 @@ def restore_all(
 
 def run_assertions(job: Job, settings: Settings, restore: Restore, target: Target, proof: Proof) -> None:
     """Each is true, or it has failed."""
-    paths = sorted(settings.sql_folder.glob("assertion-*.sql"))
+    paths = sorted(path for path in settings.sql_folder.iterdir() if path.match("assertion-*.sql"))
     failed = []
     for path in paths:
         name = path.stem.removeprefix("assertion-")
@@ -217,11 +217,11 @@ def run_assertions(job: Job, settings: Settings, restore: Restore, target: Targe
 def look_up_references(job: Job, settings: Settings, restore: Restore, target: Target, proof: Proof) -> None:
     """Every media file that the restored database names must be in the replica of the media."""
     path = settings.sql_folder / "references.sql"
-    text = path.read_text() if path.exists() else ""
+    text = path.read_text() if status(path) else ""
     if not settings.media_replica_volume or not text.strip():
         return
     replica = Path(settings.media_replica_volume)
-    if not replica.is_dir():
+    if not is_folder(replica):
         raise Failure(
             Exit.SOURCE,
             f"The replica of the media {replica} is not there.",
@@ -239,7 +239,7 @@ def look_up_references(job: Job, settings: Settings, restore: Restore, target: T
                     refused += 1
                     if refused <= SHOWN:
                         say(f"No path within the replica: {escaped(name)}")
-                elif not os.path.lexists(replica / name):
+                elif not status(replica / name, follow=False):
                     missing += 1
                     if missing <= SHOWN:
                         say(f"Missing in the replica of the media: {escaped(name)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+from pathlib import Path
 
 from stack_backup_jobs.formats import Exit
 
@@ -28,6 +30,23 @@ _VOLUME = {
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR), Exit.PERMISSION),
     **dict.fromkeys((errno.ESTALE, errno.EAGAIN), Exit.PASSING),
 }
+
+
+def status(path: Path, *, follow: bool = True) -> os.stat_result | None:
+    """Of what has that name; None only where nothing has it (or can: it is too long). Raises OSError where
+    that cannot be told, which the questions of `pathlib` and `os.path` answer with no.
+    """
+    try:
+        return path.stat(follow_symlinks=follow)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return None
+        raise
+
+
+def is_folder(path: Path, *, follow: bool = True) -> bool:
+    """As `status`."""
+    return (found := status(path, follow=follow)) is not None and stat.S_ISDIR(found.st_mode)
 
 
 def user() -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import Failure, is_folder
 from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import AHEAD, OWN, STATE, Dump, Exit, Manifest, MediaState, stamp
 from stack_backup_jobs.job import Job, Outcome
@@ -62,7 +62,7 @@ def program(job: Job) -> Outcome:
 def points(job: Job, volume: Path) -> Iterator[Point]:
     """Of every folder at the root of the volume."""
     for path in sorted(volume.iterdir()):
-        if path.is_dir() and not path.is_symlink() and path.name != "lost+found":
+        if path.name != "lost+found" and is_folder(path, follow=False):
             for dump in Folder(job, path).dumps(ahead=math.inf):
                 yield point(path.name, dump)
 

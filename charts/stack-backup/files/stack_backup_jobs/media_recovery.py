@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stack_backup_jobs import media
 from stack_backup_jobs.copier import Odd, Pace, times_held_in
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import Failure, is_folder, status
 from stack_backup_jobs.formats import ADDED, MIB, OWN, TRASH, Exit, MediaState
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.settings import load, one_of, optional
@@ -142,7 +142,7 @@ class Recovery:
                 "mirror was; with as-it-is, what lies there.",
             )
         if told == "last-complete" and not (
-            state.completed and (self.replica / OWN / ADDED / state.since).exists()
+            state.completed and status(self.replica / OWN / ADDED / state.since)
         ):
             raise Failure(
                 Exit.PASSING,
@@ -156,9 +156,9 @@ class Recovery:
 
     def check_target(self) -> None:
         """May we write there?"""
-        if not self.target.is_dir():
+        if not is_folder(self.target):
             raise Failure(Exit.SOURCE, f"The stack's media volume {self.target} is not there.", TARGET)
-        if os.path.lexists(self.target / OWN):
+        if status(self.target / OWN, follow=False):
             raise Failure(
                 Exit.PERMISSION,
                 f"The volume to write to holds a folder {OWN}: it is a replica itself.",
@@ -191,7 +191,7 @@ class Recovery:
         streams: list[Iterator[tuple[bytes, int, bytes]]] = []
         for run in sorted((self.replica / OWN / ADDED).iterdir()):
             trash = self.replica / OWN / TRASH / run.name
-            if trash.is_dir():
+            if is_folder(trash):
                 [removed] = listings(
                     self.settings.scratch,
                     self.settings.checkers,

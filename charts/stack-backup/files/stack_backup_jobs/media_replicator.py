@@ -20,7 +20,7 @@ from pathlib import Path
 
 from stack_backup_jobs import media
 from stack_backup_jobs.copier import Crew, Odd, Pace, out_of_range, times_held_in
-from stack_backup_jobs.errors import Failure, of_volume
+from stack_backup_jobs.errors import Failure, is_folder, of_volume, status
 from stack_backup_jobs.folder import deadline_of_the_job
 from stack_backup_jobs.formats import (
     ADDED,
@@ -126,17 +126,17 @@ class Mirror:
     def check_source(self) -> None:
         """The right volume?"""
         source = self.source
-        if not (source.is_dir() and os.access(source, os.X_OK)):
+        if not (is_folder(source) and os.access(source, os.X_OK)):
             raise Failure(Exit.SOURCE, f"The source {source} is not there.", CLAIM)
         sentinel = self.settings.sentinel
-        if sentinel and not _there(source / sentinel):
+        if sentinel and not status(source / sentinel, follow=False):
             raise Failure(
                 Exit.SOURCE,
                 f"The source has no {sentinel}, which proves that it is the right volume.",
                 "Check what is mounted there (value volumes.media.existingClaim); if it is right, make that "
                 "file.",
             )
-        if _there(source / OWN):
+        if status(source / OWN, follow=False):
             raise Failure(
                 Exit.DATA,
                 f"The source itself holds a folder {OWN}: it is a replica, or a copy of one.",
@@ -413,12 +413,3 @@ def _seen(lock: Path) -> tuple[str, list[int]]:
         seen.append((lock / "owner").stat().st_mtime_ns)
         owner = (lock / "owner").read_text(errors="replace").strip() or owner
     return owner, seen
-
-
-def _there(path: Path) -> bool:
-    """Raises OSError where that cannot be told."""
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return False
-    return True

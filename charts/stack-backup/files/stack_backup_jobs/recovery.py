@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stack_backup_jobs import compare
 from stack_backup_jobs.choice import choose, folders_in
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import Failure, status
 from stack_backup_jobs.formats import Dump, Exit
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.restore import UNCOUNTED, Options, Restore, patterns
@@ -122,7 +122,7 @@ def check_server(settings: Settings, dump: Dump, target: Target) -> None:
 
 def run_sql(restore: Restore, target: Target, path: Path) -> None:
     """The SQL of the values, in one transaction; only superusers have been in the new database before."""
-    text = path.read_bytes() if path.exists() else b""
+    text = path.read_bytes() if status(path) else b""
     if not text.strip():
         return
     say("Running the SQL of the value databaseRecovery.sql in the new database.")
