@@ -14,7 +14,7 @@ PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup/testbed/image/*.
 
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo demo-cluster test check unit lint test-scale test-size bench bench-quick tools cluster docs clean
+.PHONY: help demo demo-cluster test check unit mutants lint test-scale test-size bench bench-quick tools cluster docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ check: lint ## The loop while you work: lint, then the unit, render, command lin
 
 unit: .venv/.installed ## The package's pure parts alone, in seconds
 	$(PYTHON) -m pytest $(PARALLEL) tests/unit
+
+mutants: .venv/.installed ## Small changes in the package's pure parts, which the unit tests must see (MODULES="formats choice"): long
+	$(PYTHON) -m tests.mutants $(MODULES)
 
 test-scale: .venv/.installed ## The whole story at 1/50 of production's size, every limit in the same proportion
 	$(PYTHON) -m pytest --capture no tests/scale

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -22,6 +23,18 @@ def test_a_time_is_read_as_it_was_written(seconds: int) -> None:
     assert formats.seconds_of(formats.stamp(seconds)) == seconds
     for suffix in ("gz", "zst"):
         assert formats.time_of(formats.dump_name(formats.stamp(seconds), suffix)) == formats.stamp(seconds)
+
+
+def test_times_are_those_of_utc_wherever_a_pod_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "XYZ-5:45")
+        time.tzset()
+        assert formats.stamp(0) == "1970-01-01T00:00:00Z"
+        assert formats.seconds_of("1970-01-01T00:00:00Z") == 0
+        assert abs(formats.seconds_of(formats.stamp()) - time.time()) < 2
+    time.tzset()
+    with pytest.raises(ValueError, match="'today' is no time such as 2022-11-28T08:51:08Z"):
+        formats.seconds_of("today")
 
 
 @given(moments, moments)
@@ -69,6 +82,20 @@ def test_a_number_in_a_manifest_is_a_whole_one_or_0(value: str, number: int) -> 
     assert Manifest((("bytes", value),)).number("bytes") == number
 
 
+def test_what_a_manifest_says() -> None:
+    records = [("database", "a"), ("database", "b"), ("table", "a", "t", "3"), ("table", "b", "t", "4")]
+    held = Manifest((("size",), *records, ("size", "x")))
+    assert (held.databases, held.rows()) == (["a", "b"], 7)
+    assert (held.get("size"), held.get("name"), held.all("name")) == ("x", "", [])
+
+
+@given(some.integers(-500, 10**9))
+def test_the_age_of_a_dump(age: int) -> None:
+    name = formats.dump_name(formats.stamp(time.time() - age), "gz")
+    assert max(0, age - 1) <= Dump(name, 1, None).age <= max(0, age) + 2
+    assert Dump(formats.dump_name(formats.stamp(time.time() + 99), "gz"), 1, None).age == 0
+
+
 counts = some.integers(0, 10**17)
 
 
@@ -88,23 +115,32 @@ def test_a_state_of_an_earlier_release_is_read() -> None:
     state = MediaState.parse(text)
     assert (state.status, state.completed, state.files, state.exceptions) == ("in-progress", "", 0, 0)
     assert state.text() == text
+    assert MediaState.parse("format\t1\nstatus\tcomplete\n") == MediaState("complete", "")
+    text = "format\t1\nstatus\tcomplete\nsince\t2022-11-28T02:04:00Z\ncompleted\t2022-11-28T02:05:00Z\n"
+    text += f"files\t{10**17}\nbytes\t2\nnamespace\tproduction-stack\n"
+    assert MediaState.parse(text).text() == text
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "says"),
     [
-        "",
-        "format\t2\nstatus\tcomplete\n",
-        "format\t1\nstatus\tdone\n",
-        "format\t1\nstatus\tcomplete\nsince\tyesterday\n",
-        "format\t1\nstatus\tcomplete\nfiles\t-1\n",
-        "format\t1\nstatus\tcomplete\nbytes\t1e9\n",
+        ("", ""),
+        ("format\t2\nstatus\tcomplete\n", "2"),
+        ("format\t1\n", "a state of the status ''"),
+        ("format\t1\nstatus\tdone\n", "a state of the status 'done'"),
+        ("format\t1\nstatus\tcomplete\nsince\tyesterday\n", "'yesterday' is no time such as"),
+        ("format\t1\nstatus\tcomplete\ncompleted\ttoday\n", "'today' is no time such as"),
+        ("format\t1\nstatus\tcomplete\nfiles\t-1\n", "a state with the numbers ['-1', '0', '0']"),
+        ("format\t1\nstatus\tcomplete\nbytes\t1e9\n", "a state with the numbers ['0', '1e9', '0']"),
+        (f"format\t1\nstatus\tcomplete\nexceptions\t{10**18}\n", "a state with the numbers ['0', '0', '1000"),
     ],
 )
-def test_what_is_no_state_is_an_error_and_no_empty_one(text: str) -> None:
+def test_what_is_no_state_is_an_error_and_no_empty_one(text: str, says: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (each says what it met)
         MediaState.parse(text)
     assert isinstance(caught.value, OtherFormat) is ("format\t1" not in text)
+    assert str(caught.value).startswith(says)
+    assert bool(says) == bool(str(caught.value))
 
 
 figures = some.dictionaries(
@@ -121,13 +157,33 @@ def test_a_verdict_is_one_line_that_kubernetes_keeps_and_we_read(
     assert "\n" not in line
     assert len(line.encode()) < formats.VERDICT_LIMIT
     assert len(json.loads(line)["message"]) <= formats.MESSAGE_LIMIT
-    found = verdict_of(f"a line of the log\n{line}\n")
+    found = verdict_of(f"a line of the log\nanother\n{line}\n")
     assert (found["job"], found["exit"], found["outcome"], found["seconds"]) == ("job", 65, "failed", 3)
 
 
 @pytest.mark.parametrize("text", ["", "text", "[1]", '{"a": 1}', "{", '"exit"', "12", '{"exit": 0}\ntext'])
 def test_what_is_no_verdict_is_none(text: str) -> None:
     assert verdict_of(text) == {}
+
+
+def test_a_verdict_is_short_and_plain() -> None:
+    line = Verdict("job", 0, "published", "Größe.", {"names": ["ä", "b"]}, 1).line()
+    assert line == (
+        '{"job":"job","exit":0,"outcome":"published","message":"Größe.","names":["ä","b"],"seconds":1}'
+    )
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_all_the_room_of_a_verdict_is_used(more: int) -> None:
+    bare = len(Verdict("job", 0, "published", "A.", {"figure": ""}, 1).line())
+    figure = "x" * (formats.VERDICT_LIMIT - 1 - bare + more)
+    assert ("figure" in Verdict("job", 0, "published", "A.", {"figure": figure}, 1).line()) == (not more)
+
+
+@given(some.integers(1000, 1500))
+def test_a_long_message_is_not_cut_short(length: int) -> None:
+    line = Verdict("job", 65, "failed", "\N{GRINNING FACE}" * length, {}, 1).line()
+    assert formats.VERDICT_LIMIT * 0.7 < len(line.encode()) < formats.VERDICT_LIMIT
 
 
 def test_a_verdict_keeps_its_message_and_leaves_out_figures_from_the_last() -> None:
@@ -170,6 +226,7 @@ def test_enough_good_dumps_are_always_left_and_nothing_newer_goes(
     left = [dump for dump in dumps if dump not in old]
     assert sorted(dump.name for dump in left if dump.good)[-keep:] == [dump.name for dump in good][-keep:]
     assert all(one.time < other.time for one in old for other in left)
+    assert formats.superseded(dumps, keep) == formats.superseded(dumps, keep, now, 0)
     if len(good) >= keep and (not grace or now - good[-keep].since >= grace):
         assert {dump.name for dump in left} == {dump.name for dump in dumps if dump.time >= good[-keep].time}
     else:

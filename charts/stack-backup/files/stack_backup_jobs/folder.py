@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import math
 import os
 import queue
 import secrets
@@ -170,7 +169,7 @@ class Folder:
         dumps = self.dumps()
         if whole and len(dumps) > keep:
             dumps = list(_counted(dumps, keep, whole))
-        old = superseded(dumps, keep, time.time(), -math.inf)
+        old = superseded(dumps, keep)
         if old and grace and not superseded(dumps, keep, time.time(), grace):
             self._job.say(f"Leaving {len(old)} superseded dumps for a while: somebody may be reading them.")
             return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -149,9 +149,9 @@ class Manifest:
     def databases(self) -> list[str]:
         return [values[0] for values in self.all("database")]
 
-    def rows(self, database: str | None = None) -> int:
-        """Of all tables, or of those of one database."""
-        return sum(int(values[2]) for values in self.all("table") if database in (None, values[0]))
+    def rows(self) -> int:
+        """Of all tables."""
+        return sum(int(values[2]) for values in self.all("table"))
 
     def agrees(self, name: str, size: int) -> bool:
         """Is it the manifest of the file of that name and size?"""
@@ -306,8 +306,3 @@ def verdict_of(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) and "exit" in found else {}
-
-
-def lines(records: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    for record in records:
-        yield "\t".join(map(escaped, record)) + "\n"

@@ -32,7 +32,6 @@ from stack_backup_jobs.formats import (
     Dump,
     Exit,
     Manifest,
-    lines,
     manifest_name,
     newest,
     seconds_of,
@@ -428,9 +427,8 @@ class Run:
                 "Read the lines above for names that the store cannot hold.",
             )
         state = self._job.work / STATE
-        records = [("format", "1"), ("namespace", self._settings.namespace), ("finished", stamp())]
-        records += [("files", str(files)), ("bytes", str(held))]
-        state.write_text("".join(lines(records)))
+        records = (("format", "1"), ("namespace", self._settings.namespace), ("finished", stamp()))
+        state.write_text(Manifest((*records, ("files", str(files)), ("bytes", str(held)))).format())
         self._rclone.must("copyto", "--ignore-times", state, f"{self._remote}/{STATE}")
 
     def _counted(self) -> tuple[int, int]:
