@@ -63,7 +63,8 @@ class Chain:
         """Both releases, with these values on top."""
         for stack, own in ((self.production, PRODUCTION), (self.staging, STAGING)):
             tag = str(stack.database.version)
-            repository = "postgis-database" if "postgis" in str(stack.database.rootfs) else "postgres"
+            # The folder of an image's files is named after it.
+            repository = stack.database.rootfs.name.split(f"-{tag}-")[0]
             image = {"database": {"image": {"repository": repository, "tag": tag}}}
             stack.install(merge_values(merge_values(own, image), values or {}))
 

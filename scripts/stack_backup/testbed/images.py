@@ -69,7 +69,7 @@ class Image:
     @property
     def reference(self) -> str:
         """The image's full name in an engine and in a pod."""
-        return f"localhost/{self.name}" if self.added else self.public
+        return f"localhost/{self.name}" if self.added or self.regression else self.public
 
 
 # Since 15.20 PostgreSQL refuses a second operator with the commutator and negator that `=` has; Debian's
