@@ -62,6 +62,10 @@ def provide() -> None:
     for name in ("tests", "pyproject.toml"):
         if not (WORK / name).is_symlink():
             (WORK / name).symlink_to(PROJECT / name)
+    stats = WORK / "mutants" / "mutmut-stats.json"  # which test comes where
+    tests = [path.stat().st_mtime for path in (PROJECT / "tests" / "unit").glob("*.py")]
+    if stats.exists() and max(tests) > stats.stat().st_mtime:
+        stats.unlink()
     for source in FILES.glob("*.py"):
         text, copy = without_decorators(source.read_text()), package / source.name
         if not copy.exists() or copy.read_text() != text:
@@ -98,6 +102,12 @@ def results(module: str) -> dict[str, str]:
     return dict(found)
 
 
+def function(name: str) -> str:
+    """`Part.rows()` of a mutant's name `stack_backup_jobs.reader.xǁPartǁrows__mutmut_1`."""
+    found = name.rpartition(".")[2].partition("__mutmut_")[0]
+    return f"{found[2:].replace('ǁ', '.')}()"
+
+
 def report(module: str) -> bool:
     """Says what is left. Is all of it explained?"""
     found = results(module)
@@ -109,7 +119,7 @@ def report(module: str) -> bool:
         shown = get_diff_for_mutant(name)
         change = [line for line in shown.splitlines() if re.match(r"[-+](?![-+]{2} )", line)]
         lines = {line[1:].strip() for line in change if line[0] == "+"}
-        if lines & explained.keys():
+        if (lines | {function(name)}) & explained.keys():
             count["equivalent"] += 1
             count[how] -= 1
         else:

@@ -172,5 +172,6 @@ OTHER = ", and is of another server (system identifier 2, before 1)"
 def test_what_tells_that_a_dump_shrank(new: Manifest | None, why: str) -> None:
     before = Dump(NAMES[0], 3, held(1000, 10))
     assert shrunk(new, before, 50) == why
+    assert shrunk(held(1000, 100), Dump(NAMES[0], 3, held(1000, 101)), 100)
     assert shrunk(new, None, 50) == ""
     assert shrunk(new, Dump(NAMES[0], 3, None), 50) == ""

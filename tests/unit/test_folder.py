@@ -139,10 +139,16 @@ def test_what_cannot_be_read_is_not_absent(job: Job, tmp_path: Path) -> None:
         folder.dumps()
 
 
-def test_a_folder_that_cannot_be_looked_at_is_not_left_out(job: Job, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_looked_at_is_not_left_out(
+    job: Job, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A name too long stands for all that a file server may say: root may read everything."""
     (tmp_path / "hourly").mkdir()
-    assert [folder.path.name for folder in folders_in(job, tmp_path, ["hourly", "daily"])] == ["hourly"]
+    [hourly] = folders_in(job, tmp_path, ["hourly", "daily"])
+    name = dump_name("2024-13-01T00:00:00Z", "gz")
+    hourly.file(name).touch()
+    assert (hourly.path.name, hourly.dumps()) == ("hourly", [])
+    assert name in capfd.readouterr().out
     with pytest.raises(OSError, match="too long"):
         folders_in(job, tmp_path, ["hourly", "x" * 300])
 

@@ -169,6 +169,8 @@ def test_a_folder_that_gives_no_second_name_is_refused(
 
 def test_a_folder_that_is_only_read(job: Job, tmp_path: Path) -> None:
     assert source(job, tmp_path, "Look.").path == tmp_path
+    with pytest.raises(OSError, match="too long"):
+        source(job, tmp_path / ("x" * 300), "Look.")
     file = tmp_path / "file"
     file.touch()
     for path in (file, tmp_path / "nowhere"):
@@ -316,6 +318,7 @@ def test_a_dump_is_taken_over(
     [dump] = folder.dumps()
     daily.manifest_file(name).write_text("half of one")
     assert daily.take_over(folder, dump, linked=linked)
+    assert not linked or left(daily) == [f".manifest/{name}.tsv", name]
     assert daily.file(name).read_bytes() == TEXT
     assert daily.manifest_file(name).read_bytes() == folder.manifest_file(name).read_bytes()
     assert module.same(daily.file(name), folder.file(name)) == linked

@@ -17,6 +17,7 @@ def tree(tmp_path: Path) -> Path:
         for number in range(folder):
             (tmp_path / f"a/{folder}/inner/{number}").write_bytes(b"x" * number)
     (tmp_path / "link").symlink_to("a/target")
+    (tmp_path / "a/39/inner/link").symlink_to("other")
     os.mkfifo(tmp_path / "a/pipe")
     (tmp_path / "a/name.0123abcd.stack.partial").write_bytes(b"half")
     for name in (".stack-backup/state", "a/lost+found/x", "a/.nfs01", os.fsdecode(b"bad \xff\nname")):
@@ -30,7 +31,7 @@ def test_a_tree_is_counted(tree: Path) -> None:
     files = sum(range(40)) + 1
     size = sum(number for folder in range(40) for number in range(folder)) + 1
     assert (found.kinds["f"], found.sizes["f"]) == (files, size)
-    assert (found.kinds["l"], found.sizes["l"]) == (1, len("a/target"))
+    assert (found.kinds["l"], found.sizes["l"]) == (2, len("a/targetother"))
     assert (found.kinds["s"], found.kinds["p"]) == (1, 1)
     assert measure(tree).kinds["f"] == files + 2
 

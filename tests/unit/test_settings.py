@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import VALUES, Failure
 from stack_backup_jobs.settings import load, number, one_of, optional
 
 
-@dataclass(frozen=True)
-class Settings:
-    name: str
-    note: str = optional()
-    keep_days: int = number(1)
-    share: int = number(default=50)
-    suspend: bool
-    volume: Path
-    folders: list[str]
-    compressor: str = one_of("gzip", "zstd")
-    limit: int = optional("")
-    extra: list[str] = optional("")  # noqa: RUF009
+def declared() -> type[Any]:
+    """Made anew each time, so that what declares a setting is tested, too."""
+
+    @dataclass(frozen=True)
+    class Settings:
+        name: str
+        note: str = optional()
+        keep_days: int = number(1)
+        share: int = number(default=0)
+        jobs: int = number(1, 50)
+        port: int
+        rest: int = number()
+        suspend: bool
+        volume: Path
+        folders: list[str]
+        compressor: str = one_of("gzip", "zstd")
+        extra: list[str] = optional()  # noqa: RUF009
+        mode: str = one_of("slow", "fast", default="fast")
+        place: Path = optional("/work")  # noqa: RUF009
+
+    return Settings
 
 
 GIVEN = {
@@ -34,24 +44,33 @@ GIVEN = {
     "SUSPEND": "false",
     "VOLUME": "/backup",
     "FOLDERS": "hourly  daily",
+    "PORT": "0",
+    "REST": "0",
     "COMPRESSOR": "zstd",
 }
 
 
-def loaded(monkeypatch: pytest.MonkeyPatch, **changes: str) -> Settings:
-    for name in (*GIVEN, "SHARE", "NOTE", "LIMIT", "EXTRA"):
+def loaded(monkeypatch: pytest.MonkeyPatch, **changes: str) -> Any:
+    for name in (*GIVEN, "SHARE", "JOBS", "NOTE", "EXTRA", "MODE", "PLACE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in (GIVEN | changes).items():
         monkeypatch.setenv(name, value)
-    return load(Settings)
+    return load(declared())
 
 
 def test_all_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = ("production", "", 7, 50, False, Path("/backup"), ["hourly", "daily"], "zstd", 0, [])
-    assert loaded(monkeypatch) == Settings(*expected)
-    changed = loaded(monkeypatch, SHARE="0", SUSPEND="true", NOTE="a b", LIMIT="12", EXTRA="x y")
-    assert (changed.share, changed.suspend, changed.note, changed.limit) == (0, True, "a b", 12)
+    expected = ("production", "", 7, 0, 50, 0, 0, False, Path("/backup"), ["hourly", "daily"], "zstd", [])
+    assert astuple(loaded(monkeypatch)) == (*expected, "fast", Path("/work"))
+    assert loaded(monkeypatch, MODE="slow", PLACE="/").place == Path("/")
+    changed = loaded(monkeypatch, SHARE="7", JOBS="1", SUSPEND="true", NOTE="a b", EXTRA="x y")
+    assert (changed.share, changed.jobs, changed.suspend, changed.note) == (7, 1, True, "a b")
     assert changed.extra == ["x", "y"]
+
+
+def test_a_number_has_up_to_fifteen_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded(monkeypatch, SHARE="9" * 15).share == 10**15 - 1
+    with pytest.raises(Failure):
+        loaded(monkeypatch, SHARE="1" * 16)
 
 
 @pytest.mark.parametrize("name", GIVEN)
@@ -59,18 +78,23 @@ def test_what_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch, name: str) ->
     with pytest.raises(Failure) as failure:
         loaded(monkeypatch, **{name: ""})
     assert (failure.value.code, failure.value.what) == (64, f"The variable {name} is not set.")
-    assert failure.value.advice
+    assert failure.value.advice == VALUES
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
         ("KEEP_DAYS", "0", "a whole number from 1 on"),
-        ("KEEP_DAYS", "-1", "a whole number"),
-        ("KEEP_DAYS", "1.0", "a whole number"),
-        ("KEEP_DAYS", " 1", "a whole number"),
-        ("KEEP_DAYS", "\u0661", "a whole number"),
-        ("KEEP_DAYS", "9" * 400, "a whole number"),
+        ("KEEP_DAYS", "-1", "a whole number from 1 on"),
+        ("KEEP_DAYS", "1.0", "a whole number from 1 on"),
+        ("KEEP_DAYS", " 1", "a whole number from 1 on"),
+        ("KEEP_DAYS", "\u0661", "a whole number from 1 on"),
+        ("KEEP_DAYS", "9" * 400, "a whole number from 1 on"),
+        ("REST", "-1", "a whole number from 0 on"),
+        ("JOBS", "0", "a whole number from 1 on"),
+        ("SHARE", "-1", "a whole number from 0 on"),
+        ("PORT", "x", "a whole number from 0 on"),
+        ("MODE", "quick", "slow or fast"),
         ("SUSPEND", "yes", "true or false"),
         ("SUSPEND", "True", "true or false"),
         ("COMPRESSOR", "xz", "gzip or zstd"),
@@ -82,8 +106,8 @@ def test_what_makes_no_sense_is_named(
     with pytest.raises(Failure) as failure:
         loaded(monkeypatch, **{name: value})
     assert failure.value.code == 64
-    assert f'The variable {name} is "{value}"' in failure.value.what
-    assert words in failure.value.what
+    assert failure.value.what == f'The variable {name} is "{value}"; it must be {words}.'
+    assert failure.value.advice == VALUES
 
 
 @given(

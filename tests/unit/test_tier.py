@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,10 +106,16 @@ def test_one_dump_a_period_the_first_that_a_run_finds(
     job.end()
 
 
-def test_what_a_run_does_and_says(job: Job, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_run_does_and_says(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     put(job, tmp_path, "hourly", NOW - 2 * HOUR)
     dump = put(job, tmp_path, "hourly", NOW - HOUR)
     old = [put(job, tmp_path, "daily", NOW - days * DAY) for days in (9, 8, 7)]
+    never = dump_name("2024-13-01T00:00:00Z", "gz")
+    (tmp_path / "hourly" / never).touch()
+    monkeypatch.setenv("JOB_NAME", "daily-1")
+    (tmp_path / "daily" / ".tmp.run.daily-1").write_text(stamp(NOW - 9))
     day = stamp(NOW - HOUR)[:10]
     published = Outcome(0, "published", f"{dump} is the daily dump of {day}.")
     assert program(job) == published
@@ -116,7 +123,11 @@ def test_what_a_run_does_and_says(job: Job, tmp_path: Path, capfd: pytest.Captur
     size = len(dump)
     assert job.figures == {"dump": dump, "bytes": size, "verified": 2, "removed": 2}
     assert names(tmp_path, "daily") == [old[2], dump]
-    capfd.readouterr()
+    assert (tmp_path / "daily" / dump).samefile(tmp_path / "hourly" / dump)
+    log = [line[21:] for line in capfd.readouterr().out.splitlines()]
+    assert log[0] == f"Ignoring {never}: there is no such time."
+    assert log[1].startswith(f"The Job began at {stamp(NOW - 9)}: ")
+    (tmp_path / "hourly" / never).unlink()
     assert program(job) == Outcome(0, "present", f"The daily dump of {day} is there already: {dump}.")
     assert (job.figures["removed"], capfd.readouterr().out) == (0, "")
 
@@ -165,11 +176,17 @@ def test_a_dump_that_shrank_is_not_taken(job: Job, tmp_path: Path, monkeypatch: 
     assert program(job).word == "published"
 
 
+def test_a_dump_of_just_the_age_is_taken(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(job, tmp_path, "hourly", NOW - 86400)
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    assert program(job).word == "published"
+
+
 @pytest.mark.parametrize(
     ("weeks", "months", "notes"),
     [
-        (7.5 * DAY + 60, 31.5 * DAY + 60, ["weekly", "monthly"]),
-        (7.5 * DAY - 60, 31.5 * DAY - 60, []),
+        (7.5 * DAY + 1, 31.5 * DAY + 1, ["weekly", "monthly"]),
+        (7.5 * DAY, 31.5 * DAY, []),
         (8 * DAY, 0, ["weekly"]),
         (0, 40 * DAY, ["monthly"]),
     ],
@@ -178,6 +195,7 @@ def test_what_was_missed_is_made_up_for(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weeks: float, months: float, notes: list[str]
 ) -> None:
     monkeypatch.setenv("MAKE_UP", "weekly 1 monthly 2")
+    monkeypatch.setattr(time, "time", lambda: NOW)
     last = {"weekly": weeks, "monthly": months}
     old = {name: put(job, tmp_path, name, NOW - ago) for name, ago in last.items()}
     dump = put(job, tmp_path, "hourly", NOW - 30)
@@ -198,6 +216,8 @@ def test_a_tier_without_a_dump_waits_for_its_own_time(job: Job, tmp_path: Path) 
     (tmp_path / "monthly").mkdir()
     wanted = Settings(tmp_path, "hourly", "daily", 1, 1, 0, "weekly 4 monthly 12")
     assert make_up(job, wanted, hourly, hourly.dumps()[0]) == []
+    with pytest.raises(ValueError, match="zip"):
+        make_up(job, replace(wanted, make_up="weekly 4 monthly"), hourly, hourly.dumps()[0])
     assert not (tmp_path / "weekly").exists()
     assert Tier(job, wanted, "weekly").newest() is None
     (tmp_path / "weekly").write_text("no folder")

@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 def number(least: int = 0, default: int | None = None) -> Any:
     """A whole number from `least` on."""
-    return dataclasses.field(metadata={"least": least, "default": default})
+    text = None if default is None else str(default)
+    return dataclasses.field(metadata={"least": least, "default": text})
 
 
 def optional(default: str = "") -> Any:
@@ -37,14 +38,9 @@ def load(kind: type[T]) -> T:
 
 def _value(field: dataclasses.Field[Any]) -> Any:
     name, kind = field.name.upper(), str(field.type)
-    text = os.environ.get(name, "")
-    if not text:
-        default = field.metadata.get("default")
-        if default is None:
-            raise Failure(Exit.USAGE, f"The variable {name} is not set.", VALUES)
-        if kind in ("int", "list[str]"):
-            return default or (0 if kind == "int" else [])
-        text = default
+    text = os.environ.get(name) or field.metadata.get("default")
+    if text is None:
+        raise Failure(Exit.USAGE, f"The variable {name} is not set.", VALUES)
     if kind == "int":
         least = field.metadata.get("least", 0)
         if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) >= least):
