@@ -17,21 +17,15 @@ from stack_backup_jobs.formats import MIB, Dump, Exit, Manifest, dump_name, newe
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.pack import CHUNK, SUFFIX, Packed, Packer, widen
 from stack_backup_jobs.reader import NotWhole, Reader
-from stack_backup_jobs.server import Server, check_client, client_version, of_server, password_in
-from stack_backup_jobs.session import EXTRA, SETTINGS, Address, ServerError
+from stack_backup_jobs.server import OfServer, Server, check_client, client_version, of_server
+from stack_backup_jobs.session import EXTRA, SETTINGS, ServerError
 from stack_backup_jobs.settings import load, number, one_of
 
 Records = list[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Settings:
-    namespace: str
-    pghost: str
-    pgport: int
-    database_superuser: str
-    database_name: str
-    password_file: Path
+class Settings(OfServer):
     backup_volume: Path
     backup_folder: str
     keep: int = number(1)
@@ -44,8 +38,7 @@ def program(job: Job) -> Outcome:
     settings = load(Settings)
     started = stamp()
     name = dump_name(started, SUFFIX[settings.compressor])
-    password = password_in(settings.password_file)
-    server = Server(Address(settings.pghost, settings.pgport), settings.database_superuser, password)
+    server = settings.server()
     folder = Folder(job, settings.backup_volume / settings.backup_folder)
     folder.open()
     with deadline_of_the_job(job, folder.path):
@@ -172,10 +165,13 @@ def check_room(folder: Folder, earlier: list[Dump]) -> None:
 
 
 def environment(job: Job, server: Server, major: int) -> Mapping[str, str]:
-    """Of libpq, for pg_dumpall: the timeouts of the server are not for it."""
+    """Of libpq, for pg_dumpall: timeouts are not for it, nor what the superuser's role has set of what
+    pg_dumpall does not set itself.
+    """
     since = {"idle_session_timeout": 14, "transaction_timeout": 17, "event_triggers": 17}
     off = {key: "0" for key in SETTINGS if key.endswith("_timeout")}
     off |= {key: EXTRA[key] for key, first in since.items() if major >= first}
+    off |= {"role": "none", "DateStyle": "ISO"}
     return {
         "PGHOST": server.address.host,
         "PGPORT": str(server.address.port),

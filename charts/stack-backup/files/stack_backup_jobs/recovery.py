@@ -13,23 +13,15 @@ from stack_backup_jobs.errors import Failure, status
 from stack_backup_jobs.formats import Dump, Exit
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.restore import UNCOUNTED, Options, Restore, patterns
-from stack_backup_jobs.server import Server, check_client, client_version, password_in
-from stack_backup_jobs.session import Address, ServerError, Unreachable
+from stack_backup_jobs.server import OfServer, check_client, client_version, password_in
+from stack_backup_jobs.session import ServerError, Unreachable
 from stack_backup_jobs.settings import load, number, optional
 from stack_backup_jobs.target import Target
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The variables of these names."""
-
-    namespace: str
-    pghost: str
-    pgport: int
-    database_superuser: str
-    database_name: str
+class Settings(OfServer):
     database_owner: str
-    password_file: Path
     owner_password_file: Path
     source_volume: Path
     source_folders: list[str]
@@ -55,8 +47,7 @@ def program(job: Job) -> Outcome:
     owner_password = password_in(settings.owner_password_file)
     folders = folders_in(job, settings.source_volume, settings.source_folders)
     folder, dump = choose(job, folders, settings.dump)
-    address = Address(settings.pghost, settings.pgport)
-    server = Server(address, settings.database_superuser, password_in(settings.password_file))
+    server = settings.server()
     target = Target(job, server, settings.database_name)
     check_server(settings, dump, target)
     check_client(client_version(job), target.version, target.major)

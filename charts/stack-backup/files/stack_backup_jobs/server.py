@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from stack_backup_jobs.errors import Failure
@@ -171,6 +172,23 @@ class Server:
                         inside.execute(f"ALTER {subscription} SET (slot_name = NONE)")
                         inside.execute(f"DROP {subscription}")
             session.execute(f"DROP DATABASE {identifier(database)} WITH (FORCE)")
+
+
+@dataclass(frozen=True)
+class OfServer:
+    """Settings of a job of the stack's own server: the variables of these names."""
+
+    namespace: str
+    pghost: str
+    pgport: int
+    database_superuser: str
+    database_name: str
+    password_file: Path
+
+    def server(self) -> Server:
+        """Raises Failure."""
+        password = password_in(self.password_file)
+        return Server(Address(self.pghost, self.pgport), self.database_superuser, password)
 
 
 def client_version(job: Job) -> str:
