@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ import pytest
 
 from stack_backup.render import merge_values
 from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import OWNER, LocalStack, RunningJob
+from stack_backup.runtime.local import OWNER, LocalStack, LocalVolume, RunningJob
 from stack_backup.runtime.pod import Faults
 from tests.jobs import faults
 from tests.jobs.hourly import FOLDER, VALUES, Hourly
+from tests.jobs.mirror import fill_up
 from tests.jobs.store import SECRET, Store, objects, serving
 
 JOB = "offsite"
@@ -332,22 +334,67 @@ def test_store_that_goes_away_amid_an_upload(offsite: OffSite, production: Local
             offsite.ended(job.wait(), 69, "nothing was removed")
 
 
-def test_store_that_is_full(offsite: OffSite, production: LocalStack) -> None:
-    """One that says how much room it has, in a file system of its own."""
-    content = random.Random(3).randbytes(12 << 20)
-    sha256 = hashlib.sha256(content).hexdigest()
-    offsite.hourly.plant(timedelta(hours=1), dump=content, sha256=sha256)
+@pytest.fixture
+def disk(production: LocalStack) -> Iterator[LocalVolume]:
+    """The disk of a store, with an empty bucket `b`."""
     if "media" not in production._claims:
         production.add_claim("media")
     volume = production.volume("media")
+    volume.clear()
     os.chown(volume.path, OWNER, OWNER)
-    with volume.limited(4 << 20), serving(production.namespaces, 9002, "sftp", volume._folder) as small:
-        offsite.stack.secrets["offsite"]["rclone.conf"] = small.sftp_configuration()
-        offsite.install({"remote": "sftp:", "keep": 1})
-        offsite.run(73, "nothing was removed", "make room in the store")
+    (volume.path / "b").mkdir()
+    os.chown(volume.path / "b", OWNER, OWNER)
+    yield volume
+    volume.clear()
+
+
+@contextmanager
+def small_store(offsite: OffSite, disk: LocalVolume, protocol: str) -> Iterator[Store]:
+    """One that says no more than 500 or "failure", whatever is amiss."""
+    with serving(offsite.stack.namespaces, 9002, protocol, disk._folder) as store:
+        configuration = store.configuration() if protocol == "s3" else store.sftp_configuration()
+        offsite.stack.secrets["offsite"]["rclone.conf"] = configuration
+        offsite.install({"remote": f"{protocol}:b", "keep": 1})
+        yield store
+
+
+IMPATIENT = {"RCLONE_RETRIES": "1", "RCLONE_LOW_LEVEL_RETRIES": "2"}
+FULL = {"s3": "takes no object of 12 MiB", "sftp": "and 12 are needed"}
+
+
+@pytest.mark.parametrize("protocol", FULL)
+def test_store_without_room_for_a_dump(offsite: OffSite, disk: LocalVolume, protocol: str) -> None:
+    content = random.Random(3).randbytes(12 << 20)
+    offsite.hourly.plant(timedelta(hours=1), dump=content, sha256=hashlib.sha256(content).hexdigest())
+    with disk.limited(4 << 20), small_store(offsite, disk, protocol):
+        offsite.run(73, "nothing was removed", FULL[protocol], "make room in the store", **IMPATIENT)
         offsite.hourly.volume.clear()
         offsite.hourly.plant(timedelta(hours=3))
         assert offsite.run().verdict["kept"] == 1
+        assert ".probe" not in str(list(disk.path.rglob("*")))
+
+
+def test_store_without_any_room(offsite: OffSite, disk: LocalVolume) -> None:
+    offsite.hourly.plant_verified(1)
+    with disk.limited(4 << 20), small_store(offsite, disk, "s3"):
+        fill_up(disk, 0)
+        offsite.run(73, "takes no object of 1 MiB", "make room in the store", **IMPATIENT)
+
+
+@pytest.mark.parametrize("protocol", FULL)
+def test_store_that_is_read_only(offsite: OffSite, disk: LocalVolume, protocol: str) -> None:
+    offsite.hourly.plant_verified(1)
+    with disk.read_only(), small_store(offsite, disk, protocol):
+        offsite.run(77, "takes no object of 0 bytes", "read-only", "keys", **IMPATIENT)
+
+
+@pytest.mark.parametrize("protocol", FULL)
+def test_place_that_may_not_be_written(offsite: OffSite, disk: LocalVolume, protocol: str) -> None:
+    offsite.hourly.plant_verified(1)
+    os.chown(disk.path / "b", 0, 0)
+    (disk.path / "b").chmod(0o755)
+    with small_store(offsite, disk, protocol):
+        offsite.run(77, "takes no object of 0 bytes", "keys", **IMPATIENT)
 
 
 def test_bucket_that_does_not_exist_is_not_made(offsite: OffSite) -> None:
@@ -531,6 +578,7 @@ def test_name_that_is_too_long_for_the_store_is_red(media: OffSite) -> None:
     # A link's name is stored with a suffix, and the folder behind this store takes 255 bytes.
     (media.stack.volume("media").path / ("l" * 250)).symlink_to("targets/1.sdf")
     media.run(75, "l" * 250, "The dumps are off-site")
+    assert not [name for name in media.objects() if "probe" in name], "what was tried is taken away"
 
 
 def test_file_that_is_always_being_written_costs_no_other(media: OffSite) -> None:

@@ -34,7 +34,7 @@ def ran(*texts: str) -> Ran:
         (401, "", Exit.PERMISSION),
         (0, "request send failed", Exit.UNAVAILABLE),
         (500, "api error InternalError: AccessDenied is a word here", None),
-        (503, "api error SlowDown: Please reduce your request rate.", None),
+        (503, "api error SlowDown: Please reduce your request rate.", Exit.PASSING),
     ],
 )
 def test_codes_of_protocols(status: int, code: str, expected: Exit | None) -> None:
@@ -80,6 +80,18 @@ def test_where_a_store_is(
     job: Job, remote: str, configuration: str, expected: tuple[str, int] | None
 ) -> None:
     assert Rclone(job, remote, configuration.encode()).address() == expected
+
+
+@pytest.mark.parametrize(
+    ("remote", "place"),
+    [
+        ("s3:b/p", "s3:b/p/daily/.manifest"),
+        ("s3:", "s3:daily/.manifest"),
+        ("sftp:/b/", "sftp:/b/daily/.manifest"),
+    ],
+)
+def test_a_place_of_a_remote(job: Job, remote: str, place: str) -> None:
+    assert Rclone(job, remote, b"").at("daily", ".manifest") == place
 
 
 def test_the_report_is_counted_however_it_is_cut_and_once_a_file() -> None:

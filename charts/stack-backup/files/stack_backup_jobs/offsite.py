@@ -21,6 +21,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stack_backup_jobs.choice import folders_in
 from stack_backup_jobs.errors import Failure, of_volume, user
 from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import (
@@ -40,7 +41,7 @@ from stack_backup_jobs.formats import (
 )
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.measure import Measure, measure, unreadable
-from stack_backup_jobs.rclone import ADVICE, Rclone, changed
+from stack_backup_jobs.rclone import ADVICE, LEAST_ROOM, Rclone, changed, complained
 from stack_backup_jobs.settings import load, number, optional
 
 REMOTE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*:[^:]*")
@@ -74,14 +75,15 @@ class Settings:
 def program(job: Job) -> Outcome:
     job.leaves("Nothing was removed off-site.")
     settings = load(Settings)
-    run = Run(job, settings, configured(job, settings))
-    if not any(newest(run.dumps(name)) for name in settings.folders):
+    rclone = configured(job, settings)
+    folders = {one.path.name: one for one in folders_in(job, settings.backup_volume, settings.folders)}
+    if newest(dump for folder in folders.values() for dump in folder.dumps()) is None:
         raise Failure(
             Exit.SOURCE,
             f"There is no verified dump in {settings.backup_volume} ({' '.join(settings.folders)}).",
             "Look why the hourly backup and its tiers publish none.",
         )
-    return run.all()
+    return Run(job, settings, rclone, folders).all()
 
 
 def configured(job: Job, settings: Settings) -> Rclone:
@@ -155,9 +157,9 @@ class Survey:
 
 
 class Run:
-    def __init__(self, job: Job, settings: Settings, rclone: Rclone) -> None:
-        self._job, self._settings, self._rclone = job, settings, rclone
-        self._remote = rclone.remote
+    def __init__(self, job: Job, settings: Settings, rclone: Rclone, folders: dict[str, Folder]) -> None:
+        self._job, self._settings, self._rclone, self._folders = job, settings, rclone, folders
+        self._at = rclone.at
         self._md5 = False
         """Does the store know the MD5 of what it holds?"""
         self._sent = self._sent_bytes = self._repaired = self._kept = self._removed = self._changed = 0
@@ -166,8 +168,8 @@ class Run:
     def all(self) -> Outcome:
         rclone, job, media = self._rclone, self._job, self._settings.media_volume
         if (ran := rclone.look()).code:
-            raise rclone.refused(f"{self._remote} cannot be listed", ran)
-        self._md5 = "md5" in json.loads(rclone.answer("backend", "features", self._remote)).get("Hashes", [])
+            raise rclone.refused(f"{rclone.remote} cannot be listed", ran)
+        self._md5 = "md5" in json.loads(rclone.answer("backend", "features", rclone.remote)).get("Hashes", [])
         if media and self._state() is not None:
             self._empty_trash()
         for name in self._settings.folders:
@@ -192,18 +194,13 @@ class Run:
 
     # ---- dumps ----
 
-    def dumps(self, name: str) -> list[Dump]:
-        """Of a folder of the backup volume; none, where it was never made."""
-        try:
-            return Folder(self._job, self._settings.backup_volume / name).dumps()
-        except FileNotFoundError:
-            return []
-
     def _folder(self, name: str) -> None:
         """Sends every verified dump of the newest `keep`, then keeps the retention."""
-        verified = {dump.name: dump for dump in self.dumps(name) if dump.manifest is not None}
-        found = self._survey(name)
-        if not verified:
+        folder, found = self._folders.get(name), self._survey(name)
+        verified = {
+            dump.name: dump for dump in (folder.dumps() if folder else ()) if dump.manifest is not None
+        }
+        if folder is None or not verified:
             if found.good:
                 self._note(
                     Exit.SOURCE,
@@ -213,7 +210,7 @@ class Run:
                 )
             self._kept += len(found.good)
             return
-        folder, sent = Folder(self._job, self._settings.backup_volume / name), 0
+        sent = 0
         for wanted in found.wanted(verified, self._settings.keep)[0]:
             if wanted not in verified or self._is_there(folder, wanted, found):
                 continue
@@ -240,7 +237,7 @@ class Run:
         )
 
     def _survey(self, name: str) -> Survey:
-        place, found = f"{self._remote}/{name}", Survey()
+        place, found = self._at(name), Survey()
         found.records = self._rclone.answer(
             *("lsf", "--files-only", "--include=/backup-*", f"{place}/{MANIFESTS}"),
             what=f"{name}/{MANIFESTS} cannot be listed",
@@ -289,7 +286,7 @@ class Run:
     def _send(self, folder: Folder, dump: Dump) -> bool:
         """A dump and its manifest, read back; only then it counts as being there."""
         assert dump.manifest is not None
-        name, path, there = dump.name, folder.file(dump.name), f"{self._remote}/{folder.path.name}"
+        name, path, there = dump.name, folder.file(dump.name), self._at(folder.path.name)
         self._job.say(f"Sending {folder.path.name}/{name}, {dump.size // MIB} MiB.")
         sha256, md5 = self._hashes(path)
         if sha256 != dump.manifest.get("sha256"):
@@ -349,9 +346,9 @@ class Run:
         for dump in old:
             self._job.say(f"Removing {name}/{dump} off-site: {self._settings.keep} newer dumps are verified.")
         # The dumps first: a manifest alone is nothing to a reader.
-        self._delete(old, f"{self._remote}/{name}")
+        self._delete(old, self._at(name))
         self._removed += len(old)
-        self._delete(records, f"{self._remote}/{name}/{MANIFESTS}")
+        self._delete(records, self._at(name, MANIFESTS))
 
     def _delete(self, names: list[str], place: str) -> None:
         if names:
@@ -393,9 +390,9 @@ class Run:
             )
 
     def _sync(self, volume: Path) -> Changes:
-        trash, changes = f"--backup-dir={self._remote}/trash/media/{stamp().replace(':', '')}", Changes()
+        trash, changes = f"--backup-dir={self._at('trash/media', stamp().replace(':', ''))}", Changes()
         command = ("sync", "--links", "--create-empty-src-dirs", "--combined=-", trash, *self._filters)
-        command = (*command, str(volume), f"{self._remote}/media")
+        command = (*command, str(volume), self._at("media"))
         ran = self._rclone.run(*command, take=changes.take)
         if ran.code and (odd := changed(volume, ran)):
             self._job.say("These files change while they are copied, and are taken as they begin.")
@@ -406,7 +403,8 @@ class Run:
         unclear = ran.told() in (None, Exit.UNAVAILABLE)
         error = unreadable(volume, self._settings.exclude.split()) if unclear else None
         if error is None:
-            raise self._rclone.refused("rclone sync failed", ran)
+            largest = max((status.st_size for status in complained(volume, ran).values()), default=0)
+            raise self._rclone.refused("rclone sync failed", ran, max(largest, LEAST_ROOM))
         failure = of_volume(error)
         advice = f"The pod's user {user()} must be able to read every file that is copied."
         raise Failure(
@@ -429,14 +427,14 @@ class Run:
         state = self._job.work / STATE
         records = (("format", "1"), ("namespace", self._settings.namespace), ("finished", stamp()))
         state.write_text(Manifest((*records, ("files", str(files)), ("bytes", str(held)))).format())
-        self._rclone.must("copyto", "--ignore-times", state, f"{self._remote}/{STATE}")
+        self._rclone.must("copyto", "--ignore-times", state, self._at(STATE))
 
     def _counted(self) -> tuple[int, int]:
         """Media files off-site and their bytes."""
         what = "The media off-site cannot be counted"
         answer = json.loads(
             self._rclone.answer(
-                *("size", "--json", *self._filters, f"{self._remote}/media"), what=what, absent=True
+                *("size", "--json", *self._filters, self._at("media")), what=what, absent=True
             )
             or "{}"
         )
@@ -444,10 +442,10 @@ class Run:
 
     def _state(self) -> Manifest | None:
         """What the last complete copy held. Raises Failure where it was another stack's."""
-        text = self._rclone.answer("cat", f"{self._remote}/{STATE}", absent=True)
+        text = self._rclone.answer("cat", self._at(STATE), absent=True)
         state = Manifest.parse(text)
         if text:
-            self._own_place(state.get("namespace"), f"{self._remote} holds the media of another stack")
+            self._own_place(state.get("namespace"), f"{self._rclone.remote} holds the media of another stack")
         return state if text else None
 
     def _check_share(self, here: Measure) -> None:
@@ -465,7 +463,7 @@ class Run:
 
     def _empty_trash(self) -> None:
         """By the time in a folder's name, and before anything needs its room."""
-        purged, place = 0, f"{self._remote}/trash/media"
+        purged, place = 0, self._at("trash/media")
         limit, what = time.time() - self._settings.trash_days * 86400, "The trash cannot be listed"
         self._rclone.environment |= MARKERS
         for name in self._rclone.answer("lsf", "--dirs-only", place, what=what, absent=True).split("\n"):

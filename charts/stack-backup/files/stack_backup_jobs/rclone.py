@@ -39,40 +39,24 @@ ADVICE = {
     Exit.PERMISSION: "Check the keys in the Secret, and what the store lets them do there.",
     Exit.SETUP: "Correct the configuration of rclone in the Secret, or the value offsite.remote.",
 }
-S3 = {
-    **dict.fromkeys(
-        (
-            *("AccessDenied", "AccountProblem", "AllAccessDisabled", "ExpiredToken", "InvalidAccessKeyId"),
-            *(
-                "InvalidToken",
-                "NotSignedUp",
-                "RequestTimeTooSkewed",
-                "SignatureDoesNotMatch",
-                "UnauthorizedAccess",
-            ),
-        ),
-        Exit.PERMISSION,
-    ),
-    "NoSuchBucket": Exit.SOURCE,
-    **dict.fromkeys(
-        ("KeyTooLong", "KeyTooLongError", "InvalidObjectName", "XMinioInvalidObjectName"), Exit.DATA
-    ),
-    **dict.fromkeys(
-        ("QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"),
-        Exit.NO_ROOM,
-    ),
-    **dict.fromkeys(
-        (
-            "AuthorizationHeaderMalformed",
-            "IllegalLocationConstraintException",
-            "InvalidBucketName",
-            "PermanentRedirect",
-        ),
-        Exit.SETUP,
-    ),
+_TOLD = {
+    Exit.PERMISSION: "AccessDenied AccountProblem AllAccessDisabled ExpiredToken InvalidAccessKeyId "
+    "InvalidToken NotSignedUp RequestTimeTooSkewed SignatureDoesNotMatch UnauthorizedAccess",
+    Exit.SOURCE: "NoSuchBucket",
+    Exit.DATA: "KeyTooLong KeyTooLongError InvalidObjectName XMinioInvalidObjectName",
+    Exit.NO_ROOM: "QuotaExceeded InsufficientStorage XMinioStorageFull XMinioAdminBucketQuotaExceeded",
+    Exit.SETUP: "AuthorizationHeaderMalformed IllegalLocationConstraintException InvalidBucketName "
+    "PermanentRedirect",
+    Exit.PASSING: "RequestTimeout ServiceUnavailable SlowDown",
 }
+S3 = {code: meaning for meaning, codes in _TOLD.items() for code in codes.split()}
 """The error codes of the S3 protocol, and of stores that speak it, which say more than an HTTP status."""
-HTTP = {0: Exit.UNAVAILABLE, 401: Exit.PERMISSION, 403: Exit.PERMISSION, 507: Exit.NO_ROOM}
+HTTP = {
+    0: Exit.UNAVAILABLE,
+    **dict.fromkeys((401, 403), Exit.PERMISSION),
+    **dict.fromkeys((429, 502, 503, 504), Exit.PASSING),
+    507: Exit.NO_ROOM,
+}
 """0: there was no answer."""
 _S3_CODE = re.compile(r"\bapi error (\w+):")
 _HTTP_STATUS = re.compile(r"\bStatusCode: (\d+)")
@@ -80,7 +64,12 @@ _HTTP_STATUS = re.compile(r"\bStatusCode: (\d+)")
 LEAST_ROOM = MIB
 """Free bytes of a store that is not full for anything."""
 PROBE_SECONDS = 10
+ONCE = {"RCLONE_RETRIES": "1", "RCLONE_LOW_LEVEL_RETRIES": "2"}
 PORTS = {"http": 80, "https": 443, "sftp": 22, "ftp": 21}
+TAKES = "The store can be listed, but it takes no object of"
+NOTHING = (
+    "0 bytes either: it is read-only, these keys may not write or delete there, or it has no room at all"
+)
 Take = Callable[[bytes], object]
 _KEPT = 100
 """Complaints of one command that are looked into."""
@@ -127,9 +116,8 @@ class Rclone:
     def __init__(self, job: Job, remote: str, configuration: bytes, **environment: str) -> None:
         self.remote = remote
         self._job = job
-        self._file = (
-            job.work / "rclone.conf"
-        )  # rclone may write to its configuration, and the Secret is read-only
+        # rclone may write to its configuration, and the Secret is read-only.
+        self._file = job.work / "rclone.conf"
         self._file.touch(0o600)
         self._file.write_bytes(configuration)
         self.environment = {
@@ -144,6 +132,10 @@ class Rclone:
             **{"RCLONE_LOCAL_ENCODING": "Raw", "RCLONE_NO_UNICODE_NORMALIZATION": "true"},
             **environment,
         }
+
+    def at(self, *names: str) -> str:
+        """A place below it. No slash follows the colon: to some stores that is another place."""
+        return self.remote.removesuffix("/") + "/" * (self.remote[-1] != ":") + "/".join(names)
 
     # ---- commands ----
 
@@ -162,8 +154,10 @@ class Rclone:
             raise self.refused(what or f"rclone {arguments[0]} failed", ran)
         return "" if ran.code else output.decode("utf-8", "surrogateescape")
 
-    def run(self, *arguments: str | Path, take: Take = bytes, **environment: str) -> Ran:
-        """Any command. Its messages go to our log as they come, its figures to the run's progress."""
+    def run(self, *arguments: str | Path, take: Take = bytes, once: bool = False, **environment: str) -> Ran:
+        """Any command, or one try of it. Its messages go to our log as they come, its figures to the
+        run's progress.
+        """
         ran, rest = Ran(time.time()), bytearray()
 
         def hear(data: bytes) -> None:
@@ -175,7 +169,7 @@ class Rclone:
 
         process = self._job.processes.start(
             [BINARY, *map(str, arguments)],
-            env={**self.environment, **environment},
+            env={**self.environment, **(ONCE if once else {}), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=self._job.work,
@@ -198,7 +192,7 @@ class Rclone:
 
     def look(self) -> Ran:
         """Does the store answer?"""
-        return self.run("lsf", "--max-depth=1", self.remote, RCLONE_RETRIES="1", RCLONE_LOW_LEVEL_RETRIES="2")
+        return self.run("lsf", "--max-depth=1", self.remote, once=True)
 
     def _hear(self, ran: Ran, line: bytes) -> None:
         text = line.decode(errors="replace")
@@ -222,29 +216,55 @@ class Rclone:
     # ---- what a refusal means ----
 
     def refused(self, what: str, ran: Ran, need: int = LEAST_ROOM) -> Failure:
-        """Why a command failed whose own source, if it had one, is not to blame."""
-        code = Exit.SOURCE if ran.code in NOT_THERE else ran.told()
+        """Why a command failed whose own source, if it had one, is not to blame; `need`: bytes of the largest
+        object that it wrote.
+        """
+        code, found = Exit.SOURCE if ran.code in NOT_THERE else ran.told(), ""
         if code in (None, Exit.UNAVAILABLE):  # no answer may be because of what was sent
-            code = self._ask(any(complaint.fatal for complaint in ran.complaints), need)
-        return Failure(code, f"{what}: {ran.reason}.", ADVICE[code])
+            code, found = self._ask(any(complaint.fatal for complaint in ran.complaints), need)
+        return Failure(code, f"{what}: {ran.reason}. {found}".rstrip(), ADVICE[code])
 
-    def _ask(self, fatal: bool, need: int) -> Exit:
-        """The store itself, after a command that told no code; `fatal`: it did not come so far as to try."""
-        if (address := self.address()) is not None:
-            try:
-                socket.create_connection(address, PROBE_SECONDS).close()
-            except OSError:
-                return Exit.UNAVAILABLE
+    def _ask(self, fatal: bool, need: int) -> tuple[Exit, str]:
+        """The store itself, after a command that told no code; `fatal`: it did not come so far as to try.
+        Also what was found.
+        """
+        if self._away():
+            return Exit.UNAVAILABLE, ""
         if fatal:
-            return Exit.SETUP
+            return Exit.SETUP, ""
         room = bytearray()
-        if not self.run("about", "--json", self.remote, take=room.extend, RCLONE_RETRIES="1").code:
+        if not self.run("about", "--json", self.remote, take=room.extend, once=True).code:
             free = json.loads(room or b"{}").get("free")
             if free is not None and free < need:
-                return Exit.NO_ROOM
-        there = self.look()
-        code = Exit.SOURCE if there.code in NOT_THERE else there.told()
-        return code if there.code and code is not None else Exit.PASSING
+                return Exit.NO_ROOM, f"It has {free // MIB} MiB left, and {need // MIB} are needed."
+        if (there := self.look()).code:
+            return Exit.SOURCE if there.code in NOT_THERE else there.told() or Exit.PASSING, ""
+        # Who says no more than "failure" to what is written is full, or read-only: what it takes tells that.
+        for size, code, found in ((0, Exit.PERMISSION, NOTHING), (need, Exit.NO_ROOM, f"{need // MIB} MiB")):
+            if (tried := self._try(size)).code:
+                if (told := tried.told()) not in (None, Exit.UNAVAILABLE):
+                    return told, ""
+                return (Exit.UNAVAILABLE, "") if self._away() else (code, f"{TAKES} {found}.")
+        return Exit.PASSING, ""
+
+    def _away(self) -> bool:
+        """Does nobody answer where the configuration says that the store is?"""
+        if (address := self.address()) is None:
+            return False
+        try:
+            socket.create_connection(address, PROBE_SECONDS).close()
+        except OSError:
+            return True
+        return False
+
+    def _try(self, size: int) -> Ran:
+        """An object of that size, which is put there and taken away: the first thing that failed."""
+        probe, place = self._job.work / "probe", self.at(f".probe.{self._job.pod}")
+        with probe.open("wb") as file:
+            file.truncate(size)  # a hole: it takes no room here
+        put = self.run("copyto", "--ignore-times", probe, place, once=True)
+        taken = self.run("deletefile", place, once=True)
+        return put if put.code else taken
 
     def address(self) -> tuple[str, int] | None:
         """Where the configuration says that the store is; None where it does not (a provider's own place)."""
@@ -269,12 +289,15 @@ class Rclone:
         return None
 
 
-def changed(source: Path, ran: Ran) -> list[str]:
-    """The files that a command complained of and that have changed since it began."""
-    found = dict.fromkeys(complaint.object for complaint in ran.complaints if complaint.object)
-    for name in list(found):
+def complained(source: Path, ran: Ran) -> dict[str, os.stat_result]:
+    """The files that a command complained of, those that are there."""
+    found = {}
+    for name in dict.fromkeys(complaint.object for complaint in ran.complaints if complaint.object):
         with contextlib.suppress(OSError, ValueError):
-            if (source / name).stat(follow_symlinks=False).st_ctime >= ran.begun:
-                continue
-        del found[name]
-    return list(found)
+            found[name] = (source / name).stat(follow_symlinks=False)
+    return found
+
+
+def changed(source: Path, ran: Ran) -> list[str]:
+    """Those of them that have changed since it began."""
+    return [name for name, status in complained(source, ran).items() if status.st_ctime >= ran.begun]
