@@ -172,6 +172,11 @@ class Nfs:
         if self._server is not None:
             self._server.wait()
 
+    @property
+    def namespaces(self) -> Namespaces:
+        """The server's. What listens on 127.0.0.1 there, machines reach at 10.0.2.2."""
+        return self._namespaces
+
     def start(self, *, read_only: bool = False, squash: str = "Root_Squash") -> None:
         """Start the server, and wait until it listens. Raises Failure with what it printed.
 
