@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import os
 import queue
 import re
@@ -16,7 +17,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from stack_backup_jobs.errors import Failure, user
 from stack_backup_jobs.formats import Exit
@@ -25,15 +26,22 @@ from stack_backup_jobs.trees import LAST, SHOWN, Entry, shown
 
 CHUNK = 1 << 18
 SLOW = 0.002
-"""Seconds for one small file from which waiting is what costs, and one more thread pays. On a local disk it
-does not: threads that make files in one folder only wait for each other.
+"""Seconds for one small file from which waiting is what costs, and one more thread pays."""
+QUICK = 2
+"""Threads on a local disk: it is the kernel that works there, on as many cores. Those that make files in one
+folder only wait for each other.
 """
 NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 """What a file system says to a name that it cannot hold."""
 NO_LINK = (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV)
+FROM = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+TO = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+NAMED = 200
+"""Bytes of a name that are part of its temporary one."""
 HANGS = 0.2
 """Seconds without an end of any piece that tell the same, before the first has ended."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -52,6 +60,11 @@ class Crew(Generic[T]):
         self._busy, self._done, self._last = 0.0, 0, time.monotonic()
         self._error: BaseException | None = None
 
+    @property
+    def waits(self) -> bool:
+        """Is it waiting that costs?"""
+        return len(self._threads) > QUICK
+
     def give(self, piece: T) -> None:
         if self._error is not None:
             raise self._error
@@ -60,7 +73,8 @@ class Crew(Generic[T]):
 
     def _grow(self) -> None:
         slow = self._busy > SLOW * self._done or time.monotonic() - self._last > HANGS
-        if not self._threads or (len(self._threads) < self._most and slow and not self._queue.empty()):
+        busy = self._threads and self._queue.empty()
+        if len(self._threads) < self._most and not busy and (slow or len(self._threads) < QUICK):
             self._threads.append(threading.Thread(target=self._work, daemon=True))
             self._threads[-1].start()
 
@@ -183,6 +197,7 @@ class Copier:
         self.copied = self.bytes = 0
         self.stopped: Callable[[], bool] = lambda: False
         self._pace = pace
+        self._numbers = itertools.count(secrets.randbits(32))
 
     # ---- one entry ----
 
@@ -198,17 +213,15 @@ class Copier:
     def copy(self, root: bytes, entry: Entry, there: Entry | None) -> None:
         """A file or a link, in the place of what is there."""
         final = self._in_target(entry.path)
-        folder, name = os.path.split(final)
-        temporary = os.path.join(
-            folder, _cut(name) + b"." + secrets.token_hex(4).encode() + b".stack.partial"
-        )
+        temporary = b"%s.%08x.stack.partial" % (_cut(final), next(self._numbers) & 0xFFFFFFFF)
         try:
             try:
                 if entry.kind == "l":
-                    self._with_folder(folder, lambda: os.symlink(entry.target, temporary))
+                    self._in_folder(temporary, os.symlink, entry.target, temporary)
                 else:
-                    self._copy_file(os.path.join(root, entry.path), temporary, folder, entry)
-                self._set_aside(entry.path, there)
+                    self._copy_file(root + b"/" + entry.path, temporary, entry)
+                if there is not None:
+                    self._set_aside(entry.path, there)
                 _rename(temporary, final)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -247,9 +260,9 @@ class Copier:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def _set_aside(self, path: bytes, there: Entry | None) -> None:
+    def _set_aside(self, path: bytes, there: Entry) -> None:
         """What is in the way of a rename to this name, or is to be kept."""
-        if there is None or (self.trash is None and there.kind != "d"):
+        if self.trash is None and there.kind != "d":
             return
         if there.kind != "f":
             return self._remove(there)
@@ -262,17 +275,17 @@ class Copier:
 
     def _to_trash(self, path: bytes, move: Callable[[bytes, bytes], None]) -> None:
         assert self.trash is not None
-        place = os.path.join(self.trash, path)
+        place = self.trash + b"/" + path
         with contextlib.suppress(FileExistsError if move is os.link else FileNotFoundError):
-            self._with_folder(os.path.dirname(place), lambda: move(self._in_target(path), place))
+            self._in_folder(place, move, self._in_target(path), place)
 
-    def _with_folder(self, folder: bytes, do: Callable[[], object]) -> None:
-        """Once more with the folder made, where that was what it lacked."""
+    def _in_folder(self, path: bytes, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Once more with the folder of a path made, where that was what a call lacked."""
         try:
-            do()
+            return call(*args, **kwargs)
         except FileNotFoundError:
-            self._make_folder(folder)
-            do()
+            self._make_folder(os.path.dirname(path))
+            return call(*args, **kwargs)
 
     def _make_folder(self, path: bytes) -> None:
         try:
@@ -285,51 +298,43 @@ class Copier:
                 raise
 
     def _in_target(self, path: bytes) -> bytes:
-        return os.path.join(self.target, path)
+        return self.target + b"/" + path
 
     # ---- the content of a file ----
 
-    def _copy_file(self, source: bytes, temporary: bytes, folder: bytes, entry: Entry) -> None:
+    def _copy_file(self, source: bytes, temporary: bytes, entry: Entry) -> None:
         """Only what stood still while it was read is a copy. Twice is enough: what is always written never
         does.
         """
-        opened = self._open_target(temporary, folder)
+        target = self._in_folder(temporary, os.open, temporary, TO, 0o644)
         try:
-            for _ in range(2):
-                if self._copy_once(source, opened, entry):
-                    return
-                os.ftruncate(opened, 0)
-            raise _PassedOver("it is being written all the time")
+            if not self._copy_once(source, target, entry):
+                os.ftruncate(target, 0)
+                if not self._copy_once(source, target, entry):
+                    raise _PassedOver("it is being written all the time")
         finally:
-            os.close(opened)  # a file server may refuse only now
-
-    def _open_target(self, temporary: bytes, folder: bytes) -> int:
-        opened: list[int] = []
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._with_folder(folder, lambda: opened.append(os.open(temporary, flags, 0o644)))
-        return opened[0]
+            os.close(target)  # a file server may refuse only now
 
     def _copy_once(self, source: bytes, target: int, entry: Entry) -> bool:
-        file = _of_source(lambda: os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+        file = _of_source(os.open, source, FROM)
         try:
-            before = _of_source(lambda: os.fstat(file))
+            before = _of_source(os.fstat, file)
             if not stat.S_ISREG(before.st_mode):
                 raise _Went
             done = 0
             while done < before.st_size:
                 if self.stopped():
                     raise _Went
-                size = min(CHUNK, before.st_size - done)
-                chunk = _of_source(functools.partial(os.read, file, size))
+                chunk = _of_source(os.read, file, min(CHUNK, before.st_size - done))
                 if not chunk:
                     return False
                 self._pace.take(len(chunk))
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.pwrite(target, view, done + len(chunk) - len(view)) :]
+                written = os.pwrite(target, chunk, done)
+                while written < len(chunk):
+                    written += os.pwrite(target, memoryview(chunk)[written:], done + written)
                 done += len(chunk)
                 self.bytes += len(chunk)
-            after = _of_source(lambda: os.fstat(file))
+            after = _of_source(os.fstat, file)
         finally:
             os.close(file)
         if (done, before.st_size, before.st_mtime_ns) != (after.st_size, after.st_size, after.st_mtime_ns):
@@ -344,10 +349,10 @@ def out_of_range(seconds: int, held: int) -> str:
     return f"the target cannot hold its time {seconds} and has {held}; its content is the same"
 
 
-def _of_source(call: Callable[[], T]) -> T:
+def _of_source(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What the source does not give is odd, or not there any more."""
     try:
-        return call()
+        return call(*args, **kwargs)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
             raise _Went from None
@@ -389,14 +394,16 @@ def times_held_in(folder: bytes) -> Callable[[int], int]:
     return lambda seconds: seconds if 0 <= seconds <= LAST else ask(seconds)
 
 
-def _cut(name: bytes) -> bytes:
-    """Of a name what leaves room for a suffix, and is text if the name is."""
-    short = name[:200]
-    if len(name) > len(short):
-        with contextlib.suppress(UnicodeDecodeError):
-            name.decode()
-            short = short.decode(errors="ignore").encode()
-    return short
+def _cut(path: bytes) -> bytes:
+    """Of a path's last name what leaves room for a suffix, and is text if the name is."""
+    folder, _, name = path.rpartition(b"/")
+    if len(name) <= NAMED:
+        return path
+    short = name[:NAMED]
+    with contextlib.suppress(UnicodeDecodeError):
+        name.decode()
+        short = short.decode(errors="ignore").encode()
+    return folder + b"/" + short
 
 
 def _rename(temporary: bytes, final: bytes) -> None:

@@ -27,8 +27,8 @@ from stack_backup_jobs.settings import number, optional
 from stack_backup_jobs.trees import SHOWN, Difference, Entry, shown
 
 NO_ROOM = "Make room on the volume; the next run goes on from here."
-SHARE = 32
-"""Files of one folder that a thread copies at once."""
+SHARE, FEW = 256, 32
+"""Files of one folder that a thread copies one after the other; where waiting is what costs."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,8 @@ class Plan:
     """Only in the target."""
     conflicts: int = 0
     """A file on one side, and a folder or a link on the other."""
+    gone: bool = False
+    """Whether anything is only in the target, folders too."""
     empty: bool = True
     """Nothing differs at all."""
 
@@ -119,6 +121,7 @@ def plan_of(found: Iterable[Difference], conflict: Callable[[Entry], None]) -> P
         plan.empty = False
         if source is None:
             plan.lost += target is not None and target.kind not in "dp"
+            plan.gone = True
             continue
         if target is not None and target.kind != source.kind:
             plan.conflicts += 1
@@ -161,14 +164,15 @@ class Apply:
                     copier.remove(target)
 
         self._work(self._to_copy(found()), copy)
-        self._work(self._to_remove(found(), delete), remove)
+        if delete and plan.gone:
+            self._work(self._to_remove(found()), remove)
 
     def _work(self, found: Iterable[Difference], do: Callable[[list[Difference]], None]) -> None:
         """Some of one folder together."""
         with Crew(self._settings.transfers, do, len) as crew:
             self.copier.stopped = lambda: crew.stopped
-            for _, some in groupby(found, lambda one: os.path.dirname(one.path)):
-                while piece := list(islice(some, SHARE)):
+            for _, some in groupby(found, lambda one: one.path.rpartition(b"/")[0]):
+                while piece := list(islice(some, FEW if crew.waits else SHARE)):
                     crew.give(piece)
 
     def _to_copy(self, found: Iterable[Difference]) -> Iterator[Difference]:
@@ -184,7 +188,7 @@ class Apply:
             elif source is not None:
                 yield Difference(source, target)
 
-    def _to_remove(self, found: Iterable[Difference], delete: bool) -> Iterator[Difference]:
+    def _to_remove(self, found: Iterable[Difference]) -> Iterator[Difference]:
         """Folders go as a whole, at once."""
         gone: set[bytes] = set()
         for source, target in found:
@@ -192,9 +196,9 @@ class Apply:
                 continue
             if target.kind == "d" and (source is None or source.kind != "d"):
                 gone.add(target.path)
-            if source is None and delete and target.kind == "d":
+            if source is None and target.kind == "d":
                 self.copier.remove(target)
-            elif source is None and delete:
+            elif source is None:
                 yield Difference(source, target)
 
 

@@ -40,7 +40,17 @@ from stack_backup_jobs.formats import (
 )
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.settings import load, number, optional
-from stack_backup_jobs.trees import SHOWN, Entry, Listing, Tree, differences, entry_of, listings, unexplained
+from stack_backup_jobs.trees import (
+    SHOWN,
+    Entry,
+    Listing,
+    Tree,
+    differences,
+    entry_of,
+    listings,
+    of_source,
+    unexplained,
+)
 from stack_backup_jobs.trees import escaped as escaped_path
 
 SAMPLE_BYTES = 1 << 30
@@ -88,7 +98,8 @@ class Mirror:
 
     def run(self) -> Outcome:
         before, there = self._list()
-        self._check_share(before, there)
+        self.job.figure(files=before.files, bytes=before.bytes)
+        self._check_share(before.files, before.bytes, there)
         plan = media.plan_of(differences(before, there, self._held), lambda _: None)
         self._check_lost(plan, there)
         self._empty_trash()
@@ -102,11 +113,9 @@ class Mirror:
             self._begin(before, there)
             self._apply(before, there, plan)
             there.close()
-            after, there = self._list()
-            self._check_share(after, None)
-            self._verify(before, after, there)
-            before.close()
-            before = after
+            now, there = self._list(again=True)
+            self._check_share(now.files, there.bytes, None)
+            self._verify(before, there)
         self._name_times(before)
         self._take_sample(before)
         self._complete(there)
@@ -195,31 +204,32 @@ class Mirror:
                 time.sleep((self.settings.lock_patience + 3) // 4)
                 os.utime(owner)
 
-    def _list(self) -> list[Listing]:
-        trees = (Tree(self.source, "The source"), Tree(self.replica, "The replica", source=False))
+    def _list(self, again: bool = False) -> list[Listing]:
+        """Of a source that has been listed only the files are counted again."""
+        source = Tree(self.source, "The source", names=again)
+        replica = Tree(self.replica, "The replica", source=False)
         settings = self.settings
-        return listings(settings.scratch, settings.checkers, settings.exclude.split(), *trees)
+        return listings(settings.scratch, settings.checkers, settings.exclude.split(), source, replica)
 
-    def _check_share(self, source: Listing, there: Listing | None) -> None:
+    def _check_share(self, files: int, size: int, there: Listing | None) -> None:
         """May the source be taken for the truth? A replica made by another tool has no state: what lies in it
-        is the measure.
+        is the measure. When the run ends, `size` is what the replica has of it.
         """
-        self.job.figure(files=source.files, bytes=source.bytes)
-        if not source.files:
+        if not files:
             raise Failure(
                 Exit.SOURCE,
                 "The source holds no file at all.",
                 "Check what is mounted there (value volumes.media.existingClaim).",
             )
         state, share = self.state, self.settings.minimum_share
-        files, size = (there.files, there.bytes) if there else (0, 0)
+        had, had_bytes = (there.files, there.bytes) if there else (0, 0)
         if state and state.completed:
-            files, size = state.files, state.bytes
-        if source.files * 100 < files * share or source.bytes * 100 < size * share:
+            had, had_bytes = state.files, state.bytes
+        if files * 100 < had * share or size * 100 < had_bytes * share:
             raise Failure(
                 Exit.DATA,
-                f"The source shrank: {source.files} files and {source.bytes // MIB} MiB, after {files} and "
-                f"{size // MIB} in the last good mirror.",
+                f"The source shrank: {files} files and {size // MIB} MiB, after {had} and "
+                f"{had_bytes // MIB} in the last good mirror.",
                 "Find out what became of the files. If it is right, run once with mediaReplica.minimumShare "
                 "0: that "
                 "mirror is the new measure.",
@@ -282,10 +292,11 @@ class Mirror:
         percent = 100 * self._copied // max(1, plan.to_copy)
         self.job.say(f"{self._copied} of {plan.to_copy} copied, {apply.copier.bytes // MIB} MiB, {percent}%")
 
-    def _verify(self, before: Listing, source: Listing, there: Listing) -> None:
+    def _verify(self, source: Listing, there: Listing) -> None:
         """Is all that stood still in the source in the replica, and nothing else?"""
         missing = extra = 0
-        for found in unexplained(differences(source, there, self._held), before, self._held):
+        now = functools.partial(of_source, os.fsencode(self.source))
+        for found in unexplained(differences(source, there, self._held), now):
             if found.path in self.odd.why:
                 continue
             missing, extra = missing + (found.source is not None), extra + (found.source is None)

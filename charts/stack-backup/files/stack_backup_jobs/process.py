@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import threading
@@ -11,7 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NoReturn, TypeVar
+
+T = TypeVar("T")
 
 PATIENCE = 3.0
 """Seconds between the signal that asks and KILL."""
@@ -104,6 +107,46 @@ class Processes:
             self._closed = self._closed or close
             running = list(self._running)
         self.stop(*running)
+
+
+class Forked(Generic[T]):
+    """Work of ours in a process of its own: threads would take turns. It is of the same session as we are."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._pipe, end = os.pipe()
+        self._process = os.fork()  # other threads of ours hold nothing that the work needs
+        if not self._process:
+            _forked(work, end)
+        os.close(end)
+
+    def result(self) -> T:
+        """What the work gives, or raises. EOFError: it was killed."""
+        with open(self._pipe, "rb") as pipe:  # noqa: PTH123 (a descriptor)
+            said: tuple[T, Exception | None] = pickle.loads(pipe.read())
+        process, self._process = self._process, 0
+        os.waitpid(process, 0)
+        if said[1] is not None:
+            raise said[1]
+        return said[0]
+
+    def kill(self) -> None:
+        """If it has not ended. Nobody waits for it: it may be waiting for a file server itself."""
+        if self._process:
+            os.kill(self._process, signal.SIGKILL)
+
+
+def _forked(work: Callable[[], object], end: int) -> NoReturn:
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        said: tuple[object, Exception | None]
+        try:
+            said = work(), None
+        except Exception as error:
+            said = None, error
+        with open(end, "wb") as pipe:
+            pickle.dump(said, pipe)
+    finally:
+        os._exit(0)
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

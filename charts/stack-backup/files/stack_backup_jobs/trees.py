@@ -1,6 +1,7 @@
-"""What trees of files hold, as sorted records, and how two of them differ. A tree is walked by many threads
-at once (on a file server it is the waiting that costs), and never lies in memory as a whole: sorted runs in a
-scratch file are merged.
+"""What trees of files hold, as sorted records, and how two of them differ. Each tree is walked by a process
+of its own (on a local disk it is Python that costs) and by as many threads as pay (on a file server it is the
+waiting), and never lies in memory as a whole: sorted runs in a scratch file are merged. Records are merged
+and compared by thousands, with the interpreter's own sorts and sets.
 
 A record is `PATH NUL KIND [ARGUMENTS]`. Names are bytes; `\\` and newlines in them and in a link's target are
 escaped, so that a record is a line. NUL comes before every other byte: records are in the order of their
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import errno
 import fnmatch
-import heapq
+import functools
+import operator
 import os
 import queue
 import re
@@ -20,26 +22,32 @@ import stat
 import tempfile
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
 from stack_backup_jobs.errors import Failure, user
 from stack_backup_jobs.formats import OWN, Exit
 from stack_backup_jobs.job import say
+from stack_backup_jobs.process import Forked
 
 UNFINISHED = re.compile(rb"\.[0-9a-f]{8}\.stack\.partial\Z")
 """What a killed run leaves: named so that nobody else's file is taken for it."""
-_OWN = OWN.encode()
+_OWN, _PARTIAL = OWN.encode(), b".stack.partial"
 RUN, BATCH, BLOCK = 50_000, 64, 1 << 14
 """Records that are sorted in memory; entries that a thread looks at at once; bytes read of a run."""
+MANY = 4096
+"""Records that are compared at once."""
 SHOWN = 20
 """Names of one kind in the log."""
 LAST = (1 << 31) - 1
 """Seconds since 1970; every file system holds the times from 0 until then."""
 SLOW = 0.0005
-"""Seconds for one entry from which it is waiting that costs, and one more thread pays."""
+"""Seconds for one entry from which it is waiting that costs, and one more thread pays. On a local disk it is
+a hundredth of that, and threads would only wait for each other.
+"""
 DATED = 100_000
 
 
@@ -136,10 +144,20 @@ class Listing:
                 self._last.sort()
                 self._spill()
 
-    def _spill(self) -> None:
+    def open(self) -> None:
         if self._file is None:
             self._file, path = tempfile.mkstemp(prefix=".listing.", dir=self._scratch)
             Path(path).unlink()
+
+    def handed_on(self) -> dict[str, object]:
+        """All that there is, but for what lies in the file, for the same listing in another process."""
+        self._last.sort()
+        self._spill()
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_file")}
+
+    def _spill(self) -> None:
+        self.open()
+        assert self._file is not None
         start = place = self._runs[-1][1] if self._runs else 0
         for number in range(0, len(self._last), BATCH * 8):
             # Never much at once: what a thread has had of the C library's memory is not given to another.
@@ -150,7 +168,7 @@ class Listing:
         self._runs.append((start, place))
         self._last = []
 
-    def _run(self, place: int, end: int) -> Iterator[bytes]:
+    def _run(self, place: int, end: int) -> Iterator[list[bytes]]:
         assert self._file is not None
         rest = b""
         while place < end:
@@ -159,17 +177,15 @@ class Listing:
                 raise OSError(errno.EIO, os.strerror(errno.EIO), str(self._scratch))
             place += len(block)
             *records, rest = (rest + block).split(b"\n")
-            yield from records
+            if records:
+                yield records
 
     def __iter__(self) -> Iterator[bytes]:
         if not self._sorted:
             self._last.sort()
             self._sorted = True
-        return (
-            heapq.merge(*(self._run(*run) for run in self._runs), self._last)
-            if self._runs
-            else iter(self._last)
-        )
+        runs = [self._run(*run) for run in self._runs]
+        return chain.from_iterable(_merged([*runs, iter([self._last] if self._last else [])]))
 
     def close(self) -> None:
         if self._file is not None:
@@ -183,25 +199,49 @@ def patterns(exclude: Iterable[str]) -> re.Pattern[bytes] | None:
     return re.compile(os.fsencode(text)) if text else None
 
 
+def _merged(runs: list[Iterator[list[bytes]]]) -> Iterator[list[bytes]]:
+    """Sorted runs as one: of each what is no more than the least of their last records, sorted at once."""
+    heads = [(records, 0, run) for run in runs if (records := next(run, None))]
+    while heads:
+        least, merged, left = min(records[-1] for records, _, _ in heads), [], []
+        for records, place, run in heads:
+            end = bisect_right(records, least, place)
+            merged += records[place:end]
+            if end < len(records):
+                left.append((records, end, run))
+            elif more := next(run, None):
+                left.append((more, 0, run))
+        heads = left
+        merged.sort()
+        yield merged
+
+
 class Walk:
     """Of one tree, by up to `threads` threads. Our own folder at its root is no part of it. Of a source,
     unfinished files are none either, and what is neither file, folder nor link goes to `special`. What goes
-    meanwhile is no error.
+    meanwhile is no error. With `names` files are only counted.
     """
 
     def __init__(
-        self, root: Path, listing: Listing, threads: int, exclude: Iterable[str], source: bool
+        self,
+        root: Path,
+        listing: Listing,
+        threads: int,
+        exclude: Iterable[str],
+        source: bool,
+        names: bool = False,
     ) -> None:
         self.root, self.listing = os.fsencode(root), listing
         self.errors: list[OSError] = []
-        self._most, self._source, self._excluded = threads, source, patterns(exclude)
+        self._most, self._source, self._names = threads, source, names
+        self._excluded = patterns(exclude)
         self._queue: queue.LifoQueue[tuple[bytes, list[os.DirEntry[bytes]]] | bytes | None]
         self._queue = queue.LifoQueue()
         self._queue.put(b"")
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        for _ in range(2):
-            self._call_in()
+        self._busy, self._seen = 0.0, 0
+        self._call_in()
 
     def end(self) -> None:
         """Waits for it. Errors are in `errors`: the tree was not read as a whole then."""
@@ -212,73 +252,84 @@ class Walk:
                 self._queue.put(None)
 
     def _call_in(self) -> None:
-        """One thread more. On a local disk they would only wait for each other."""
         with self._lock:
             if len(self._threads) < self._most:
                 self._threads.append(threading.Thread(target=self._work, daemon=True))
                 self._threads[-1].start()
 
+    def _took(self, begun: float, entries: int) -> None:
+        self._busy += time.monotonic() - begun
+        self._seen += entries
+        if self._busy > SLOW * self._seen:
+            self._call_in()
+
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
-            begun = time.monotonic()
             try:
-                seen = self._list(item) if isinstance(item, bytes) else self._look(*item)
-                if time.monotonic() - begun > SLOW * (seen + 1):
-                    self._call_in()
+                if isinstance(item, bytes):
+                    self._list(item)
+                else:
+                    self._look(*item)
             except OSError as error:
                 self.errors.append(error)
             finally:
                 self._queue.task_done()
 
-    def _list(self, folder: bytes) -> int:
-        """How many entries it has looked at itself."""
-        below, seen = folder + b"/" if folder else b"", 0
+    def _list(self, folder: bytes) -> None:
+        below, begun = folder + b"/" if folder else b"", time.monotonic()
         try:
             entries = os.scandir(self.root + b"/" + folder)
         except (FileNotFoundError, NotADirectoryError):
             if folder:
-                return 0
+                return
             raise
+        self._took(begun, 1)
         with entries:
             while batch := list(islice(entries, BATCH)):
-                if len(batch) == BATCH and self._queue.qsize() < 2 * self._most:
+                some = len(self._threads) > 1 and self._queue.qsize() < 2 * self._most
+                if some and len(batch) == BATCH:
                     self._queue.put((below, batch))
                 else:
-                    seen += self._look(below, batch)
-        return seen
+                    self._look(below, batch)
 
-    def _look(self, below: bytes, entries: list[os.DirEntry[bytes]]) -> int:
+    def _look(self, below: bytes, entries: list[os.DirEntry[bytes]]) -> None:
         """The most frequent work of all, so it makes records without entries."""
-        records, files, size, links = [], 0, 0, 0
+        begun, records, files, size, links = time.monotonic(), [], 0, 0, 0
         excluded = self._excluded.match if self._excluded else None
+        own, names = b"" if below else _OWN, self._names
         for entry in entries:
             name = entry.name
-            if (excluded is not None and excluded(name)) or (not below and name == _OWN):
+            if name == own or (excluded is not None and excluded(name)):
                 continue
-            path = below + name
+            path = line = below + name
+            if b"\\" in path or b"\n" in path:
+                line = escaped(path)
             try:
                 if entry.is_dir(follow_symlinks=False):
                     self._queue.put(path)
-                    records.append(escaped(path) + b"\0d")
+                    records.append(line + b"\0d")
+                    continue
+                unfinished = name.endswith(_PARTIAL) and UNFINISHED.search(name)
+                if names:
+                    files += entry.is_file(follow_symlinks=False) and not unfinished
                     continue
                 status = entry.stat(follow_symlinks=False)
-                target = os.readlink(entry.path) if stat.S_ISLNK(status.st_mode) else b""
+                mode, length, seconds = status[stat.ST_MODE], status[stat.ST_SIZE], status[stat.ST_MTIME]
+                if stat.S_ISREG(mode) and not unfinished:
+                    files += 1
+                    size += length
+                    records.append(b"%s\0f %d %d" % (line, length, seconds))
+                    if not 0 <= seconds <= LAST:
+                        self.listing.date(Entry(path, "f", length, int(seconds)))
+                elif stat.S_ISLNK(mode) and not unfinished:
+                    records.append(line + b"\0l " + escaped(os.readlink(entry.path)))
+                    links += 1
+                else:
+                    records += self._odd(path, bool(unfinished))
             except FileNotFoundError:
                 continue
-            if not (target or stat.S_ISREG(status.st_mode)) or UNFINISHED.search(name):
-                records += self._odd(path, unfinished=bool(UNFINISHED.search(name)))
-            elif target:
-                links += 1
-                records.append(escaped(path) + b"\0l " + escaped(target))
-            else:
-                files += 1
-                size += status.st_size
-                seconds = int(status[stat.ST_MTIME])
-                records.append(b"%s\0f %d %d" % (escaped(path), status.st_size, seconds))
-                if not 0 <= seconds <= LAST:
-                    self.listing.date(Entry(path, "f", status.st_size, seconds))
         self.listing.add_records(records, files, size, links)
-        return len(entries)
+        self._took(begun, len(entries))
 
     def _odd(self, path: bytes, unfinished: bool) -> list[bytes]:
         if not self._source:
@@ -293,19 +344,41 @@ class Tree(NamedTuple):
     what: str
     """As a sentence begins with it: `The source`."""
     source: bool = True
+    names: bool = False
+    """Only how many files it holds is asked."""
 
 
 def listings(scratch: Path, threads: int, exclude: Sequence[str], *trees: Tree) -> list[Listing]:
     """Of several trees at once. Raises Failure where one cannot be read as a whole."""
-    walks = [Walk(tree.root, Listing(scratch), threads, exclude, tree.source) for tree in trees]
-    for walk in walks:
+    found = [Listing(scratch) for _ in trees]
+    walks: list[Forked[tuple[dict[str, object], list[OSError]]]] = []
+
+    def walk(tree: Tree, listing: Listing) -> tuple[dict[str, object], list[OSError]]:
+        walk = Walk(tree.root, listing, threads, exclude, tree.source, tree.names)
         walk.end()
-    for walk, tree in zip(walks, trees, strict=True):
-        if walk.errors:
-            raise unreadable(walk.errors, tree.what)
-        for path in walk.listing.special:
-            say(f"Special: {shown(path)}")
-    return [walk.listing for walk in walks]
+        return listing.handed_on(), walk.errors
+
+    try:
+        for tree, listing in zip(trees, found, strict=True):
+            listing.open()
+            walks.append(Forked(functools.partial(walk, tree, listing)))
+        for tree, listing, process in zip(trees, found, walks, strict=True):
+            try:
+                attributes, errors = process.result()
+            except EOFError:
+                what = f"The process that listed it was killed: {tree.root}."
+                raise Failure(
+                    Exit.KILLED, what, "Raise the memory limit of this job (value resources)."
+                ) from None
+            if errors:
+                raise unreadable(errors, tree.what)
+            vars(listing).update(attributes)
+            for path in listing.special:
+                say(f"Special: {shown(path)}")
+    finally:
+        for process in walks:
+            process.kill()
+    return found
 
 
 def unreadable(errors: list[OSError], what: str) -> Failure:
@@ -336,19 +409,30 @@ def unreadable(errors: list[OSError], what: str) -> Failure:
 def unequal(one: Iterable[bytes], other: Iterable[bytes]) -> Iterator[tuple[bytes | None, bytes | None]]:
     """Of two sorted streams of records those that the other has not: those of the same path together."""
     ones, others = iter(one), iter(other)
-    a, b = next(ones, None), next(others, None)
-    while a is not None or b is not None:
+    a, b = list(islice(ones, MANY)), list(islice(others, MANY))
+    while a or b:
         if a == b:
-            a, b = next(ones, None), next(others, None)
-        elif a is not None and b is not None and a.partition(b"\0")[0] == b.partition(b"\0")[0]:
-            yield a, b
-            a, b = next(ones, None), next(others, None)
-        elif b is None or (a is not None and a < b):
-            yield a, None
-            a = next(ones, None)
+            a, b = [], []
         else:
-            yield None, b
-            b = next(others, None)
+            # Up to the path that both have been read to: `\xff` comes after the kind of each of its records.
+            least = min(some[-1].partition(b"\0")[0] for some in (a, b) if some) + b"\0\xff"
+            ends = bisect_right(a, least), bisect_right(b, least)
+            yield from _unequal(a[: ends[0]], b[: ends[1]])
+            a, b = a[ends[0] :], b[ends[1] :]
+        a, b = a or list(islice(ones, MANY)), b or list(islice(others, MANY))
+
+
+def _unequal(one: list[bytes], other: list[bytes]) -> Iterator[tuple[bytes | None, bytes | None]]:
+    ones, others = set(one), set(other)
+    there = {record.partition(b"\0")[0]: record for record in other if record not in ones}
+    pairs: list[tuple[bytes, bytes | None, bytes | None]] = []
+    for record in one:
+        if record not in others:
+            path = record.partition(b"\0")[0]
+            pairs.append((path + b"\0", record, there.pop(path, None)))
+    pairs += [(path + b"\0", None, record) for path, record in there.items()]
+    pairs.sort(key=operator.itemgetter(0))
+    yield from (pair[1:] for pair in pairs)
 
 
 Held = Callable[[int], int]
@@ -381,28 +465,26 @@ def differences(source: Iterable[bytes], target: Iterable[bytes], held: Held = i
             yield found
 
 
-def unexplained(
-    found: Iterable[Difference], before: Iterable[bytes], held: Held = int
-) -> Iterator[Difference]:
-    """Those that do not come from a change of the source since it was listed as `before`: what came, changed
-    or went belongs to the next run.
+def unexplained(found: Iterable[Difference], now: Callable[[bytes], Entry | None]) -> Iterator[Difference]:
+    """Those that do not come from a change of the source since it was listed: what came, changed or went
+    belongs to the next run. `now` is asked what the source has of a path.
     """
-    for difference, then in _with_before(found, before):
-        source, target = difference
-        if source is None:
-            if then is None:
-                yield difference
-        elif then is not None and same(then, source) and not (target and same(then, target, held)):
+    for difference in found:
+        source, there = difference.source, now(difference.path)
+        if there is None if source is None else there is not None and same(source, there):
             yield difference
 
 
-def _with_before(
-    found: Iterable[Difference], before: Iterable[bytes]
-) -> Iterator[tuple[Difference, Entry | None]]:
-    records = iter(before)
-    record = next(records, None)
-    for difference in found:
-        path = escaped(difference.path) + b"\0"
-        while record is not None and record < path:
-            record = next(records, None)
-        yield difference, entry_of(record) if record is not None and record.startswith(path) else None
+def of_source(root: bytes, path: bytes) -> Entry | None:
+    """What a source has of this path now."""
+    place = root + b"/" + path
+    try:
+        status = os.lstat(place)
+        target = os.readlink(place) if stat.S_ISLNK(status.st_mode) else b""
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISREG(status.st_mode):
+        return Entry(path, "f", status.st_size, int(status[stat.ST_MTIME]))
+    if stat.S_ISDIR(status.st_mode):
+        return Entry(path, "d")
+    return Entry(path, "l", target=target) if target else None
