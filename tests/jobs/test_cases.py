@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,6 +19,8 @@ import pytest
 from stack_backup.render import merge_values
 from stack_backup.runtime.local import LocalRuntime, LocalStack, LocalVolume
 from stack_backup.runtime.pod import Faults
+from stack_backup.runtime.sandbox import Bind
+from stack_backup_jobs.session import literal
 from tests.jobs import faults
 from tests.jobs.chain import (
     RECOVERY,
@@ -300,6 +304,73 @@ def test_a_timeout_of_the_server(chain: Chain, milliseconds: int) -> None:
     chain.staging.database.execute("ALTER SYSTEM RESET statement_timeout")
     chain.staging.database.execute("SELECT pg_reload_conf()")
     assert value(chain.staging, "SELECT count(*) FROM big") == 300000
+
+
+OF_THE_ROLE = {
+    **dict.fromkeys(("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"), "1"),
+    **dict.fromkeys(("default_transaction_read_only", "default_transaction_deferrable"), "on"),
+    **dict.fromkeys(("row_security", "array_nulls", "synchronous_commit", "check_function_bodies"), "off"),
+    **dict.fromkeys(("exit_on_error", "transform_null_equals", "quote_all_identifiers"), "on"),
+    **dict.fromkeys(("default_tablespace", "temp_tablespaces"), '"space one"'),
+    "role": "quiet",
+    "search_path": "nowhere",
+    "session_replication_role": "replica",
+    "default_transaction_isolation": "serializable",
+    "DateStyle": "SQL, DMY",
+    "IntervalStyle": "iso_8601",
+    "TimeZone": "Asia/Tokyo",
+    "bytea_output": "escape",
+    "xmloption": "document",
+    "xmlbinary": "hex",
+    "extra_float_digits": "-10",
+    "default_table_access_method": "nothing",
+    "default_text_search_config": "german",
+    "app.tenant": "another",
+}
+SAID = (
+    "SELECT shot, at::text, took::text, raw::text, ratio::text, xmlelement(name x, raw)::text, tags,"
+    " to_tsvector('the houses'), coalesce(current_setting('app.tenant', true), ''), (shot = NULL) IS NULL"
+)
+
+
+def test_what_the_superusers_role_has_set(chain: Chain) -> None:
+    """It changes neither what is dumped nor what is loaded and computed."""
+    fill(chain, "CREATE ROLE till VALID UNTIL '2031-02-01 00:00:00+00'", "postgres")
+    fill(
+        chain,
+        "CREATE TABLE shot (shot int, at timestamptz, took interval, raw bytea, ratio float8, tags text[]);"
+        "INSERT INTO shot SELECT n, timestamptz '2024-03-01 00:30:00+00' + n * interval '1 day',"
+        " n * interval '26 hours', decode('00ff27', 'hex'), n / 3.0, ARRAY[NULL, 'NULL', 'x']"
+        " FROM generate_series(1, 1000) n; CREATE TABLE doc (x xml); INSERT INTO doc VALUES ('a <b/>');"
+        f"CREATE MATERIALIZED VIEW said AS {SAID} FROM shot; CREATE INDEX ON said (shot);",
+    )
+    before = names(chain.staging)
+    sets = "".join(
+        f"ALTER ROLE admin SET {key} = {text if text.startswith(chr(34)) else literal(text)};"
+        for key, text in OF_THE_ROLE.items()
+    )
+    try:
+        for stack in (chain.production, chain.staging):
+            stack.database.execute(
+                "SET allow_in_place_tablespaces = on; CREATE TABLESPACE \"space one\" LOCATION '';"
+                f"CREATE ROLE quiet; GRANT quiet TO admin; {sets}"
+            )
+        green(chain.backup())
+        green(chain.drill())
+        green(chain.recover())
+    finally:
+        for stack in (chain.production, chain.staging):
+            options = "-c statement_timeout=0 -c role=none -c default_transaction_read_only=off"
+            with psycopg.connect(stack.database.dsn("postgres"), options=options) as connection:
+                connection.execute("ALTER ROLE admin RESET ALL")
+    assert differences(chain.production, chain.staging) == []
+    for query in ("SELECT * FROM said ORDER BY 1", "SELECT * FROM shot ORDER BY 1", ROLES_END):
+        assert ask(chain.staging, query) == ask(chain.production, query)
+    assert value(chain.staging, "SELECT count(*) FROM pg_class WHERE reltablespace > 1664") == 0
+    assert len(names(chain.staging)) == len(before) + 1
+
+
+ROLES_END = "SELECT rolvaliduntil FROM pg_roles WHERE rolname = 'till'"
 
 
 # ---- former databases ----
@@ -649,6 +720,14 @@ def test_a_server_without_room_for_a_second_copy_is_refused_in_advance(small: Ch
 
 
 def test_a_load_that_takes_more_room_than_was_thought_is_stopped(small: Chain) -> None:
+    larger_than_thought(small)
+    before = names(small.staging)
+    red(small.recover(), 73, UNTOUCHED, "the server's volume has", "the load was stopped")
+    assert names(small.staging) == before
+    alive(small.staging)
+
+
+def larger_than_thought(small: Chain) -> None:
     """The manifest is an older one that says nothing of sizes, and the text is shorter than its table."""
     fill(small, "CREATE TABLE t (n int, a text GENERATED ALWAYS AS (repeat(md5(n::text), 120)) STORED)")
     fill(small, "ALTER TABLE t ALTER a SET STORAGE EXTERNAL; INSERT INTO t SELECT generate_series(1, 80000)")
@@ -656,10 +735,77 @@ def test_a_load_that_takes_more_room_than_was_thought_is_stopped(small: Chain) -
     path = f"hourly/.manifest/{small.dump}.tsv"
     manifest = small.replica.read(path).decode()
     small.replica.write(path, re.sub(r"(?m)^size\t.*\n", "", manifest).encode())
-    before = names(small.staging)
-    red(small.recover(), 73, UNTOUCHED, "the load was stopped")
-    assert names(small.staging) == before
-    alive(small.staging)
+
+
+@pytest.fixture
+def unasked(chain: Chain) -> Iterator[Chain]:
+    """Staging's server can run no `df`."""
+    server = chain.staging.database
+    nothing = chain.staging.namespaces.folder / server.name / "exchange" / "df"
+    nothing.touch(0o644)
+    with server.stopped():
+        server.binds.append(Bind(nothing, "/usr/bin/df", read_only=True))
+    yield chain
+    with server.stopped():
+        server.binds.clear()
+
+
+def test_room_that_the_server_cannot_be_asked_for(unasked: Chain) -> None:
+    """The values say it then; the load is watched all the same."""
+    larger_than_thought(unasked)
+    before = names(unasked.staging)
+    red(unasked.recover(), 78, UNTOUCHED, "databaseRecovery.serverRoom")
+    unasked.install({"databaseRecovery": {"serverRoom": "40Mi"}})
+    red(unasked.recover(), 73, UNTOUCHED, "databaseRecovery.serverRoom", "has 40 MiB left", "needs")
+    unasked.install({"databaseRecovery": {"serverRoom": "200Mi"}})
+    red(unasked.recover(), 73, UNTOUCHED, "databaseRecovery.serverRoom", "the load was stopped")
+    assert names(unasked.staging) == before
+    unasked.install({"databaseRecovery": {"serverRoom": "2Gi"}})
+    green(unasked.recover())
+
+
+def test_what_the_values_say_of_the_room_binds_a_server_that_can_be_asked(chain: Chain) -> None:
+    """As where a quota holds that its file system does not show."""
+    sized(chain, 50)
+    chain.install({"databaseRecovery": {"serverRoom": "90Mi"}})
+    red(chain.recover(), 73, UNTOUCHED, "databaseRecovery.serverRoom", "has 90 MiB left")
+
+
+@pytest.fixture
+def space(chain: Chain) -> Iterator[Chain]:
+    """A tablespace of both servers; staging's has a disk of its own."""
+    fill(chain, "SET allow_in_place_tablespaces = on; CREATE TABLESPACE \"space one\" LOCATION ''")
+    server = chain.staging.database
+    folder = chain.staging.namespaces.folder / server.name / "exchange" / "space"
+    folder.mkdir()
+    shutil.chown(folder, *_owner(folder.parent))
+    server.stop()
+    with LocalVolume(chain.staging.namespaces, folder).limited(130 << 20):
+        server.start()
+        server.execute("CREATE TABLESPACE \"space one\" LOCATION '/exchange/space'")
+        yield chain
+        server.execute('DROP TABLESPACE "space one"')
+        server.stop()
+    server.start()
+    folder.rmdir()
+
+
+def test_the_room_of_a_tablespace_is_watched(space: Chain) -> None:
+    """How much of a database goes there, nobody knows before."""
+    rows = "SELECT n, repeat(md5(n::text), 30) AS pad FROM generate_series(1, 100000) n"
+    fill(space, f'CREATE TABLE t TABLESPACE "space one" AS {rows}')
+    green(space.backup())
+    before = names(space.staging)
+    words = ("the volume of the tablespace space one has", "the load was stopped")
+    red(space.recover(), 73, UNTOUCHED, *words)
+    assert names(space.staging) == before
+    alive(space.staging)
+    space.install({"databaseRecovery": {"tablespaces": False}})
+    green(space.recover())
+
+
+def _owner(path: Path) -> tuple[int, int]:
+    return path.stat().st_uid, path.stat().st_gid
 
 
 # ---- every kind of object ----

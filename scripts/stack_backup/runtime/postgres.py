@@ -63,6 +63,8 @@ class LocalServer:
         self.rootfs = rootfs
         self.passwords = passwords
         self.version = _major(rootfs)
+        self.binds: list[Bind] = []
+        """What else the server sees from its next start on."""
         self._namespaces = namespaces
         self._listen = "127.0.0.1" if listen else ""
         self._folder = namespaces.folder / name
@@ -234,6 +236,7 @@ class LocalServer:
                 Bind(self._folder / "data", DATA),
                 Bind(self._folder / "sockets", SOCKETS),
                 Bind(self._folder / "exchange", "/exchange"),
+                *self.binds,
                 *binds,
             ],
         )

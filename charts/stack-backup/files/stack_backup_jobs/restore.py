@@ -21,6 +21,7 @@ from stack_backup_jobs.loader import Broken, Loaded, Loader, failure_of, is_acce
 from stack_backup_jobs.pack import Unpacker
 from stack_backup_jobs.reader import Part, Reader, read
 from stack_backup_jobs.roles import Roles, exists
+from stack_backup_jobs.room import Room, Watch
 from stack_backup_jobs.session import (
     EXTRA,
     SETTINGS,
@@ -32,15 +33,26 @@ from stack_backup_jobs.session import (
     identifier,
     literal,
 )
-from stack_backup_jobs.target import Target, Watch
+from stack_backup_jobs.target import Target
 
-ROW_COST = 13
-"""Tenths of a database's bytes that it may take when it is new."""
-RESERVE, LARGEST_RESERVE = 64 * MIB, 2048 * MIB
-"""What must remain of the server's volume, always: more than is written between two looks at it."""
 _OWN = {"client_encoding", "application_name", "synchronous_commit", "maintenance_work_mem"}
 OURS = {key.lower() for key in {*SETTINGS, *EXTRA}} - {"datestyle", "intervalstyle"} | _OWN
 """Settings of our sessions that no database changes."""
+_OF_THE_ROLE = """
+SELECT name, coalesce(
+    (SELECT substr(entry, length(name) + 2) FROM pg_db_role_setting, unnest(setconfig) entry
+      WHERE setdatabase = 0 AND setrole = 0 AND lower(split_part(entry, '=', 1)) = lower(name)),
+    (SELECT setting FROM pg_file_settings f WHERE lower(f.name) = lower(s.name) AND applied LIMIT 1),
+    boot_val, '')
+FROM pg_settings s WHERE source IN ('user', 'database user') AND context IN ('user', 'superuser')
+"""
+"""What the superuser's role has set here, as it is for who has set nothing."""
+_OF_THE_DATABASE = """
+SELECT key, substr(entry, length(key) + 2) FROM pg_db_role_setting, unnest(setconfig) entry,
+  split_part(entry, '=', 1) key LEFT JOIN pg_settings ON lower(name) = lower(key)
+WHERE setrole = 0 AND coalesce(context, 'user') IN ('user', 'superuser')
+  AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 _IN_SPACE = re.compile(r' TABLESPACE = (?:"(?:[^"]|"")*"|\S+)')
 _OF_THE_SWAP = re.compile(
     r'ALTER DATABASE (?:"(?:[^"]|"")*"|\S+) '
@@ -238,40 +250,11 @@ class Restore:
                 " the dump's then.",
             )
 
-    def check_room(self, target: Target, part: Part) -> int:
-        """Is there room for a second copy on the server's own volume? Returns the bytes that must remain
-        free.
-        """
-        with target.server.session() as session:
-            rooms = target.room(session)
-        if rooms is None and self.options.room is not None:
-            rooms = self.options.room, None
-        if rooms is None:
-            raise Failure(
-                Exit.SETUP,
-                "The server may not be asked for the room on its volume (COPY … FROM PROGRAM).",
-                "Look yourself, and set databaseRecovery.serverRoom to the free bytes, such as 50Gi.",
-            )
-        size = next(
-            (int(values[1]) for values in self._records("size") if values[0] == part.name), 2 * part.size
-        )
-        ((wal,),) = target.server.query("SELECT pg_size_bytes(current_setting('max_wal_size'))")
-        reserve = RESERVE + min(size // 20, LARGEST_RESERVE)
-        need = size * ROW_COST // 10 + reserve
-        log = min(int(str(wal)), size * ROW_COST // 10)
-        data_room, log_room = rooms
-        pairs = (
-            [(data_room, need + log)] if log_room is None else [(data_room, need), (log_room, log + RESERVE)]
-        )
-        for free, needed in pairs:
-            if free < needed:
-                raise Failure(
-                    Exit.NO_ROOM,
-                    f"The server's volume has {free // MIB} MiB left, and the new database beside the live"
-                    f" one may take {needed // MIB} MiB.",
-                    "Make the volume of the database larger: it must hold the live database and the new one.",
-                )
-        return reserve
+    def _room(self, target: Target, part: Part) -> tuple[Room, int]:
+        """Refuses a server without room for a second copy; with the bytes that must remain free."""
+        room = Room(target, part.tablespaces - {""} if self.options.tablespaces else (), self.options.room)
+        sizes = (int(values[1]) for values in self._records("size") if values[0] == part.name)
+        return room, room.check(next(sizes, 2 * part.size))
 
     def _records(self, key: str) -> list[tuple[str, ...]]:
         return self.dump.manifest.all(key) if self.dump.manifest else []
@@ -281,7 +264,7 @@ class Restore:
     def load(self, target: Target, part: Part, *, watched: bool) -> compare.Held:
         """Makes the new database and brings it to its end but for the swap; what it holds. Raises Failure."""
         try:
-            reserve = self.check_room(target, part) if watched else 0
+            room = self._room(target, part) if watched else None
             self._make(target, part)
         except ServerError as error:
             raise failure_of(Broken("", error)) from error
@@ -296,7 +279,7 @@ class Restore:
             self.options.accepted,
             self.options.tablespaces,
         )
-        watch = Watch(target, reserve, loader.stop) if watched else None
+        watch = Watch(target, *room, loader.stop) if room else None
         try:
             with self._job.lap("load_seconds"):
                 self._outcome(part, loader.run())
@@ -362,12 +345,7 @@ class Restore:
         if not ours:
             settings["search_path"] = '"$user", public'
         session = target.server.session(target.side, encoding=encoding, **settings)
-        for key, value in session.query(
-            "SELECT key, substr(entry, length(key) + 2) FROM pg_db_role_setting, unnest(setconfig) entry,"
-            " split_part(entry, '=', 1) key LEFT JOIN pg_settings ON lower(name) = lower(key)"
-            " WHERE setrole = 0 AND coalesce(context, 'user') IN ('user', 'superuser')"
-            " AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        ):
+        for key, value in [*session.query(_OF_THE_ROLE), *session.query(_OF_THE_DATABASE)]:
             if str(key).lower() in (OURS if ours else OURS - {"search_path"}):
                 continue
             try:

@@ -31,6 +31,9 @@ SETTINGS = {
     **dict.fromkeys(("default_transaction_read_only", "default_transaction_deferrable"), "off"),
     **dict.fromkeys(("escape_string_warning", "quote_all_identifiers", "row_security"), "off"),
     "default_transaction_isolation": "read committed",
+    "synchronous_commit": "local",  # on the server's own disk; no standby is waited for
+    "exit_on_error": "off",
+    "array_nulls": "on",  # else a NULL in an array is loaded as a word
     "standard_conforming_strings": "on",
     "search_path": "pg_catalog",
     "role": "none",

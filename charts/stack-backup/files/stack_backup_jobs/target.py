@@ -1,4 +1,4 @@
-"""A server into which a database is recovered: its lock, its room, and the one step that replaces the live
+"""A server into which a database is recovered: its lock, and the one step that replaces the live
 database.
 
 The live database NAME; NAME_restore_TIME, the new one beside it until it takes its place; NAME_former_TIME,
@@ -8,13 +8,12 @@ the one that was replaced, which takes no connections and is dropped when its ti
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from stack_backup_jobs.errors import Failure
-from stack_backup_jobs.formats import MIB, Exit, stamp
+from stack_backup_jobs.formats import Exit, stamp
 from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.server import Server, of_server
 from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier, literal, scram_verifier
@@ -257,74 +256,3 @@ class Target:
         if was:
             return f"The recovered database is live already, and the former one is kept as {self.former}."
         return "The recovered database is live already; there was none before."
-
-    # ---- room ----
-
-    def room(self, session: Session) -> tuple[int, int | None] | None:
-        """Free bytes of the file system of the server's data, and of that of its log of changes where it is
-        another one, by the server's own `df`; None where it may not be asked. Raises Unreachable.
-        """
-        try:
-            session.execute("CREATE TEMP TABLE IF NOT EXISTS room (line text)")
-            session.execute("TRUNCATE room")
-            session.execute("COPY room FROM PROGRAM 'LC_ALL=C df -P -k . pg_wal/.'")
-            rows = session.query("SELECT line FROM room")
-        except Unreachable:
-            raise
-        except ServerError as error:
-            say(f"The server cannot be asked for the free space of its volume: {error}.")
-            return None
-        found = [match for (line,) in rows if (match := _DF.fullmatch(str(line))) is not None]
-        if len(found) != 2:
-            say("The server cannot be asked for the free space of its volume: df says something else.")
-            return None
-        data, log = found
-        return int(data[2]) << 10, None if data.group(1, 3) == log.group(1, 3) else int(log[2]) << 10
-
-
-_DF = re.compile(r"(.*?)\s+\d+\s+\d+\s+(\d+)\s+\d+%\s+(.*)")
-
-
-FASTEST = 512 * MIB
-"""Bytes a second that a server may write: so often must its room be looked at."""
-
-
-class Watch:
-    """Looks at a server's room while a database is loaded, more often where there is less, and calls `stop`
-    when less than `reserve` bytes are left.
-    """
-
-    def __init__(self, target: Target, reserve: int, stop: Callable[[], None]) -> None:
-        self._target, self._reserve, self._stop = target, reserve, stop
-        self._over = threading.Event()
-        self.failure: Failure | None = None
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-
-    def _look(self) -> None:
-        pause = 0.0
-        while not self._over.is_set():
-            try:
-                with self._target.server.session() as session:
-                    while not self._over.wait(pause):
-                        if (room := self._target.room(session)) is None:
-                            return None
-                        left = min(found for found in room if found is not None)
-                        if left < self._reserve:
-                            return self._full(left)
-                        pause = min(1.0, max(0.05, (left - self._reserve) / FASTEST / 2))
-            except ServerError:
-                self._over.wait(0.5)  # the load itself will meet it
-
-    def _full(self, left: int) -> None:
-        self.failure = Failure(
-            Exit.NO_ROOM,
-            f"The server's volume has {left // MIB} MiB left, and {self._reserve // MIB} MiB must remain: the"
-            " load was stopped.",
-            "Make the volume of the database larger: it must hold the live database and the new one.",
-        )
-        self._stop()
-
-    def end(self) -> None:
-        self._over.set()
-        self._thread.join()
