@@ -1,4 +1,7 @@
-"""Programs with one safeguard taken out: the tests must see it. What they cannot see is not tested."""
+"""Programs with one safeguard taken out: the tests must see it. What they cannot see is not tested.
+
+These are what only a real job can tell; a tool does it to the pure parts (tests/mutants).
+"""
 
 from __future__ import annotations
 

@@ -624,12 +624,6 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Drill], None]]] = {
         "wrong += []",
         test_rows_that_got_lost,
     ),
-    "tables are looked up one way": (
-        "compare.py",
-        "for name, rows in there.tables.items():\n        if name not in tables:",
-        "for name, rows in there.tables.items():\n        if False:",
-        test_all_that_a_manifest_says_otherwise_is_named,
-    ),
     "the server's errors are passed over": (
         "loader.py",
         "self._refused(session, statement, error)",

@@ -8,17 +8,11 @@ from pathlib import Path
 import pytest
 
 from stack_backup.render import render
-from tests.jobs import test_hourly, test_hourly_failures, test_hourly_retention
+from tests.jobs import test_hourly, test_hourly_failures
 from tests.jobs.hourly import NAMESPACE, VALUES, Hourly
 from tests.jobs.mutants import mutant
 
 MUTANTS: dict[str, tuple[str, str, str, Callable[[Hourly], None]]] = {
-    "a stream may end anywhere": (
-        "reader.py",
-        "if not self.whole:",
-        "if False:",
-        test_hourly_failures.test_stream_that_ends_early_though_pg_dumpall_is_content,
-    ),
     "every database need not be there": (
         "hourly.py",
         "if name not in held:",
@@ -30,18 +24,6 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Hourly], None]]] = {
         "if read_afresh(job, temporary, name) != packed.sha256:",
         "if False:",
         test_hourly_failures.test_disk_that_gives_back_something_else,
-    ),
-    "any file counts as a good dump": (
-        "formats.py",
-        "return self.manifest is not None and not self.manifest.suspicious",
-        "return True",
-        test_hourly_retention.test_unverified_files_neither_count_nor_push_out_a_good_dump,
-    ),
-    "the future counts": (
-        "folder.py",
-        'return "its time is in the future" if ahead else ""',
-        'return ""',
-        test_hourly_retention.test_a_dump_from_the_future_is_neither_newest_nor_removed,
     ),
     "everybody reads the dumps": (
         "run.py",

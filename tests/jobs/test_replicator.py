@@ -555,30 +555,6 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Replica], None]]] = {
         "if not before and (why",
         test_a_stack_that_began_anew_pushes_out_no_good_dump,
     ),
-    "what is there is not read": (
-        "folder.py",
-        "read_afresh(self._job, path) != sha256_of(dump)",
-        "False",
-        test_a_damaged_copy_of_the_same_name_is_noticed,
-    ),
-    "the copy is not read back": (
-        "folder.py",
-        "if read_afresh(self._job, target) != sha256_of(dump)",
-        "if False",
-        test_a_replica_that_gives_back_something_else,
-    ),
-    "the room is not asked for": (
-        "folder.py",
-        "    if free < need:",
-        "    if False:",
-        test_a_replica_without_room,
-    ),
-    "a manifest that is there is the right one": (
-        "folder.py",
-        "        if _content(target) == content:\n            return\n",
-        "        if _content(target):\n            return\n",
-        lambda replica: test_a_copy_is_given_the_manifest_that_it_lacks(replica, b"format\t1\nname\t"),
-    ),
 }
 
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import signal
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stack_backup.render import merge_values, render
+from stack_backup.render import merge_values
 from stack_backup.runtime import JobResult
 from stack_backup.runtime.local import LocalStack, RunningJob
 from stack_backup.runtime.pod import Faults
 from tests.jobs import faults
 from tests.jobs.dumps import DumpFolder, Sample, assert_failed
-from tests.jobs.hourly import NAMESPACE, VALUES, Hourly
-from tests.jobs.mutants import mutant
+from tests.jobs.hourly import Hourly
 
 HOUR = timedelta(hours=1)
 TIERS = {"tiers": {"enabled": True}, "volumes": {"databaseBackup": {"size": "210Gi"}}}
@@ -488,66 +485,3 @@ def test_a_monthly_dump_can_be_read_back(monthly: Tier) -> None:
     assert monthly.run().succeeded
     digest = hashlib.sha256(monthly.folder.read(name)).hexdigest()
     assert monthly.folder.manifest(name)["sha256"] == [[digest]]
-
-
-# ---- with one safeguard taken out ----
-
-MUTANTS: dict[str, tuple[str, str, str, Callable[[Tier], None]]] = {
-    "any age will do": (
-        "tier.py",
-        "if dump.age > settings.maximum_age_seconds:",
-        "if False:",
-        test_an_old_dump_is_refused_though_the_period_has_its_own,
-    ),
-    "any file is the dump of its period": (
-        "tier.py",
-        "self.folder.dumps() if there.good]",
-        "self.folder.dumps()]",
-        test_what_is_no_verified_dump_of_the_period_does_not_count,
-    ),
-    "a folder that cannot be listed is empty": (
-        "folder.py",
-        "(FileNotFoundError, NotADirectoryError)",
-        "OSError",
-        test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one,
-    ),
-    "a suspicious dump is as good as any": (
-        "formats.py",
-        "self.manifest is not None and not self.manifest.suspicious",
-        "self.manifest is not None",
-        test_a_suspicious_dump_is_passed_over_for_the_good_one_before_it,
-    ),
-    "the source is not read": (
-        "folder.py",
-        "            expect_digest(",
-        "            print(",
-        test_a_damaged_dump_is_not_kept_for_months,
-    ),
-    "a copy is as good as a link": (
-        "folder.py",
-        "if self._can_link(",
-        "if not self._can_link(",
-        test_the_newest_verified_dump_is_linked_and_takes_no_space,
-    ),
-    "a link is swept by its age": (
-        "folder.py",
-        "        temporary.unlink()\n        return True\n",
-        "        return True\n",
-        test_a_run_that_is_killed_leaves_no_link_that_takes_space,
-    ),
-    "a shrunken dump is as good as any": (
-        "tier.py",
-        "if before and (why",
-        "if not before and (why",
-        lambda daily: test_a_shrunken_dump_pushes_out_no_good_one(daily, "sql_bytes"),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_missing_safeguard_is_seen(daily: Tier, tmp_path: Path, name: str) -> None:
-    file, safeguard, instead, test = MUTANTS[name]
-    chart = mutant(tmp_path, f"stack_backup_jobs/{file}", safeguard, instead)
-    daily.stack.apply(render(merge_values(VALUES, TIERS), namespace=NAMESPACE, chart=chart))
-    with pytest.raises(AssertionError):
-        test(daily)

@@ -215,6 +215,9 @@ class Reference:
 @example(b"SELECT E'a\\'' ;';", 2)
 @example(b"SELECT a$b$c;$b$;", 1)
 @example(b"create function f() begin atomic select case when a then b end; end;select 1;", 3)
+@example(b"SELECT E'a''\\'; select ';", 1)
+@example(b"create function f() begin;select 1;", 1000)
+@example(b"create function f() begin atomic case'a;' end; end'a;';select 1;", 1000)
 @example(b"create function begin() as $$;$$;", 3)
 @example(b"/* /* */ ; select 1; */ select /* /* */ ; */ 2;", 3)
 def test_scanner_sees_what_a_slow_reading_sees(text: bytes, size: int) -> None:
@@ -404,6 +407,28 @@ def test_what_no_dump_holds_is_found(line: bytes, word: str, size: int) -> None:
     assert text.startswith(word[:2].encode(), first.at) or text.startswith(b" \\!", first.at)
 
 
+@pytest.mark.parametrize("rest", [b"", b" ", b"\\! id"])
+def test_a_long_line_after_a_copy_is_found_wherever_a_chunk_ends(rest: bytes) -> None:
+    reader = Reader()
+    for chunk in (
+        b"\\connect a\nCOPY t (a) FROM stdin;",
+        b" \\! id" + b" " * 300_000,
+        rest,
+        b"\n1\n\\.\nSELECT 1;",
+    ):
+        reader.feed(chunk)
+    reader.finish()
+    assert [found.word for found in reader.foreign][:1] == ["\\!"]
+    assert reader.foreign[0].at == len(b"\\connect a\nCOPY t (a) FROM stdin;")
+
+
+def test_of_what_no_dump_holds_the_first_twenty_are_kept() -> None:
+    reader = Reader()
+    reader.feed(b"".join(b"\\copy%d\n" % number for number in range(30)))
+    reader.finish()
+    assert [found.word for found in reader.foreign] == [f"\\copy{number}" for number in range(20)]
+
+
 def test_between_its_tokens_a_dump_holds_no_command() -> None:
     text = dump([Database(b"a", before=[b"\\connect b"])])
     assert [found.word for found in read(text).foreign] == [r"\connect"]
@@ -537,6 +562,121 @@ def test_insert_statements_are_counted_as_such() -> None:
         for span in (part.before, *part.between)
     ]
     assert spans == [[b"CREATE TABLE t (a int);"], inserts]
+
+
+LABELS = b"""--
+-- Name: t; Type: TABLE; Schema: app; Owner: o
+--
+
+CREATE TABLE app.t (a int);
+
+--
+-- Name: EXTENSION x; Type: COMMENT; Schema: -; Owner: o
+--
+
+COMMENT ON EXTENSION x IS 'x';
+
+--
+-- Data for Name: t; Type: TABLE DATA; Schema: app; Owner: o
+--
+
+COPY app.t (a) FROM stdin;
+1
+2
+\\.
+
+--
+-- Name: t_a; Type: INDEX; Schema: app; Owner: o
+--
+
+SET default_table_access_method = heap;
+CREATE INDEX t_a ON app.t (a);
+"""
+
+
+def test_a_statement_is_called_as_its_entry_is() -> None:
+    text = dump([Database(b"a")]).replace(b"-- Dumped from", LABELS + b"-- Dumped from")
+    part = read(text).parts["a"]
+    [block] = part.blocks
+    assert (block.name, block.table, block.rows, block.length) == ("TABLE DATA app.t", "app.t", 2, 4)
+    assert block.statement == b"COPY app.t (a) FROM stdin;"
+    assert not block.via_root
+    assert text[block.start :].startswith(b"1\n2\n\\.")
+    assert text[part.before[1] :].startswith(b"-- Data for Name: t; ")
+    assert text[: part.after[0]].endswith(b"2\n\\.\n")
+    assert (part.size, part.rows, part.tables) == (part.after[1] - part.before[0], 2, 1)
+    found = [
+        (found.type, found.name, found.sql[:12], found.start)
+        for span in (part.before, part.after)
+        for found in part.statements([text[span[0] :]], *span)
+    ]
+    assert found == [
+        (kind, name, sql, text.index(sql))
+        for kind, name, sql in [
+            ("TABLE", "TABLE app.t", b"CREATE TABLE"),
+            ("COMMENT", "COMMENT EXTENSION x", b"COMMENT ON E"),
+            ("INDEX", "INDEX app.t_a", b"CREATE INDEX"),
+        ]
+    ]
+
+
+def test_a_span_that_is_cut_off_is_not_whole() -> None:
+    text = dump([Database(b"a", [b"SELECT 1;", b"SELECT ';';"])])
+    part = read(text).parts["a"]
+    start, end = part.before
+    assert len(list(part.statements([text[start:]], start, end))) == 2
+    assert list(part.statements([], end, end)) == []
+    for cut in (start, (start + end) // 2, end - 1):
+        with pytest.raises(NotWhole):
+            list(part.statements([text[start:cut]], start, end))
+    with pytest.raises(NotWhole):
+        list(part.statements([text[start:]], start, text.index(b"';';") + 2))
+
+
+DEPENDS = {
+    "nothing": (b"", True),
+    "a sequence": (b"SELECT pg_catalog.setval('s', 1, true);", True),
+    "a large object": (b"SELECT pg_catalog.lo_open('1', 131072);", True),
+    "an owner of one": (b"ALTER LARGE OBJECT 1 OWNER TO o;", True),
+    "privileges on one": (b"GRANT ALL ON LARGE OBJECT 1 TO o;", True),
+    "a block": (b"BEGIN;\nCOMMIT;", True),
+    "a view that is filled": (b"REFRESH MATERIALIZED VIEW v;", False),
+    "a row": (b"INSERT INTO t VALUES (1);", False),
+}
+
+
+@pytest.mark.parametrize(("sql", "orderly"), DEPENDS.values(), ids=DEPENDS)
+def test_what_stands_between_rows_may_depend_on_them(sql: bytes, orderly: bool) -> None:
+    def text(*tables: bytes) -> bytes:
+        copies = [b"COPY %s (a) FROM stdin;\n1\n\\.\n" % table for table in tables]
+        return dump([Database(b"a", after=[copies[0], sql, *copies[1:]])])
+
+    assert read(text(b"t", b"u")).parts["a"].orderly == orderly
+    # After the last rows, it is what comes after them.
+    part = read(text(b"t")).parts["a"]
+    assert part.orderly == (not sql.startswith(b"INSERT"))
+
+
+@pytest.mark.parametrize("encoding", ["SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "UHC", "GB18030", "JOHAB"])
+def test_an_encoding_of_clients_alone_is_refused(encoding: str) -> None:
+    text = dump([Database(b"a")]).replace(b"'UTF8'", b"'%s'" % encoding.encode())
+    reader = read(text)
+    assert {found.word for found in reader.foreign} == {"SET"}
+    assert text[reader.foreign[0].at :].startswith(b"SET client_encoding")
+
+
+def test_a_name_of_the_server_in_a_database_of_another_encoding() -> None:
+    part = dump([Database(b"a")]).replace(
+        b"-- Dumped from",
+        "SET client_encoding = 'LATIN1';\nALTER DATABASE a OWNER TO \"böse\";\n".encode()
+        + 'ALTER DATABASE b OWNER TO "Größe";\n'.encode("latin-1")
+        + b"-- Dumped from",
+    )
+    reader = Reader()
+    reader.feed(part)
+    reader.close()
+    assert reader.parts["a"].owner == "böse"
+    assert reader._of(b"b").owner == "Größe"
 
 
 HOSTILE = {

@@ -262,7 +262,7 @@ class Scanner:
         # CASE … END counts inside of a body alone, as in psql. A BEGIN without ATOMIC is somebody's name.
         if found is not None and (found[1] or self._blocks):
             self._blocks += -1 if found[3] else 1
-        return at + (5 if data[at] in b"bB" else 4 if data[at] in b"cC" else 3)
+        return at + 1  # what is left of it is no keyword, and no E
 
     def _text(self, close: bytes, at: int, back: _Step) -> int:
         self._close, self._back = close, back
@@ -322,10 +322,12 @@ class Scanner:
 
     def _rest_of_line(self, data: bytes, at: int) -> int:
         end = data.find(b"\n", at)
+        if end < 0 and len(data) - at < HEAD:
+            return ~at
+        if end != at:
+            self.refuse(self._data_at + at, data[at : at + HEAD])
         if end < 0:
-            return ~at if len(data) - at < HEAD else len(data)
-        if end > at:
-            self.refuse(self._data_at + at, data[at:end])
+            return len(data)
         self._step = self._rows
         return end  # the newline may be the one before `\.`
 
