@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from stack_backup.testbed.paths import PROJECT
 from stack_backup_jobs import trees
 from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.trees import (
     Difference,
     Entry,
@@ -26,6 +28,7 @@ from stack_backup_jobs.trees import (
     differences,
     entry_of,
     listings,
+    of_source,
     unexplained,
 )
 
@@ -66,6 +69,12 @@ def test_a_folder_comes_before_what_it_holds(tree: Shape) -> None:
         assert not [other for other in order[place:] if path.startswith(other + b"/")]
 
 
+def found_record(found: Difference) -> bytes:
+    entry = found.source or found.target
+    assert entry is not None
+    return entry.record
+
+
 @given(TREES, TREES, st.integers(-1, 1))
 def test_differences_are_those_of_two_dictionaries(one: Shape, other: Shape, late: int) -> None:
     shifted = {
@@ -73,7 +82,12 @@ def test_differences_are_those_of_two_dictionaries(one: Shape, other: Shape, lat
         for path, (kind, size, seconds, target) in one.items()
     }
     other = {**other, **{path: shifted[path] for number, path in enumerate(sorted(one)) if number % 2}}
-    found = list(differences(records(one), records(other)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "MANY", 3)
+        found = list(differences(records(one), records(other)))
+    assert [difference.path for difference in found] == [
+        entry_of(record).path for record in sorted(found_record(difference) for difference in found)
+    ]
     expected = set()
     for path in one.keys() | other.keys():
         a, b = (Entry(path, *tree[path]) if path in tree else None for tree in (one, other))
@@ -114,7 +128,10 @@ def test_a_listing_is_in_order_however_many_runs_it_has(
         listing.close()
 
 
-def test_a_tree_is_what_find_finds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slow", [0.0, trees.SLOW])
+def test_a_tree_is_what_find_finds(tmp_path: Path, slow: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By as many threads as may be, and by one."""
+    monkeypatch.setattr(trees, "SLOW", slow)
     tree = tmp_path / "tree"
     for folder in ("a", "a-b", "a/deep/deeper", "x.snapshot", ".snapshot/inside", "empty"):
         (tree / folder).mkdir(parents=True)
@@ -145,6 +162,8 @@ def test_a_tree_is_what_find_finds(tmp_path: Path) -> None:
     assert [entry_of(record).path for record in source] == [path for path in sorted(found) if path not in odd]
     assert source.special == [b"pipe"]
     assert (source.files, source.bytes, source.links) == (201, sum(range(200)), 1)
+    [names] = listings(tmp_path, 4, (".snapshot", ".nfs*"), Tree(tree, "S", names=True))
+    assert names.files == source.files
 
 
 def test_a_tree_that_is_not_there_is_not_empty(tmp_path: Path) -> None:
@@ -152,12 +171,34 @@ def test_a_tree_that_is_not_there_is_not_empty(tmp_path: Path) -> None:
         listings(tmp_path, 2, (), Tree(tmp_path / "nowhere", "The source"))
 
 
+def test_a_process_that_is_killed_lists_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees.Walk, "end", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(Failure, match="was killed") as failure:
+        listings(tmp_path, 2, (), Tree(tmp_path, "The source"))
+    assert failure.value.code == Exit.KILLED
+
+
+def test_what_a_source_has_now_is_what_its_listing_says(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "folder").mkdir(parents=True)
+    (tree / "folder" / "file").write_text("text")
+    (tree / "link").symlink_to("folder")
+    [source] = listings(tmp_path, 2, (), Tree(tree, "The source"))
+    for entry in map(entry_of, source):
+        assert of_source(os.fsencode(tree), entry.path) == entry
+    os.mkfifo(tree / "pipe")
+    for path in (b"pipe", b"nothing", b"folder/file/inside"):
+        assert of_source(os.fsencode(tree), path) is None
+
+
 MEMORY = """
 import json, re, resource, sys
 from pathlib import Path
+from stack_backup_jobs import trees
 from stack_backup_jobs.trees import Tree, differences, listings
 Path("/proc/self/clear_refs").write_text("5")  # the peak is that of the parent until then
-found = listings(Path(sys.argv[1]), 8, (), *(Tree(Path(path), path) for path in sys.argv[2:]))
+trees.SLOW = float(sys.argv[4])
+found = listings(Path(sys.argv[1]), 8, (), *(Tree(Path(path), path) for path in sys.argv[2:4]))
 count = sum(1 for _ in differences(*found))
 peak = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]
 walked = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -183,13 +224,16 @@ def peak_of(top: Path, files: int) -> int:
             folder = tree / ("one" if number < files // 2 else f"set-{number // 1000:03}")
             folder.mkdir(parents=True, exist_ok=True)
         os.close(os.open(folder / f"fragment-{number:031}", os.O_CREAT | os.O_WRONLY))
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, top, tree, empty],
-        env={"PYTHONPATH": str(PROJECT / "charts/stack-backup/files")},
-        check=True,
-        capture_output=True,
-    )
-    count, seen, peak = json.loads(done.stdout)
-    assert seen == files
-    assert count > files
-    return int(peak)
+    peaks = []
+    for slow in ("0", str(trees.SLOW)):  # by many threads, and by one
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, top, tree, empty, slow],
+            env={"PYTHONPATH": str(PROJECT / "charts/stack-backup/files")},
+            check=True,
+            capture_output=True,
+        )
+        count, seen, peak = json.loads(done.stdout)
+        assert seen == files
+        assert count > files
+        peaks.append(int(peak))
+    return max(peaks)
