@@ -573,6 +573,18 @@ def test_a_check_that_looks_into_another_table(chain: Chain, jobs: int) -> None:
     chain.there_and_back({"databaseRecovery": {"jobs": jobs}, "drill": {"jobs": jobs}})
 
 
+def test_an_index_by_a_function_that_asks_who_runs_it(chain: Chain) -> None:
+    """The server runs it when it plans a query of the table, as whoever asks."""
+    fill(
+        chain,
+        "CREATE FUNCTION mine(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS"
+        " $$ BEGIN ASSERT current_user = 'fragalysis'; RETURN n; END $$;"
+        "CREATE TABLE t AS SELECT generate_series(1, 10) n; ALTER TABLE t OWNER TO fragalysis;"
+        "CREATE INDEX ON t ((mine(n) + mine(0)))",
+    )
+    assert "all counted" in chain.there_and_back().verdict["message"]
+
+
 # ---- attacks on the promises ----
 
 
