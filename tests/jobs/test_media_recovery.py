@@ -327,6 +327,12 @@ def swap(tree: Media, path: Path) -> None:
         tree.set(f"{name}/inside", f"a folder {time.monotonic_ns()}")
 
 
+BY_MANY = "".join(
+    faults.patch_python(f"stack_backup_jobs.{module}", "SLOW = 0.0") for module in ("trees", "copier")
+)
+"""Calls in as many threads as there may be, as a file server does."""
+
+
 def cut_off(tree: Media, random: Random) -> str:
     """Runs a mirror of some changes, and kills it somewhere. When it began."""
     for change in random.sample(list(CHANGES), random.randrange(3, len(CHANGES) + 1)):
@@ -338,6 +344,7 @@ def cut_off(tree: Media, random: Random) -> str:
     count = f"os.__dict__.setdefault('steps', []).append(1) or len(os.steps) > {step}"
     fault = faults.kill_python(at, count, after=random.random() < 0.5)
     environment = {"LOCK_PATIENCE": "1", "MINIMUM_SHARE": "0", "TRANSFERS": str(random.choice([1, 4]))}
+    fault += random.choice(["", BY_MANY])
     assert tree.run(environment=environment, python=fault).exit_code in (0, 137)
     return tree.state()["status"]
 

@@ -76,6 +76,15 @@ def call(job, number):
     thread.start()
     thread.join()
 """,
+    "another process's listing": """
+from stack_backup_jobs.process import Forked
+def call(job, number):
+    listing = Forked(lambda: os.listdir(REPLICA / f"folders/{number}"))
+    try:
+        listing.result()
+    finally:
+        listing.kill()
+""",
     "a command's write": """
 def call(job, number):
     job.processes.run(["/bin/cp", "/bin/bash", str(REPLICA / str(number))])
