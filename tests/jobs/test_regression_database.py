@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from stack_backup.runtime.local import USER, LocalRuntime, LocalStack
-from stack_backup.runtime.postgres import SOCKETS, SUPERUSER, LocalServer
+from stack_backup.runtime.postgres import SOCKETS, SUPERUSER
 from tests.jobs.chain import STAGING_NAMESPACE, Chain, green
 from tests.render import contract
 
@@ -21,13 +21,24 @@ DATABASE, REFERENCE = "regression", "reference"
 MAKE = f"""
 libraries=$(pg_config --pkglibdir)
 tests=$libraries/pgxs/src/test/regress
-mkdir /exchange/regress
-timeout --signal=KILL 300 "$tests/pg_regress" --bindir= --dlpath="$libraries" --inputdir="$tests" \\
-  --outputdir=/exchange/regress --schedule="$tests/parallel_schedule" --max-concurrent-tests=20 \\
-  --host={SOCKETS} --port=5432 --user={SUPERUSER} --dbname={DATABASE} >/exchange/said 2>&1
+cp -R "$tests" /exchange/regress
+cd /exchange/regress
+sed -E -i "$1" sql/*.sql
+timeout --signal=KILL 300 ./pg_regress --bindir= --dlpath="$libraries" --inputdir="$PWD" --outputdir="$PWD" \\
+  --schedule=parallel_schedule --max-concurrent-tests=20 \\
+  --host={SOCKETS} --port=5432 --user={SUPERUSER} --dbname={DATABASE} >said 2>&1
 echo "$?"
-tail --lines=12 /exchange/said
-rm -r /exchange/regress /exchange/said
+tail --lines=12 said
+rm -r "$PWD"
+"""
+# Most tests take away what they have made. Without these lines they leave it, and more kinds of objects stay.
+LEAVE = "/^DROP (SCHEMA|OWNED BY|FOREIGN DATA WRAPPER|PUBLICATION|ROLE|USER) .*;/Id"
+# What stays then, and pg_dump itself cannot bring back: options that were given before there was a validator,
+# which refuses them; an index of a tree of partitions by a function that refuses all but the owner; views
+# that the server shows in other words when they were made of what it has shown.
+LEFT = """
+DROP FOREIGN DATA WRAPPER foo CASCADE; DROP TABLE sro_ptab CASCADE;
+DROP VIEW testviewschm2.pubview, testviewschm2.tt22v
 """
 # The way that everybody knows.
 LOAD = f"""
@@ -37,20 +48,19 @@ pg_dump {DATABASE} | psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --output=/de
 """
 
 
-def make(server: LocalServer) -> None:
-    code, _, said = server.output("bash", "-c", MAKE).decode().partition("\n")
-    assert code in ("0", "1"), said  # all tests have run
-    server.execute(f"ALTER DATABASE {DATABASE} OWNER TO {USER}")
-
-
-@pytest.fixture(scope="module")
-def chain(runtime: LocalRuntime) -> Iterator[Chain]:
+@pytest.fixture(params=["", LEAVE], ids=["as it is", "with all that its tests make"])
+def chain(runtime: LocalRuntime, request: pytest.FixtureRequest) -> Iterator[Chain]:
     with (
         runtime.stack(contract.NAMESPACE, IMAGE) as production,
         runtime.stack(STAGING_NAMESPACE, IMAGE) as staging,
     ):
         chain = Chain(production, staging)
-        make(production.database)
+        server = production.database
+        code, _, said = server.output("bash", "-c", MAKE, "make", request.param).decode().partition("\n")
+        assert code in ("0", "1"), said  # all tests have run
+        server.execute(f"ALTER DATABASE {DATABASE} OWNER TO {USER}")
+        if request.param:
+            server.execute(LEFT, DATABASE)
         yield chain
 
 
@@ -95,6 +105,13 @@ def assert_same(one: str, other: str) -> None:
         pytest.fail("\n".join(line[:200] for line in found[:60]))
 
 
+def without_logins(stack: LocalStack) -> str:
+    """The roles; memberships are granted by the superuser who made them."""
+    text = written(stack, "pg_dumpall", "--roles-only", "--no-role-passwords")
+    text = re.sub(r'(ROLE "?regress_.* )LOGIN ', r"\1NOLOGIN ", text)
+    return re.sub(r" GRANTED BY \S+;", ";", text)
+
+
 def test_it_comes_back_the_same(chain: Chain) -> None:
     """As it was; to the order of columns, as the way that everybody knows brings it back; and with its roles,
     but for their logins.
@@ -118,8 +135,4 @@ def test_it_comes_back_the_same(chain: Chain) -> None:
         == sum(block[3].count("\n") for block in _ROWS.finditer(ours))
     )
     assert recovered.verdict["tables"] > 500
-    roles = [
-        written(stack, "pg_dumpall", "--roles-only", "--no-role-passwords")
-        for stack in (chain.production, chain.staging)
-    ]
-    assert_same(re.sub(r"(ROLE regress_.* )LOGIN ", r"\1NOLOGIN ", roles[0]), roles[1])
+    assert_same(*map(without_logins, (chain.production, chain.staging)))
