@@ -20,7 +20,7 @@ from stack_backup.render import merge_values
 from stack_backup.runtime.local import LocalRuntime, LocalStack, LocalVolume
 from stack_backup.runtime.pod import Faults
 from stack_backup.runtime.sandbox import Bind
-from stack_backup_jobs.session import literal
+from stack_backup_jobs.session import identifier, literal
 from tests.jobs import faults
 from tests.jobs.chain import (
     RECOVERY,
@@ -311,7 +311,7 @@ OF_THE_ROLE = {
     **dict.fromkeys(("default_transaction_read_only", "default_transaction_deferrable"), "on"),
     **dict.fromkeys(("row_security", "array_nulls", "synchronous_commit", "check_function_bodies"), "off"),
     **dict.fromkeys(("exit_on_error", "transform_null_equals", "quote_all_identifiers"), "on"),
-    **dict.fromkeys(("default_tablespace", "temp_tablespaces"), '"space one"'),
+    **dict.fromkeys(("default_tablespace", "temp_tablespaces"), "space one"),
     "role": "quiet",
     "search_path": "nowhere",
     "session_replication_role": "replica",
@@ -346,7 +346,7 @@ def test_what_the_superusers_role_has_set(chain: Chain) -> None:
     )
     before = names(chain.staging)
     sets = "".join(
-        f"ALTER ROLE admin SET {key} = {text if text.startswith(chr(34)) else literal(text)};"
+        f"ALTER ROLE admin SET {key} = {(identifier if text == 'space one' else literal)(text)};"
         for key, text in OF_THE_ROLE.items()
     )
     try:
@@ -361,7 +361,9 @@ def test_what_the_superusers_role_has_set(chain: Chain) -> None:
     finally:
         for stack in (chain.production, chain.staging):
             options = "-c statement_timeout=0 -c role=none -c default_transaction_read_only=off"
-            with psycopg.connect(stack.database.dsn("postgres"), options=options) as connection:
+            with psycopg.connect(
+                stack.database.dsn("postgres"), options=options, autocommit=True
+            ) as connection:
                 connection.execute("ALTER ROLE admin RESET ALL")
     assert differences(chain.production, chain.staging) == []
     for query in ("SELECT * FROM said ORDER BY 1", "SELECT * FROM shot ORDER BY 1", ROLES_END):

@@ -39,12 +39,15 @@ _OWN = {"client_encoding", "application_name", "synchronous_commit", "maintenanc
 OURS = {key.lower() for key in {*SETTINGS, *EXTRA}} - {"datestyle", "intervalstyle"} | _OWN
 """Settings of our sessions that no database changes."""
 _OF_THE_ROLE = """
-SELECT name, coalesce(
-    (SELECT substr(entry, length(name) + 2) FROM pg_db_role_setting, unnest(setconfig) entry
-      WHERE setdatabase = 0 AND setrole = 0 AND lower(split_part(entry, '=', 1)) = lower(name)),
-    (SELECT setting FROM pg_file_settings f WHERE lower(f.name) = lower(s.name) AND applied LIMIT 1),
+SELECT key, coalesce(
+    (SELECT substr(entry, length(key) + 2) FROM pg_db_role_setting, unnest(setconfig) entry
+      WHERE setdatabase = 0 AND setrole = 0 AND lower(split_part(entry, '=', 1)) = lower(key)),
+    (SELECT setting FROM pg_file_settings f WHERE lower(f.name) = lower(key) AND applied LIMIT 1),
     boot_val, '')
-FROM pg_settings s WHERE source IN ('user', 'database user') AND context IN ('user', 'superuser')
+FROM pg_db_role_setting JOIN pg_roles r ON r.oid = setrole AND rolname = session_user,
+  unnest(setconfig) entry, split_part(entry, '=', 1) key LEFT JOIN pg_settings s ON lower(s.name) = lower(key)
+WHERE coalesce(source, 'user') IN ('user', 'database user')
+  AND coalesce(context, 'user') IN ('user', 'superuser')
 """
 """What the superuser's role has set here, as it is for who has set nothing."""
 _OF_THE_DATABASE = """
