@@ -637,3 +637,15 @@ def test_old_trash_goes_before_its_room_is_needed(media: OffSite) -> None:
         result = media.ended(job.wait(), 74, "nothing but old trash was removed")
     assert result.verdict["trash_emptied"] == 1
     assert not media.objects("trash/media")
+
+
+@pytest.mark.timeout(240)
+def test_large_files_are_sent_in_parts_that_fit_into_memory(media: OffSite) -> None:
+    """As many files as are sent at once, each of so many parts that they could wait for each other."""
+    volume = media.stack.volume("media")
+    for number in range(8):
+        with (volume.path / f"targets/{number}.large").open("wb") as file:
+            file.truncate(64 << 20)
+    result = media.run(RCLONE_S3_UPLOAD_CUTOFF="5Mi")
+    assert result.verdict["media_added"] == 13
+    assert (result.peak_memory or 0) < 128 << 20

@@ -162,7 +162,7 @@ class Run:
         self._at = rclone.at
         self._md5 = False
         """Does the store know the MD5 of what it holds?"""
-        self._sent = self._sent_bytes = self._repaired = self._kept = self._removed = self._changed = 0
+        self._counts = dict.fromkeys(("sent", "sent_bytes", "repaired", "kept", "removed"), 0)
         self._problem: Failure | None = None
 
     def all(self) -> Outcome:
@@ -174,16 +174,14 @@ class Run:
             self._empty_trash()
         for name in self._settings.folders:
             self._folder(name)
-        job.figure(sent=self._sent, sent_bytes=self._sent_bytes, repaired=self._repaired)
-        job.figure(kept=self._kept, removed=self._removed)
-        job.leaves("What else there is of verified dumps is off-site." if self._problem else
-                   "The dumps are off-site, verified.")  # fmt: skip
-        if media:
-            self._media(Path(media))
+        job.figure(**self._counts)
+        well = "The dumps are off-site, verified."
+        job.leaves("What else there is of verified dumps is off-site." if self._problem else well)
+        media_changed = self._media(Path(media)) if media else 0
         if self._problem is not None:
             raise self._problem
-        both = f"{self._kept} dumps{' and the media' if media else ''} are off-site"
-        if self._sent + self._changed == 0:
+        both = f"{self._counts['kept']} dumps{' and the media' if media else ''} are off-site"
+        if self._counts["sent"] + media_changed == 0:
             return Outcome(Exit.DONE, "present", f"All {both} already.")
         return Outcome(Exit.DONE, "published", f"{both}, verified.")
 
@@ -208,33 +206,29 @@ class Run:
                     f"{len(found.good)}; they are kept.",
                     "Look why that tier publishes none, or take it out of the value offsite.folders.",
                 )
-            self._kept += len(found.good)
+            self._counts["kept"] += len(found.good)
             return
-        sent = 0
+        sent = []
         for wanted in found.wanted(verified, self._settings.keep)[0]:
-            if wanted not in verified or self._is_there(folder, wanted, found):
-                continue
-            if self._send(folder, verified[wanted]):
-                sent += 1
-                self._sent_bytes += verified[wanted].size
-                self._repaired += wanted in found.altered
+            dump = verified.get(wanted)
+            if dump and not self._is_there(folder, dump, found) and self._send(folder, dump):
+                sent.append(dump)
+        self._counts["sent"] += len(sent)
+        self._counts["sent_bytes"] += sum(dump.size for dump in sent)
+        self._counts["repaired"] += sum(dump.name in found.altered for dump in sent)
         if sent:
             found = self._survey(name)
-        self._sent += sent
         for altered in found.altered:
             what = f"{name}/{altered} was changed off-site, and is not there to be sent again."
             self._note(Exit.DATA, what, "Find out who did it; move the object away.")
         self._remove_old(name, verified, found)
         oldest = found.wanted(verified, self._settings.keep)[1]
-        self._kept += sum(good >= oldest for good in found.good)
+        self._counts["kept"] += sum(good >= oldest for good in found.good)
 
-    def _is_there(self, folder: Folder, name: str, found: Survey) -> bool:
+    def _is_there(self, folder: Folder, dump: Dump, found: Survey) -> bool:
         """The dump, with the manifest that it has here?"""
-        if name not in found.good:
-            return False
-        return (
-            found.good[name].manifest == hashlib.sha256(folder.manifest_file(name).read_bytes()).hexdigest()
-        )
+        copy, manifest = found.good.get(dump.name), folder.manifest_file(dump.name)
+        return copy is not None and copy.manifest == hashlib.sha256(manifest.read_bytes()).hexdigest()
 
     def _survey(self, name: str) -> Survey:
         place, found = self._at(name), Survey()
@@ -347,7 +341,7 @@ class Run:
             self._job.say(f"Removing {name}/{dump} off-site: {self._settings.keep} newer dumps are verified.")
         # The dumps first: a manifest alone is nothing to a reader.
         self._delete(old, self._at(name))
-        self._removed += len(old)
+        self._counts["removed"] += len(old)
         self._delete(records, self._at(name, MANIFESTS))
 
     def _delete(self, names: list[str], place: str) -> None:
@@ -364,7 +358,8 @@ class Run:
         names = [re.sub(r"([{}])", r"\\\1", name) for name in self._settings.exclude.split()]
         return [f"--exclude={pattern}" for name in (*names, f"/{OWN}") for pattern in (name, f"{name}/**")]
 
-    def _media(self, volume: Path) -> None:
+    def _media(self, volume: Path) -> int:
+        """How many files off-site have changed."""
         self._rclone.environment |= MARKERS
         before = measure(volume, self._settings.exclude.split())
         if count(before) == 0:
@@ -377,7 +372,6 @@ class Run:
         self._job.say(f"Copying the media: {count(before)} files, {size(before) // MIB} MiB.")
         changes = self._sync(volume)
         added, replaced, deleted = (changes.kinds[sign] for sign in (b"+", b"*", b"-"))
-        self._changed = added + replaced + deleted
         self._job.figure(media_added=added, media_replaced=replaced, media_deleted=deleted)
         after = measure(volume, self._settings.exclude.split())
         self._record(before, after)
@@ -388,6 +382,7 @@ class Run:
                 "hold; all else is off-site.",
                 "Remove them from the volume.",
             )
+        return added + replaced + deleted
 
     def _sync(self, volume: Path) -> Changes:
         trash, changes = f"--backup-dir={self._at('trash/media', stamp().replace(':', ''))}", Changes()

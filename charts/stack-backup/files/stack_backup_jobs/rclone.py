@@ -124,8 +124,8 @@ class Rclone:
             **{"RCLONE_CONFIG": str(self._file), "RCLONE_CACHE_DIR": str(job.work / "cache")},
             **{"RCLONE_ASK_PASSWORD": "false", "RCLONE_CONTIMEOUT": "20s", "RCLONE_USE_JSON_LOG": "true"},
             **{"RCLONE_STATS": "5s", "RCLONE_STATS_LOG_LEVEL": "NOTICE", "RCLONE_STATS_ONE_LINE": "true"},
-            # Eight large files at once would take 300 MiB.
-            **{"GOMEMLIMIT": "64MiB", "RCLONE_BUFFER_SIZE": "0", "RCLONE_MAX_BUFFER_MEMORY": "32Mi"},
+            # One part of a large file is in memory; with a limit of all buffers, parts wait for each other.
+            **{"GOMEMLIMIT": "64MiB", "RCLONE_BUFFER_SIZE": "0", "RCLONE_S3_UPLOAD_CONCURRENCY": "1"},
             # A mistyped bucket is an error, and never made.
             "RCLONE_S3_NO_CHECK_BUCKET": "true",
             # Names as they are, byte by byte: else of two that look the same one is left out.
