@@ -99,7 +99,8 @@ def await_(what: Callable[[], bool], seconds: float = 20) -> None:
 HOSTILE = {
     **dict.fromkeys(("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"), "1"),
     **dict.fromkeys(("default_transaction_read_only", "default_transaction_deferrable"), "on"),
-    **dict.fromkeys(("escape_string_warning", "quote_all_identifiers"), "on"),
+    **dict.fromkeys(("escape_string_warning", "quote_all_identifiers", "exit_on_error"), "on"),
+    **dict.fromkeys(("synchronous_commit", "array_nulls"), "off"),
     "default_transaction_isolation": "serializable",
     "standard_conforming_strings": "off",
     "search_path": "nowhere",
