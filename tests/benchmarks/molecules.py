@@ -27,11 +27,22 @@ MOLECULES = (
 )
 
 
+KEYS = (
+    "ALTER TABLE pose ADD PRIMARY KEY (id)",
+    "ALTER TABLE observation ADD PRIMARY KEY (id)",
+    "ALTER TABLE tag ADD PRIMARY KEY (id)",
+    "CREATE INDEX ON tag (observation_id)",
+    "CREATE INDEX ON tag (tag_id)",
+    "ALTER TABLE tag ADD FOREIGN KEY (observation_id) REFERENCES observation DEFERRABLE INITIALLY DEFERRED",
+)
+"""As Django makes them: a key of every table, an index of every column that refers to another."""
+
+
 def fill(stack: Stack, size: int) -> int:
     """Fill the stack's database with about `size` bytes of SQL; returns what it comes to.
 
-    Three tables of a Fragalysis stack: poses (mol blocks of rdkit-data, moved and shaken), observations
-    (JSON) and tags (short rows).
+    Three tables of a Fragalysis stack, with their keys and indexes: poses (mol blocks of rdkit-data, moved
+    and shaken), observations (JSON) and tags (short rows).
     """
     poses: list[tuple[Any, ...]] = []
     observations: list[tuple[Any, ...]] = []
@@ -56,10 +67,17 @@ def fill(stack: Stack, size: int) -> int:
                 for row in rows:
                     copied.write_row(row)
             connection.execute(f"CREATE TABLE first_{name} AS TABLE {name}".encode())
-        for _ in range(round(size / made) - 1):
-            for name in ("pose", "observation", "tag"):
-                connection.execute(f"INSERT INTO {name} TABLE first_{name}".encode())
+        for again in range(1, round(size / made)):
+            poses_before, tags_before = again * len(poses), again * len(tags)
+            for name, columns in (
+                ("pose", f"id + {poses_before}, title, mol_block"),
+                ("observation", f"id + {poses_before}, metadata, vector"),
+                ("tag", f"id + {tags_before}, observation_id + {poses_before}, tag_id, category, score"),
+            ):
+                connection.execute(f"INSERT INTO {name} SELECT {columns} FROM first_{name}".encode())
         connection.execute("DROP TABLE first_pose, first_observation, first_tag")
+        for statement in KEYS:
+            connection.execute(statement.encode())
         connection.execute("CHECKPOINT")
     return made * max(1, round(size / made))
 

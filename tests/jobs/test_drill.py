@@ -603,8 +603,8 @@ def test_progress_is_in_the_log(drill: Drill) -> None:
         """
 import time
 real = Unpacker.chunks
-def slowly(self, start=0):
-    for chunk in real(self, start):
+def slowly(self, *place, **how):
+    for chunk in real(self, *place, **how):
         time.sleep(0.05)
         yield chunk
 Unpacker.chunks = slowly

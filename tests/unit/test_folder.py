@@ -168,11 +168,17 @@ def test_a_time_that_is_none_is_ignored(job: Job, tmp_path: Path) -> None:
 @given(
     st.integers(0, 200_000),
     st.integers(1, 70_000),
-    st.sampled_from(["members", "one", "zstd"]),
-    st.lists(st.integers(0, 210_000), max_size=6),
+    st.sampled_from(["members", "one", "both", "zstd"]),
+    st.lists(st.integers(0, 630_000), max_size=6),
+    st.integers(1, 3),
 )
 def test_what_is_packed_comes_back_from_any_place_on(
-    tmp_path_factory: pytest.TempPathFactory, size: int, chunk: int, form: str, starts: list[int]
+    tmp_path_factory: pytest.TempPathFactory,
+    size: int,
+    chunk: int,
+    form: str,
+    starts: list[int],
+    threads: int,
 ) -> None:
     text = random.Random(size).randbytes(size // 2 + 1) + b"a row of a table\n" * (size // 40)
     job, folder = Job(), tmp_path_factory.mktemp("pack")
@@ -181,6 +187,7 @@ def test_what_is_packed_comes_back_from_any_place_on(
         patch.setattr(pack, "MEMBER", 20_000)
         patch.setattr(pack, "SPACING", 15_000)
         patch.setattr(pack, "PLACES", 5)
+        patch.setattr(pack, "MEMBERS", 5)
         if form == "one":
             path.write_bytes(gzip.compress(text))
         else:
@@ -188,10 +195,13 @@ def test_what_is_packed_comes_back_from_any_place_on(
             for at in range(0, len(text), chunk):
                 packer.write(text[at : at + chunk])
             assert packer.close().size == path.stat().st_size
-        if form == "members":
+        if form == "both":
+            path.write_bytes(path.read_bytes() + gzip.compress(text) + path.read_bytes())
+            text *= 3
+        if form in ("members", "both"):
             assert gzip.decompress(path.read_bytes()) == text
         unpacker = pack.Unpacker(job, path)
-        assert b"".join(unpacker.chunks()) == text
+        assert b"".join(unpacker.chunks(threads=threads)) == text
         for start in starts:
             assert b"".join(unpacker.chunks(start)) == text[start:]
     job.end()
@@ -213,6 +223,41 @@ def test_a_damaged_file_is_told(job: Job, tmp_path: Path, form: str) -> None:
             for _ in pack.Unpacker(job, path).chunks():
                 pass
         assert failed.value.code == 65, len(content)
+
+
+@pytest.mark.parametrize("form", ["gzip", "zstd"])
+def test_whoever_reads_on_makes_nobody_unpack_what_is_behind(
+    job: Job, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of tables are thousands of places: each is found without the text before it."""
+    text = b"".join(b"%09d\n" % number for number in range(800_000))
+    path = tmp_path / f"dump.sql.{pack.SUFFIX[form]}"
+    packer = pack.Packer(job, path, form)
+    packer.write(text)
+    packer.close()
+    unpacker = pack.Unpacker(job, path)
+    assert sum(map(len, unpacker.chunks(threads=2))) == len(text)
+    unpacked = 0
+    read, inflate = os.read, pack._unpacked
+
+    def counted_read(fd: int, size: int) -> bytes:
+        nonlocal unpacked
+        data = read(fd, size)
+        unpacked += len(data)
+        return data
+
+    def counted_inflate(member: bytes) -> list[bytes]:
+        nonlocal unpacked
+        pieces = inflate(member)
+        unpacked += sum(map(len, pieces))
+        return pieces
+
+    monkeypatch.setattr(os, "read", counted_read)
+    monkeypatch.setattr(pack, "_unpacked", counted_inflate)
+    places = range(0, len(text), len(text) // 50)
+    for place in places:
+        assert next(iter(unpacker.chunks(place)))[:10] == text[place : place + 10]
+    assert unpacked < (2 * len(text) if form == "zstd" else 3 * pack.MEMBER * len(places))
 
 
 def test_a_small_file_of_much_text_takes_no_memory(job: Job, tmp_path: Path) -> None:

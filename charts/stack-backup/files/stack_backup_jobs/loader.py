@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stack_backup_jobs.computed import transaction, without
 from stack_backup_jobs.errors import Failure
@@ -26,6 +26,8 @@ INDEPENDENT = {"INDEX", "CONSTRAINT"}
 _COMMENT = re.compile(
     r"COMMENT (.*)\.(INDEX|STATISTICS|VIEW|MATERIALIZED VIEW|FUNCTION|TABLE) (.*)", re.DOTALL
 )
+SHARE = 32 * MIB
+"""Bytes of rows that are not worth another session."""
 _TABLE = re.compile(rb"ALTER TABLE (?:ONLY )?(\S+)")
 _TIMEOUT = re.compile(rb"SET \w+_timeout = 0;")
 _TABLESPACE = re.compile(rb"SET default_tablespace = .*;", re.DOTALL)
@@ -138,7 +140,9 @@ class Loader:
         part, main = self._part, self._session()
         self._await([pool.submit(self._in_order, main, part.before)])
         if part.orderly:
-            blocks = iter(sorted(part.blocks, key=lambda block: -block.length))
+            forward = self._dump.forward
+            shares = self._shares(part.blocks)
+            blocks = iter(sorted(shares, key=lambda block: block.start if forward else -block.length))
             copies = [pool.submit(self._copy_some, blocks) for _ in range(self._jobs)]
             self._await([pool.submit(self._loose, main), *copies])
         else:
@@ -254,6 +258,27 @@ class Loader:
                 self._copy(session, blocks.pop(0))
             else:
                 self._in_order(session, spans.pop(0))
+
+    def _shares(self, blocks: list[CopyBlock]) -> Iterator[CopyBlock]:
+        """The rows of a table that has more than one session's share of all are loaded by several, each from
+        one row to another: else the others would wait for it.
+        """
+        share = max(sum(block.length for block in blocks) // self._jobs, SHARE)
+        for block in blocks:
+            start, end = block.start, block.start + block.length
+            while self._jobs > 1 and end - start > share + SHARE:
+                cut = self._next_row(start + share)
+                yield replace(block, start=start, length=min(cut, end) - start)
+                start = min(cut, end)
+            yield replace(block, start=start, length=end - start)
+
+    def _next_row(self, at: int) -> int:
+        r"""Where the first row after this byte of the text begins: COPY writes a newline in a row as `\n`."""
+        for chunk in self._dump.chunks(at):
+            if (end := chunk.find(b"\n")) >= 0:
+                return at + end + 1
+            at += len(chunk)
+        return at
 
     def _copy_some(self, blocks: Iterator[CopyBlock]) -> None:
         session = None

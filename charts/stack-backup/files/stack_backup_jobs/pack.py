@@ -11,14 +11,16 @@ import hashlib
 import os
 import queue
 import signal
+import struct
 import subprocess
 import threading
 import zlib
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stack_backup_jobs.errors import Failure
 from stack_backup_jobs.folder import write_all
@@ -27,10 +29,20 @@ from stack_backup_jobs.job import Job
 
 CHUNK = 1 << 16
 """Bytes read from a pipe at a time: more takes longer."""
+PIECE = 2 * CHUNK
+"""Bytes of unpacked text that are given at a time."""
 MEMBER = MIB
 """Bytes of text in one gzip member: its header costs nothing, and nothing waits for it."""
-GZIP = 31
-"""zlib's own word for the gzip format."""
+GZIP, DEFLATE = 31, -15
+"""zlib's own words for the gzip format, and for what is in it without a header."""
+HEADER = struct.Struct("<10sH2sHI")
+"""Of a member: gzip's own, and an extra field "SB" that tells how many bytes the member has. Gunzip passes
+over it; we find the next member by it, and so unpack several at once.
+"""
+_OWN = (b"\x1f\x8b\x08\x04\0\0\0\0\0\xff", 8, b"SB", 4)
+_TRAILER = struct.Struct("<II")
+LARGEST = 2 * MEMBER
+"""Bytes of a member that are read at once: more is none of ours."""
 SUFFIX = {"gzip": "gz", "zstd": "zst"}
 
 
@@ -102,8 +114,37 @@ class Packer:
 
 
 def _member(text: bytes) -> bytes:
-    packer = zlib.compressobj(1, zlib.DEFLATED, GZIP, 9)
-    return packer.compress(text) + packer.flush()
+    packer = zlib.compressobj(1, zlib.DEFLATED, DEFLATE)
+    parts = packer.compress(text), packer.flush(), _TRAILER.pack(zlib.crc32(text), len(text))
+    return b"".join((HEADER.pack(*_OWN, HEADER.size + sum(map(len, parts))), *parts))
+
+
+def _next_of_ours(file: BinaryIO) -> bytes:
+    """The member that begins here, as far as it is there; nothing, and not a step further, where it does not
+    tell its length.
+    """
+    at, header = file.tell(), file.read(HEADER.size)
+    if len(header) == HEADER.size:
+        *own, length = HEADER.unpack(header)
+        if tuple(own) == _OWN and HEADER.size < length <= LARGEST:
+            return header + file.read(length - HEADER.size)
+    file.seek(at)
+    return b""
+
+
+def _unpacked(member: bytes) -> list[bytes]:
+    """The text of one member, in pieces that fit into a processor's cache. Raises zlib.error."""
+    unpacker, pieces, data = zlib.decompressobj(GZIP), [], member
+    while not unpacker.eof:
+        pieces.append(piece := unpacker.decompress(data, PIECE))
+        data = unpacker.unconsumed_tail
+        if not piece and not data and not unpacker.eof:
+            raise zlib.error("a member is cut off")
+        if len(pieces) * PIECE > 2 * LARGEST:
+            raise zlib.error("a member has more text than ours have")
+    if unpacker.unused_data:
+        raise zlib.error("a member is shorter than it says")
+    return pieces
 
 
 class _Members:
@@ -116,10 +157,11 @@ class _Members:
         self._length = 0
 
     def put(self, text: bytes) -> None:
-        self._part.append(text)
-        self._length += len(text)
-        if self._length >= MEMBER:
-            self._next()
+        for at in range(0, len(text), MEMBER):
+            self._part.append(part := text[at : at + MEMBER])
+            self._length += len(part)
+            if self._length >= MEMBER:
+                self._next()
 
     def _next(self) -> None:
         self._members.put(self._pool.submit(_member, b"".join(self._part)))
@@ -200,6 +242,10 @@ SPACING, PLACES = 64 * MIB, 256
 """Bytes of text between two places from which unpacking can begin, at first; and how many are remembered:
 when there are more, every second one is forgotten. One takes some 45 KiB.
 """
+STREAMS = 4
+"""Commands that wait to be read on."""
+MEMBERS = 4096
+"""How many beginnings of members are remembered: they take nothing."""
 
 
 @dataclass(frozen=True)
@@ -213,25 +259,68 @@ class _Place:
     unpacker: Any = None
 
 
+class _Places:
+    """Where unpacking can begin: `most` places, at least `spacing` bytes of text apart."""
+
+    def __init__(self, spacing: int, most: int) -> None:
+        self._spacing, self._most = spacing, most
+        self._places = [_Place(0, 0)]
+        self._lock = threading.Lock()
+
+    def before(self, text: int) -> _Place:
+        with self._lock:
+            return self._places[bisect.bisect_right(self._places, text, key=lambda place: place.text) - 1]
+
+    def add(self, text: int, at: int, unpacker: Any = None) -> None:
+        with self._lock:
+            if text <= self._places[-1].text or text < self._places[-1].text + self._spacing:
+                return
+            self._places.append(_Place(text, at, unpacker and unpacker.copy()))
+            if len(self._places) > self._most:
+                self._spacing = 2 * max(self._spacing, 1)
+                self._places = self._places[::2]
+
+
+class _Stream:
+    """A command that unpacks: it has given the text up to the byte `text`, and `last` after it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        self._process, self._out = process, process.stdout
+        self.output = self._out.fileno()
+        self.text, self.last = 0, b""
+
+    def ended(self, job: Job) -> int:
+        self._out.close()
+        return job.processes.ended(self._process)
+
+    def stop(self, job: Job) -> None:
+        job.processes.kill(self._process, signal.SIGKILL)
+        self.ended(job)
+
+
 class Unpacker:
     """The text of a dump. Several threads may read it, each from a place of its own."""
 
     def __init__(self, job: Job, path: Path) -> None:
         self._job, self._path = job, path
+        self._members, self._others = _Places(MEMBER, MEMBERS), _Places(SPACING, PLACES)
+        self._streams: list[_Stream] = []
+        job.ends.callback(self._stop_streams)
         self._lock = threading.Lock()
-        self._places = [_Place(0, 0)]
-        self._spacing = SPACING
+        self.forward = path.suffix == ".zst"
+        """Whether a place is found fast only by who comes from before it."""
 
-    def chunks(self, start: int = 0) -> Iterator[bytes]:
-        """From the byte `start` of the text on. Raises Failure for a file that is damaged or cut off."""
+    def chunks(self, start: int = 0, threads: int = 1) -> Iterator[bytes]:
+        """From the byte `start` of the text on, unpacked by so many threads where the file allows it. Raises
+        Failure for a file that is damaged or cut off.
+        """
         if self._path.suffix == ".zst":
-            text, position = self._zstd(), 0
+            stream = self._stream_before(start)
+            text, position = self._zstd(stream), stream.text
         else:
-            with self._lock:
-                place = self._places[
-                    bisect.bisect_right(self._places, start, key=lambda place: place.text) - 1
-                ]
-            text, position = self._gzip(place), place.text
+            place = max(self._members.before(start), self._others.before(start), key=lambda place: place.text)
+            text, position = self._gzip(place, threads), place.text
         with contextlib.closing(text):
             for chunk in text:
                 position += len(chunk)
@@ -240,61 +329,95 @@ class Unpacker:
                 elif position > start:
                     yield chunk[start - position :]
 
-    def _gzip(self, place: _Place) -> Generator[bytes, None, None]:
+    def _gzip(self, place: _Place, threads: int) -> Generator[bytes, None, None]:
+        with self._path.open("rb") as file:
+            file.seek(place.at)
+            try:
+                if place.unpacker is None:
+                    place = yield from self._ours(file, place, threads)
+                yield from self._theirs(file, place)
+            except zlib.error as error:
+                raise self._damaged() from error
+
+    def _ours(self, file: BinaryIO, place: _Place, threads: int) -> Generator[bytes, None, _Place]:
+        """The text of members that tell their length; and the place after them."""
+        text, at = place.text, place.at
+        waiting: deque[tuple[int, Future[list[bytes]]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                while True:
+                    while len(waiting) <= threads and (member := _next_of_ours(file)):
+                        waiting.append((at, pool.submit(_unpacked, member)))
+                        at += len(member)
+                    if not waiting:
+                        return _Place(text, at)
+                    begins, unpacked = waiting.popleft()
+                    self._members.add(text, begins)
+                    for piece in unpacked.result():
+                        text += len(piece)
+                        yield piece
+            finally:
+                for _, unpacked in waiting:
+                    unpacked.cancel()
+
+    def _theirs(self, file: BinaryIO, place: _Place) -> Generator[bytes, None, None]:
+        """The text of members that do not tell their length, such as the only one of a file."""
         unpacker = place.unpacker.copy() if place.unpacker else zlib.decompressobj(GZIP)
         position, data, begins = place.text, b"", place.unpacker is None
-        with self._path.open("rb", buffering=0) as file:
-            file.seek(place.at)
-            while True:
-                if not data and not (data := file.read(CHUNK)):
+        while data or (data := file.read(CHUNK)):
+            # Here all that was read has been given, or a member begins.
+            self._others.add(position, file.tell() - len(data), None if begins else unpacker)
+            while data:
+                chunk = unpacker.decompress(data, PIECE)
+                begins, data = unpacker.eof, unpacker.unconsumed_tail
+                position += len(chunk)
+                if chunk:
+                    yield chunk
+                if begins:
+                    data, unpacker = unpacker.unused_data, zlib.decompressobj(GZIP)
                     break
-                # Here all that was read has been given, or a member begins.
-                self._remember(position, file.tell() - len(data), None if begins else unpacker)
-                while data:
-                    try:
-                        chunk = unpacker.decompress(data, 4 * CHUNK)
-                    except zlib.error as error:
-                        raise self._damaged() from error
-                    begins, data = unpacker.eof, unpacker.unconsumed_tail
-                    position += len(chunk)
-                    if chunk:
-                        yield chunk
-                    if begins:
-                        data, unpacker = unpacker.unused_data, zlib.decompressobj(GZIP)
-                        break
         if not begins or not position:
             raise self._damaged()
 
-    def _remember(self, text: int, at: int, unpacker: Any) -> None:
-        with self._lock:
-            if text < self._places[-1].text + self._spacing:
-                return
-            self._places.append(_Place(text, at, unpacker and unpacker.copy()))
-            if len(self._places) > PLACES:
-                self._spacing *= 2
-                self._places = self._places[::2]
+    def _zstd(self, stream: _Stream) -> Generator[bytes, None, None]:
+        try:
+            if stream.last:
+                yield stream.last
+            while chunk := os.read(stream.output, CHUNK):
+                stream.text, stream.last = stream.text + len(stream.last), chunk
+                yield chunk
+        except GeneratorExit:  # the next who reads may want what follows
+            with self._lock:
+                self._streams.append(stream)
+                old = self._streams.pop(0) if len(self._streams) > STREAMS else None
+            if old is not None:
+                old.stop(self._job)
+            raise
+        if code := stream.ended(self._job):
+            if code == Exit.KILLED:
+                ended(code, "zstd")
+            raise self._damaged()
 
-    def _zstd(self) -> Generator[bytes, None, None]:
+    def _stop_streams(self) -> None:
+        for stream in self._streams:
+            stream.stop(self._job)
+
+    def _stream_before(self, start: int) -> _Stream:
+        """Text packed by zstd can only be read from its beginning on: so what was read up to a place before
+        is read on.
+        """
+        with self._lock:
+            fit = [stream for stream in self._streams if stream.text <= start]
+            if fit:
+                self._streams.remove(best := max(fit, key=lambda stream: stream.text))
+                return best
         with self._path.open("rb") as file:
             try:
-                process = self._job.processes.start(["zstd", "-dc", "-q"], stdin=file, stdout=subprocess.PIPE)
+                return _Stream(
+                    self._job.processes.start(["zstd", "-dc", "-q"], stdin=file, stdout=subprocess.PIPE)
+                )
             except FileNotFoundError as error:
                 raise no_zstd(f"{self._path.name} is packed with zstd, and the image has none.") from error
-        assert process.stdout is not None
-        whole = False
-        try:
-            while chunk := os.read(process.stdout.fileno(), CHUNK):
-                yield chunk
-            whole = True
-        finally:
-            process.stdout.close()
-            if not whole:
-                self._job.processes.kill(process, signal.SIGKILL)
-            code = self._job.processes.ended(process)
-        if code == Exit.KILLED:
-            ended(code, "zstd")
-        if code:
-            raise self._damaged()
 
     def _damaged(self) -> Failure:
         return Failure(

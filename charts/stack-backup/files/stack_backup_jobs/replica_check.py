@@ -36,7 +36,7 @@ from stack_backup_jobs.formats import (
 )
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.measure import measure
-from stack_backup_jobs.pack import Unpacker
+from stack_backup_jobs.pack import Unpacker, cores
 from stack_backup_jobs.reader import Reader, read
 from stack_backup_jobs.settings import load, number, optional
 
@@ -176,7 +176,7 @@ class Check:
         assert dump.manifest is not None
         broke = f"{named} has the right sha256, but reading it broke off"
         try:
-            reader = read(Unpacker(self._job, path).chunks(), self._job)
+            reader = read(Unpacker(self._job, path).chunks(threads=cores()), self._job)
         except OSError as error:
             failure = of_volume(error, broke)
             self._find(failure.code, failure.what, failure.advice)

@@ -18,7 +18,7 @@ from stack_backup_jobs.folder import Folder, copy, read_afresh
 from stack_backup_jobs.formats import MIB, Dump, Exit, Manifest
 from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.loader import Broken, Loaded, Loader, failure_of, is_accepted
-from stack_backup_jobs.pack import Unpacker
+from stack_backup_jobs.pack import Unpacker, cores
 from stack_backup_jobs.reader import Part, Reader, read
 from stack_backup_jobs.roles import Roles, exists
 from stack_backup_jobs.room import Room, Watch
@@ -120,7 +120,7 @@ class Restore:
                 "It was changed or damaged: use another dump, and check the volume and its file server.",
             )
         self._unpacker = Unpacker(self._job, path)
-        self.dumped = read(self._unpacker.chunks(), self._job)
+        self.dumped = read(self._unpacker.chunks(threads=cores()), self._job)
         self._check_text()
         self.roles = Roles.read(self.dumped.roles)
 
