@@ -23,6 +23,7 @@ from stack_backup.runtime.sandbox import Bind
 from stack_backup_jobs.session import identifier, literal
 from tests.jobs import faults
 from tests.jobs.chain import (
+    DRILL,
     RECOVERY,
     STAGING,
     STAGING_NAMESPACE,
@@ -514,6 +515,23 @@ FAULTY: dict[str, tuple[str, str, str]] = {
         "TABLE DATA public.leaf",
     ),
 }
+
+
+def test_rows_that_are_refused_where_sessions_share_a_table(chain: Chain) -> None:
+    """What other sessions have loaded of it goes, and comes again with the rest: no row twice, none lost."""
+    fill(
+        chain,
+        "CREATE TABLE zz_limit (top int); CREATE FUNCTION allowed(int) RETURNS boolean LANGUAGE sql STABLE AS"
+        " 'SELECT EXISTS (SELECT FROM public.zz_limit WHERE top >= $1)'; INSERT INTO zz_limit VALUES (5000);"
+        "CREATE TABLE part (n int CHECK (n < 4900 OR allowed(n)), t text);"
+        "INSERT INTO part SELECT n, repeat('x', 100) FROM generate_series(1, 5000) n",
+    )
+    green(chain.backup())
+    small = faults.patch_python("stack_backup_jobs.loader", "SHARE = 50_000")
+    for result in (chain.production.run(DRILL, faults=Faults(python=small)), chain.recover(python=small)):
+        log = green(result).log
+        assert "TABLE DATA public.part is loaded again" in log, log
+    assert ask(chain.staging, "SELECT count(*), count(DISTINCT n) FROM part") == [(5000, 5000)]
 
 
 @pytest.mark.parametrize("case", FAULTY)

@@ -142,8 +142,8 @@ class Loader:
         if part.orderly:
             forward = self._dump.forward
             shares = self._shares(part.blocks)
-            blocks = iter(sorted(shares, key=lambda block: block.start if forward else -block.length))
-            copies = [pool.submit(self._copy_some, blocks) for _ in range(self._jobs)]
+            work = iter(sorted(shares, key=lambda share: share[0].start if forward else -share[0].length))
+            copies = [pool.submit(self._copy_some, work) for _ in range(self._jobs)]
             self._await([pool.submit(self._loose, main), *copies])
         else:
             self._await([pool.submit(self._as_it_comes, main)])
@@ -255,22 +255,29 @@ class Loader:
         blocks, spans = list(self._part.blocks), list(self._part.between)
         while blocks or spans:
             if not spans or (blocks and blocks[0].start < spans[0][0]):
-                self._copy(session, blocks.pop(0))
+                self._copy(session, blocks[0], blocks.pop(0))
             else:
                 self._in_order(session, spans.pop(0))
 
-    def _shares(self, blocks: list[CopyBlock]) -> Iterator[CopyBlock]:
-        """The rows of a table that has more than one session's share of all are loaded by several, each from
-        one row to another: else the others would wait for it.
+    def _shares(self, blocks: list[CopyBlock]) -> Iterator[tuple[CopyBlock, CopyBlock]]:
+        """What sessions load at once, each with the block that it is of: the rows of a table that has more
+        than one session's share of all are loaded by several, else the others would wait for it.
         """
         share = max(sum(block.length for block in blocks) // self._jobs, SHARE)
         for block in blocks:
             start, end = block.start, block.start + block.length
-            while self._jobs > 1 and end - start > share + SHARE:
-                cut = self._next_row(start + share)
-                yield replace(block, start=start, length=min(cut, end) - start)
-                start = min(cut, end)
-            yield replace(block, start=start, length=end - start)
+            divided = self._jobs > 1 and block.length > share + SHARE and self._is_alone(block)
+            while divided and end - start > share + SHARE:
+                cut = min(self._next_row(start + share), end)
+                yield replace(block, start=start, length=cut - start), block
+                start = cut
+            if start < end or start == block.start:
+                yield replace(block, start=start, length=end - start), block
+
+    def _is_alone(self, block: CopyBlock) -> bool:
+        """Does nothing else bring rows to its table?"""
+        same = sum(other.table == block.table for other in self._part.blocks)
+        return same == 1 and not block.via_root and not self._part.inserts
 
     def _next_row(self, at: int) -> int:
         r"""Where the first row after this byte of the text begins: COPY writes a newline in a row as `\n`."""
@@ -280,17 +287,17 @@ class Loader:
             at += len(chunk)
         return at
 
-    def _copy_some(self, blocks: Iterator[CopyBlock]) -> None:
+    def _copy_some(self, work: Iterator[tuple[CopyBlock, CopyBlock]]) -> None:
         session = None
         while True:
             with self._lock:
-                block = next(blocks, None)
-            if block is None:
+                share, block = next(work, (None, None))
+            if share is None or block is None:
                 if session is not None:
                     self._give_back(session)
                 return
             session = session or self._take()
-            self._copy(session, block)
+            self._copy(session, share, block)
 
     def _rows(self, block: CopyBlock) -> Iterator[bytes]:
         left = block.length
@@ -308,10 +315,10 @@ class Loader:
                 return
             self._job.progress(f"{self._bytes // MIB} MiB of rows loaded")
 
-    def _copy(self, session: Session, block: CopyBlock) -> None:
+    def _copy(self, session: Session, share: CopyBlock, block: CopyBlock) -> None:
         try:
             self._settle(session, block.settings)
-            session.copy_in(block.statement, self._rows(block))
+            session.copy_in(block.statement, self._rows(share))
         except Unreachable:
             raise
         except ServerError as error:
@@ -319,17 +326,17 @@ class Loader:
                 raise failure_of(Broken(block.name, error)) from error
             say(f"{block.name} is loaded again when all other rows are there: {error}.")
             with self._lock:
-                self._late.append(block)
+                if block not in self._late:
+                    self._late.append(block)
 
     def _copy_again(self, session: Session, block: CopyBlock) -> None:
         """Rows that were refused: what is computed of them may look into another table. If it fails still,
         they come without it.
         """
-        alone = not (block.via_root or self._part.inserts)
-        alone = alone and sum(other.table == block.table for other in self._part.blocks) == 1
+        alone = self._is_alone(block)
 
         def rows() -> None:
-            if alone:  # an attempt that failed has left its room taken
+            if alone:  # an attempt that failed has left its room taken, and other sessions their share
                 session.execute(f"TRUNCATE ONLY {block.table}")
             session.copy_in(block.statement, self._rows(block))
 
