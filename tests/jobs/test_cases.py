@@ -361,7 +361,8 @@ def test_what_the_superusers_role_has_set(chain: Chain) -> None:
         green(chain.recover())
     finally:
         for stack in (chain.production, chain.staging):
-            options = "-c statement_timeout=0 -c role=none -c default_transaction_read_only=off"
+            options = "-c role=none -c default_transaction_read_only=off -c statement_timeout=0"
+            options += " -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
             with psycopg.connect(
                 stack.database.dsn("postgres"), options=options, autocommit=True
             ) as connection:
