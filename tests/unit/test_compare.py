@@ -137,16 +137,16 @@ def test_each_item_is_done_once_by_one_of_the_sessions(items: list[int], jobs: i
 
 
 def test_all_sessions_work_at_once() -> None:
-    together = threading.Barrier(3, timeout=20)
-    assert len(shared(opening([]), range(3), 3, lambda _, __: together.wait())) == 3
+    together = threading.Barrier(40, timeout=60)
+    assert len(shared(opening([]), range(40), 40, lambda _, __: together.wait())) == 40
 
 
 def test_a_session_that_fails_ends_the_others() -> None:
     sessions: list[Opened] = []
 
     def work(session: Session, item: int) -> None:
-        if item == 0:
-            raise ValueError("the first")
+        if session is sessions[1]:
+            raise ValueError(f"the first at {item}")
         until = time.monotonic() + 20
         while not cast(Opened, session).closed and time.monotonic() < until:
             time.sleep(0.01)

@@ -19,8 +19,9 @@ from stack_backup_jobs.folder import Folder, Taken, deadline_of_the_job, need_ro
 from stack_backup_jobs.formats import Dump, Manifest, dump_name, stamp
 from stack_backup_jobs.job import Job
 
-NOW = time.time()
+NOW = float(int(time.time()))
 TEXT = b"a dump\n" * 100_000
+ABC = hashlib.sha256(b"abc").hexdigest()
 SHA256 = hashlib.sha256(TEXT).hexdigest()
 MIB = 1 << 20
 ADVICE = "It was changed or damaged: use another dump, and check the volume and its file server."
@@ -131,6 +132,7 @@ def test_a_manifest_may_hold_any_bytes(folder: Folder) -> None:
     assert dump.manifest is not None
     assert dump.manifest.databases == ["\udcff\r"]
     path = folder.write_manifest(dump.manifest, name)
+    assert path.name.startswith(f".tmp.{name}.")
     assert path.read_bytes() == folder.manifest_file(name).read_bytes()
 
 
@@ -154,10 +156,25 @@ def test_what_killed_runs_left_is_swept(job: Job, tmp_path: Path, capfd: pytest.
         os.utime(folder.path / name, (NOW - age, NOW - age))
     (folder.path / ".tmp.d").mkdir()
     os.utime(folder.path / ".tmp.d", (1, 1))
+    (folder.path / ".tmp.e").touch()
+    os.utime(folder.path / ".tmp.e", (NOW - 3000, NOW - 3000))
+    (folder.path / ".tmp.f").symlink_to("other")
+    os.utime(folder.path / ".tmp.f", (1, 1), follow_symlinks=False)
     folder.open()
-    assert left(folder) == [".tmp.b", ".tmp.d", "other"]
+    assert left(folder) == [".tmp.b", ".tmp.d", ".tmp.e", ".tmp.f", "other"]
     there = [folder.path / ".tmp.a", folder.path / ".manifest" / ".tmp.c"]
     assert said(capfd) == [f"Removing {path}, left by a run that was killed." for path in there]
+
+
+def test_without_a_deadline_all_that_is_older_than_minutes_is_swept(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, age in ((".tmp.a", 301), (".tmp.b", 299)):
+        (folder.path / name).touch()
+        os.utime(folder.path / name, (NOW - age, NOW - age))
+    monkeypatch.delenv("DEADLINE_SECONDS")
+    folder.open()
+    assert left(folder) == [".tmp.b"]
 
 
 def test_a_folder_that_gives_no_second_name_is_refused(
@@ -169,7 +186,9 @@ def test_a_folder_that_gives_no_second_name_is_refused(
 
 
 def test_a_folder_that_is_only_read(job: Job, tmp_path: Path) -> None:
-    assert source(job, tmp_path, "Look.").path == tmp_path
+    there = source(job, tmp_path, "Look.")
+    there.file(dump_name("2024-13-01T00:00:00Z", "gz")).touch()
+    assert (there.path, there.dumps()) == (tmp_path, [])
     with pytest.raises(OSError, match="too long"):
         source(job, tmp_path / ("x" * 300), "Look.")
     file = tmp_path / "file"
@@ -210,6 +229,36 @@ def test_a_dump_is_published(job: Job, folder: Folder) -> None:
     job.end()
     assert left(folder) == [f".manifest/{name}.tsv", name]
     assert folder.verified() == 1
+
+
+def test_at_any_instant_it_is_known_what_a_failure_leaves(
+    job: Job, folder: Folder, daily: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    asked: list[str] = []
+    real = module.link
+
+    def link(path: Path, to: Path) -> None:
+        asked.append(job.untouched)
+        real(path, to)
+        asked.append(job.untouched)
+
+    job.tell = lambda **message: told.append(message.get("untouched"))  # type: ignore[method-assign]
+    monkeypatch.setattr(module, "link", link)
+    name = name_of(0)
+    safe = f"The new dump {name} is published and whole."
+    folder.publish(*unfinished(folder, name), name)
+    assert asked == [EARLIER, EARLIER, EARLIER, safe]
+    if_there = f"If there is a dump {name}, it is whole, and every earlier dump is as it was."
+    assert told == [if_there, safe]
+    asked.clear()
+    told.clear()
+    folder.manifest_file(name).write_text(f"name\t{name}\nbytes\t3\nsha256\t{ABC}\n")
+    job.leaves(EARLIER)
+    daily.take_over(folder, folder.dumps()[0], linked=True)
+    assert asked == [EARLIER, safe]
+    there = f"If there is a dump {name} in {daily.path}, it is whole; every earlier dump is as it was."
+    assert [text for text in told if text] == [EARLIER, there]
 
 
 @pytest.mark.parametrize("taken", ["the dump", "the manifest"])
@@ -295,6 +344,16 @@ def test_a_dump_that_is_not_whole_counts_for_nothing(folder: Folder) -> None:
     asked.clear()
     assert (folder.prune(4, whole=whole), asked) == (0, [])
     assert (folder.prune(3, whole=whole), asked) == (0, [dumps[4], dumps[3], dumps[2]])
+
+
+def test_what_another_run_has_removed_is_gone(folder: Folder) -> None:
+    old, new = put(folder, 20), put(folder, 10)
+    there = folder.dumps()
+    folder.dumps = lambda: there  # type: ignore[method-assign]
+    folder.file(old).unlink()
+    folder.manifest_file(old).unlink()
+    assert folder.prune(1) == 1
+    assert left(folder) == [f".manifest/{new}.tsv", new]
 
 
 def test_an_old_dump_that_cannot_be_removed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,7 +570,10 @@ def test_a_link_that_is_refused(tmp_path: Path) -> None:
 def test_a_digest_that_the_manifest_does_not_say(job: Job, folder: Folder) -> None:
     name = put(folder, 10, TEXT)
     [dump] = folder.dumps()
+    told: list[str] = []
+    job.progress = told.append  # type: ignore[method-assign]
     module.expect_digest(job, folder.file(name), dump, "It")
+    assert told == [f"0 MiB read of {name}"]
     assert module.sha256_of(dump) == SHA256
     bare = Dump(name, 3, None)
     assert module.sha256_of(bare) == ""

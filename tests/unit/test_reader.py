@@ -10,7 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stack_backup_jobs import scanner
+from stack_backup_jobs.job import Job
 from stack_backup_jobs.reader import NotWhole, Reader, connected, settle
+from stack_backup_jobs.reader import read as of_dump
 from stack_backup_jobs.scanner import Scanner
 from tests.unit.dumptext import Database, connect, dump, identifier, literal
 
@@ -385,6 +387,7 @@ def test_text_of_a_row_or_a_comment_is_no_end() -> None:
         (b"COPY t (a) FROM stdin; \\! id\n\\.", r"\!"),
         (b"SET client_encoding = 'SJIS';", "SET"),
         (b"\\" + b"x" * 300_000, "\\" + "x" * 39),
+        (b"\\" + b"y" * 60, "\\" + "y" * 39),
     ],
 )
 @pytest.mark.parametrize("size", [1, 1 << 16])
@@ -420,6 +423,12 @@ def test_a_long_line_after_a_copy_is_found_wherever_a_chunk_ends(rest: bytes) ->
     reader.finish()
     assert [found.word for found in reader.foreign][:1] == ["\\!"]
     assert reader.foreign[0].at == len(b"\\connect a\nCOPY t (a) FROM stdin;")
+
+
+def test_blanks_after_a_copy_are_found() -> None:
+    reader = Reader()
+    reader.feed(b"\\connect a\nCOPY t (a) FROM stdin; \t\n1\n\\.\n")
+    assert [found.word for found in reader.foreign] == [""]
 
 
 def test_of_what_no_dump_holds_the_first_twenty_are_kept() -> None:
@@ -512,6 +521,8 @@ def test_what_belongs_to_the_database_itself_is_told_from_its_content() -> None:
         'GRANT CONNECT ON DATABASE "Fr;ag" TO alice;',
         "RESET SESSION AUTHORIZATION;",
     ]
+    assert part.properties_encoding == "UTF8"
+    assert list(part.statements([PROPERTIES[part.before[0] :]], *part.before)) != []
     after = list(part.statements([PROPERTIES[part.after[0] :], b" " * 99], *part.after))
     assert [found.sql[:9] for found in after] == [b"GRANT SEL", b"GRANT ALL"]
     (first, second), table = after, (b"default_tablespace", b"SET default_tablespace = other;")
@@ -522,6 +533,30 @@ def test_what_belongs_to_the_database_itself_is_told_from_its_content() -> None:
     ]
     assert settle(first.settings, second.settings) == [b"RESET SESSION AUTHORIZATION;"]
     assert settle(second.settings, (table,)) == [b"RESET session authorization;"]
+
+
+def test_a_part_ends_where_the_next_database_is_made() -> None:
+    text = b"\\connect a\nCREATE TABLE t (a int);\nCREATE DATABASE b;\n\\connect b\nCREATE TABLE u (a int);\n"
+    parts = read(text + b"--\n-- PostgreSQL database cluster dump complete\n--\n\n").parts
+    assert text[slice(*parts["a"].before)] == b"CREATE TABLE t (a int);\n"
+    assert text[slice(*parts["b"].before)] == b"CREATE TABLE u (a int);\n"
+    assert parts["a"].after == (parts["a"].before[1],) * 2
+
+
+def test_a_name_may_be_of_any_bytes() -> None:
+    reader = read(dump([Database(b"a", tables=[(b'"\xff"', [b"1\n"])])]))
+    assert reader.records[1] == ("table", "a", '"\udcff"', "1")
+
+
+def test_a_whole_dump_is_read() -> None:
+    text, job = dump([Database(b"a", tables=[(b"t", [b"x" * (3 << 20) + b"\n"])])]), Job()
+    told: list[str] = []
+    job.progress = told.append  # type: ignore[method-assign]
+    reader = of_dump(in_chunks(text, 1 << 20), job)
+    assert (reader.whole, list(reader.parts)) == (True, ["a"])
+    assert told == [f"{part} MiB of text read" for part in (1, 2, 3, 3)]
+    assert not of_dump([text[:-1]], job).whole
+    job.end()
 
 
 def test_roles_stand_before_the_first_database() -> None:

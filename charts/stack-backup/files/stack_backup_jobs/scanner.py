@@ -325,7 +325,7 @@ class Scanner:
         if end < 0 and len(data) - at < HEAD:
             return ~at
         if end != at:
-            self.refuse(self._data_at + at, data[at : at + HEAD])
+            self.refuse(self._data_at + at, data[at : end if end > 0 else None])
         if end < 0:
             return len(data)
         self._step = self._rows
