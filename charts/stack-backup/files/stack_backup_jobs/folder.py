@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import Failure, status
 from stack_backup_jobs.formats import (
     AHEAD,
     MANIFESTS,
@@ -298,11 +298,8 @@ def need_room(folder: Folder, size: int) -> None:
 
 def number(path: Path) -> tuple[int, int] | None:
     """What tells a file from others, whatever its names; None where there is none of that name."""
-    try:
-        there = path.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    return there.st_dev, there.st_ino
+    there = status(path, follow=False)
+    return (there.st_dev, there.st_ino) if there else None
 
 
 def same(path: Path, other: Path) -> bool:
@@ -382,17 +379,13 @@ class Writer:
     def _write(self) -> None:
         try:
             while (chunk := self._chunks.get()) is not None:
-                if self._error is None:
-                    try:
-                        write_all(self._file, chunk)
-                    except OSError as error:
-                        error.filename = str(self._path)
-                        self._error = error
-            if self._error is None:
-                os.fsync(self._file)
+                write_all(self._file, chunk)
+            os.fsync(self._file)
         except OSError as error:
             error.filename = str(self._path)
             self._error = error
+            while chunk is not None:  # whoever gives more must not wait
+                chunk = self._chunks.get()
 
     def __enter__(self) -> Writer:
         return self

@@ -65,13 +65,12 @@ class Processes:
         command: Sequence[str | bytes],
         *,
         env: Mapping[str, str] | None = None,
-        data: bytes = b"",
         **options: Any,
     ) -> Done:
         """To its end, with all that it says in memory: for what says little."""
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
         process = self.start(command, env=env, **{**pipes, **options})
-        out, err = process.communicate(data)
+        out, err = process.communicate()
         return Done(self.ended(process), out or b"", (err or b"").decode(errors="replace"))
 
     def ended(self, process: subprocess.Popen[bytes]) -> int:

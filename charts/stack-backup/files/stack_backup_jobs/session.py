@@ -62,19 +62,11 @@ _PATIENCE = 2.0
 """Seconds for a request to cancel."""
 _TABLES = ("a1", "c21_c22", "c3", "c4", "c5", "c6", "c7", "c8", "c9")
 _PROHIBITED = [getattr(stringprep, f"in_table_{name}") for name in _TABLES]
-_FIELDS = {
-    **{"V": "severity", "C": "sqlstate", "M": "message", "D": "detail", "H": "hint", "W": "where"},
-    **{"s": "schema", "t": "table", "c": "column", "n": "constraint", "P": "position"},
-}
 _CODECS = {"UTF8": "utf-8", "SQL_ASCII": "utf-8", "SJIS": "cp932", "KOI8R": "koi8-r", "KOI8U": "koi8-u"}
 
 
 class ServerError(Exception):
-    """What a server said. Its text is message and SQLSTATE: detail and where may hold what is in a row."""
-
-    severity, detail, hint, where = "ERROR", "", "", ""
-    schema, table, column, constraint = "", "", "", ""
-    position = ""
+    """What a server said: message and SQLSTATE. The rest is not kept, for it may hold what is in a row."""
 
     def __init__(self, message: str, sqlstate: str) -> None:
         super().__init__(message, sqlstate)
@@ -85,11 +77,8 @@ class ServerError(Exception):
 
     @classmethod
     def read(cls, body: bytes, codec: str) -> ServerError:
-        error = cls("", "XX000")
-        for field in body.split(b"\0"):
-            if (name := _FIELDS.get(chr(field[0]) if field else "")) is not None:
-                setattr(error, name, field[1:].decode(codec, "backslashreplace"))
-        return error
+        said = {field[:1]: field[1:].decode(codec, "backslashreplace") for field in body.split(b"\0")}
+        return cls(said.get(b"M", ""), said.get(b"C", "XX000"))
 
 
 class Unreachable(ServerError):
@@ -265,19 +254,19 @@ class Session:
         """The rows of the last statement, in memory."""
         self._ask(sql)
         rows: list[Row] = []
-        while (message := self._next())[0] != b"Z":
-            if message[0] == b"T":
+        for kind, body in self._rest():
+            if kind == b"T":
                 rows = []
-            elif message[0] == b"D":
-                rows.append(self._row(message[1]))
+            elif kind == b"D":
+                rows.append(self._row(body))
         return rows
 
     def rows(self, sql: str) -> Iterator[Row]:
         """The same as they come, for what may be many."""
         self._ask(sql)
-        while (message := self._next())[0] != b"Z":
-            if message[0] == b"D":
-                yield self._row(message[1])
+        for kind, body in self._rest():
+            if kind == b"D":
+                yield self._row(body)
 
     def execute(self, sql: str | bytes) -> str:
         """The last statement's tag, such as `CREATE TABLE`; bytes are in the session's encoding already."""
@@ -441,12 +430,15 @@ class Session:
             elif kind not in b"NSAEv":
                 return kind, body
 
-    def _end(self) -> str:
-        tag = b""
+    def _rest(self) -> Iterator[tuple[bytes, bytes]]:
+        """The messages of an answer, to its end."""
         while (message := self._next())[0] != b"Z":
-            if message[0] == b"C":
-                tag = message[1]
-        return tag.rstrip(b"\0").decode()
+            yield message
+
+    def _end(self) -> str:
+        """The last statement's tag."""
+        tags = [body for kind, body in self._rest() if kind == b"C"]
+        return tags[-1].rstrip(b"\0").decode() if tags else ""
 
     def _row(self, body: bytes) -> Row:
         (count,) = struct.unpack_from("!H", body)
