@@ -440,8 +440,15 @@ def test_of_what_no_dump_holds_the_first_twenty_are_kept() -> None:
 
 def test_between_its_tokens_a_dump_holds_no_command() -> None:
     text = dump([Database(b"a", before=[b"\\connect b"])])
-    assert [found.word for found in read(text).foreign] == [r"\connect"]
+    assert [(found.word, found.at) for found in read(text).foreign] == [
+        (r"\connect", text.index(b"\\connect b"))
+    ]
     assert list(read(text).parts) == ["a"]
+
+
+def test_what_pg_dumpall_itself_says_to_psql_is_no_command() -> None:
+    text = dump([Database(b"a")])
+    assert read(text.replace(b"\\restrict", b"\\encoding SQL_ASCII\n\\restrict")).foreign == []
 
 
 @given(names)
@@ -543,6 +550,31 @@ def test_a_part_ends_where_the_next_database_is_made() -> None:
     assert parts["a"].after == (parts["a"].before[1],) * 2
 
 
+def test_quotes_in_names_are_doubled() -> None:
+    text = b'CREATE DATABASE "a""b" WITH TABLESPACE = "t""s";\nALTER DATABASE "a""b" OWNER TO "o""p";\n'
+    [part] = read(text + dump([Database(b'a"b')])).parts.values()
+    assert (part.name, part.owner, part.tablespaces) == ('a"b', 'o"p', {'t"s'})
+
+
+def test_a_database_without_content_has_its_encoding() -> None:
+    text = dump([Database(b"a"), Database(b"b")])
+    start = text.index(b"\\connect b")
+    parts = read(text[:start] + text[start:].replace(b"'UTF8'", b"'LATIN1'")).parts
+    assert [parts[name].encoding for name in "ab"] == ["UTF8", "LATIN1"]
+    bare = b"\\connect a\nCREATE TABLE t (a int);\n--\n-- PostgreSQL database cluster dump complete\n--\n\n"
+    part = read(bare).parts["a"]
+    assert part.encoding == "UTF8"
+    [statement] = part.statements([bare[part.before[0] :]], *part.before)
+    assert (statement.type, statement.name, statement.settings) == ("", "", ())
+
+
+def test_rows_begin_at_the_entry_of_the_first_of_them() -> None:
+    text = dump([Database(b"a", [b"CREATE TABLE t (a int);"], sequences=[(b"s", 1)])])
+    part = read(text).parts["a"]
+    assert text[part.before[1] :].startswith(b"-- Name: x; ")
+    assert [text[slice(*span)][-9:] for span in part.between] == [b"1, true);"]
+
+
 def test_a_name_may_be_of_any_bytes() -> None:
     reader = read(dump([Database(b"a", tables=[(b'"\xff"', [b"1\n"])])]))
     assert reader.records[1] == ("table", "a", '"\udcff"', "1")
@@ -585,13 +617,14 @@ def test_partitions_that_are_loaded_by_their_root_count_as_one() -> None:
     assert (reader.parts["a"].rows, reader.parts["a"].tables) == (3, 1)
 
 
-def test_insert_statements_are_counted_as_such() -> None:
-    inserts = [b"INSERT INTO t VALUES (%d, 'a;b');" % number for number in range(5)]
+@pytest.mark.parametrize("count", [4, 5])
+def test_insert_statements_are_counted_as_such(count: int) -> None:
+    inserts = [b"INSERT INTO t VALUES (%d, 'a;b');" % number for number in range(count)]
     text = dump(
         [Database(b"a", before=[b"CREATE TABLE t (a int);", *inserts], after=[b"CREATE INDEX i ON t (a);"])]
     )
     part = read(text).parts["a"]
-    assert (part.inserts, part.rows, part.orderly) == (5, 0, False)
+    assert (part.inserts, part.rows, part.orderly) == (count, 0, False)
     spans = [
         [found.sql for found in part.statements([text[span[0] :]], *span)]
         for span in (part.before, *part.between)
@@ -639,6 +672,7 @@ def test_a_statement_is_called_as_its_entry_is() -> None:
     assert text[block.start :].startswith(b"1\n2\n\\.")
     assert text[part.before[1] :].startswith(b"-- Data for Name: t; ")
     assert text[: part.after[0]].endswith(b"2\n\\.\n")
+    assert text[part.after[1] :].startswith(b"-- PostgreSQL database dump complete")
     assert (part.size, part.rows, part.tables) == (part.after[1] - part.before[0], 2, 1)
     found = [
         (found.type, found.name, found.sql[:12], found.start)
