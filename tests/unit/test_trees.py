@@ -178,6 +178,23 @@ def test_a_process_that_is_killed_lists_nothing(tmp_path: Path, monkeypatch: pyt
     assert failure.value.code == Exit.KILLED
 
 
+@pytest.mark.parametrize("error", [MemoryError("none left"), Failure(73, "It is full.", "Make room.")])
+def test_what_a_thread_meets_is_raised_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """And keeps nobody waiting."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").touch()
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Listing, "add_records", fails)
+    with pytest.raises(type(error)) as raised:
+        listings(tmp_path, 2, (), Tree(tmp_path / "tree", "The source"))
+    assert (vars(raised.value), str(raised.value)) == (vars(error), str(error))
+
+
 def test_what_a_source_has_now_is_what_its_listing_says(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "folder").mkdir(parents=True)

@@ -20,6 +20,10 @@ class Failure(Exception):
         super().__init__(what)
         self.code, self.what, self.advice = code, what, advice
 
+    def __reduce__(self) -> tuple[type[Failure], tuple[int, str, str]]:
+        """Another process may raise it."""
+        return Failure, (self.code, self.what, self.advice)
+
 
 class Stopped(BaseException):
     """A signal has come. No `except Exception` holds it up."""

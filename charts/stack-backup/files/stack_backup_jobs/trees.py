@@ -233,6 +233,7 @@ class Walk:
     ) -> None:
         self.root, self.listing = os.fsencode(root), listing
         self.errors: list[OSError] = []
+        self._failure: Exception | None = None
         self._most, self._source, self._names = threads, source, names
         self._excluded = patterns(exclude)
         self._queue: queue.LifoQueue[tuple[bytes, list[os.DirEntry[bytes]]] | bytes | None]
@@ -244,12 +245,16 @@ class Walk:
         self._call_in()
 
     def end(self) -> None:
-        """Waits for it. Errors are in `errors`: the tree was not read as a whole then."""
+        """Waits for it. Errors are in `errors`: the tree was not read as a whole then. What else a thread has
+        met is raised.
+        """
         try:
             self._queue.join()
         finally:
             for _ in range(self._most):
                 self._queue.put(None)
+        if self._failure is not None:
+            raise self._failure
 
     def _call_in(self) -> None:
         with self._lock:
@@ -272,6 +277,8 @@ class Walk:
                     self._look(*item)
             except OSError as error:
                 self.errors.append(error)
+            except Exception as error:  # else nobody would take what still waits
+                self._failure = error
             finally:
                 self._queue.task_done()
 
