@@ -257,7 +257,7 @@ def test_whoever_reads_on_makes_nobody_unpack_what_is_behind(
     places = range(0, len(text), len(text) // 50)
     for place in places:
         assert next(iter(unpacker.chunks(place)))[:10] == text[place : place + 10]
-    assert unpacked < (2 * len(text) if form == "zstd" else 3 * pack.MEMBER * len(places))
+    assert unpacked <= (2 * len(text) if form == "zstd" else pack.MEMBER * len(places))
 
 
 def test_a_small_file_of_much_text_takes_no_memory(job: Job, tmp_path: Path) -> None:

@@ -341,12 +341,12 @@ class Unpacker:
 
     def _ours(self, file: BinaryIO, place: _Place, threads: int) -> Generator[bytes, None, _Place]:
         """The text of members that tell their length; and the place after them."""
-        text, at = place.text, place.at
+        text, at, ahead = place.text, place.at, 0  # a small table needs the first of them alone
         waiting: deque[tuple[int, Future[list[bytes]]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             try:
                 while True:
-                    while len(waiting) <= threads and (member := _next_of_ours(file)):
+                    while len(waiting) <= ahead and (member := _next_of_ours(file)):
                         waiting.append((at, pool.submit(_unpacked, member)))
                         at += len(member)
                     if not waiting:
@@ -356,6 +356,7 @@ class Unpacker:
                     for piece in unpacked.result():
                         text += len(piece)
                         yield piece
+                    ahead = threads
             finally:
                 for _, unpacked in waiting:
                     unpacked.cancel()
