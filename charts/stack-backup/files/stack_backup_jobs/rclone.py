@@ -32,8 +32,8 @@ ADVICE = {
     Exit.DATA: "The store cannot hold a name of that length or kind: rename the file.",
     Exit.SOURCE: "Make the bucket (or folder), or correct the value offsite.remote: it is never made by this "
     "job.",
-    Exit.UNAVAILABLE: "Check that the store runs, and that the NetworkPolicy (values network.offsitePeers "
-    "and offsitePorts) lets this pod reach it.",
+    Exit.UNAVAILABLE: "Check that the store runs, and that the NetworkPolicy (values "
+    "networkPolicy.offsitePeers and offsitePorts) lets this pod reach it.",
     Exit.NO_ROOM: "Make room in the store or keep fewer dumps there; no dump is ever deleted to make room.",
     Exit.PASSING: "Read the lines above; the next run tries again.",
     Exit.PERMISSION: "Check the keys in the Secret, and what the store lets them do there.",
