@@ -150,6 +150,28 @@ def test_a_superusers_database_makes_nobody_a_superuser(chain: Chain) -> None:
     chain.install({**OTHER_OWNER, "databaseRecovery": {"allowOtherOwner": True}})
     green(chain.backup())
     red(chain.recover(), 78, UNTOUCHED, "admin", "superuser")
+    fill(chain, "CREATE ROLE clerk; GRANT admin TO clerk; ALTER DATABASE frag OWNER TO clerk", "postgres")
+    green(chain.backup())
+    red(chain.recover(), 78, UNTOUCHED, "clerk", "superuser")
+
+
+def test_a_dump_gives_no_power_to_who_was_there(chain: Chain) -> None:
+    """Neither at once nor by the way of other new roles; what else they are a member of, they are here."""
+    fill(
+        chain,
+        "CREATE ROLE boss SUPERUSER; CREATE ROLE step; CREATE ROLE shell; CREATE ROLE back;"
+        "CREATE ROLE guests; GRANT boss TO step, fragalysis; GRANT admin TO back;"
+        "GRANT step, shell, back, guests TO fragalysis; GRANT pg_execute_server_program TO shell",
+        "postgres",
+    )
+    fill(chain, "CREATE TABLE t AS SELECT 1 AS n; GRANT SELECT ON t TO guests")
+    green(chain.backup())
+    green(chain.drill())
+    verdict = green(chain.recover()).verdict
+    of = "SELECT rolname FROM pg_roles WHERE pg_has_role('fragalysis', oid, 'MEMBER') ORDER BY 1"
+    # By its own nature an owner is one of PostgreSQL's owners of a database.
+    assert [name for (name,) in ask(chain.staging, of)] == ["fragalysis", "guests", "pg_database_owner"]
+    assert verdict["roles_differ"] == ["fragalysis"]
 
 
 # ---- what is counted ----

@@ -229,17 +229,14 @@ class Restore:
         """Is the dump's owner the one that the stack's database has?"""
         if not part.owner or part.owner == owner:
             return
-        role = self.roles.roles.get(part.owner)
-        attributes = role.attributes.split() if role else []
-        there = target.server.query(
-            "SELECT count(*) FILTER (WHERE NOT rolsuper), count(*) FILTER (WHERE rolsuper) FROM pg_roles"
-            f" WHERE rolname = {literal(part.owner)}"
-        )
-        if there[0][1] == "1" or (there[0][0] == "0" and "SUPERUSER" in attributes):
+        with target.server.session() as session:
+            strong = self.roles.strong(session)
+        if part.owner in strong:
             raise Failure(
                 Exit.SETUP,
-                f"The database {part.name} of {self.dump.name} belongs to {part.owner}, a superuser, and here"
-                f" it must belong to {owner} (value database.owner), who must not become one.",
+                f"The database {part.name} of {self.dump.name} belongs to {part.owner}, which has or can get"
+                f" a superuser's rights, and here it must belong to {owner} (value database.owner), who must"
+                " not get them.",
                 "Name that owner in the values, or give the database to that one where the dump is from.",
             )
         if not self.options.other_owner:

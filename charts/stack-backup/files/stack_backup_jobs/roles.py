@@ -27,6 +27,7 @@ ATTRIBUTES = {
     "REPLICATION": "rolreplication",
     "BYPASSRLS": "rolbypassrls",
 }
+POWERS = {"SUPERUSER", "CREATEROLE", "REPLICATION", "BYPASSRLS"}
 
 
 def unquoted(name: str) -> str:
@@ -98,8 +99,9 @@ class Roles:
         there = {str(row[0]): dict(zip(columns, map(str, row[1:]), strict=True)) for row in rows}
         new = [role for name, role in self.roles.items() if name not in there]
         made = {role.name for role in new}
+        strong = self.strong(session)
         session.execute("BEGIN")
-        for name, statement in [*self._new(new), *self._joined(made)]:
+        for name, statement in [*self._new(new), *self._joined(made, strong)]:
             session.execute("SAVEPOINT before")
             try:
                 session.execute(statement)
@@ -123,17 +125,29 @@ class Roles:
             for statement in role.settings:
                 yield role.name, statement
 
-    def _joined(self, made: set[str]) -> Iterator[tuple[str, str]]:
+    def strong(self, session: Session) -> set[str]:
+        """The roles, of the dump and of the server, by which a member has or can get rights over the server:
+        superusers and their like, PostgreSQL's own roles, and their members.
+        """
+        rows = session.query(
+            f"SELECT rolname, {' OR '.join(ATTRIBUTES[word] for word in POWERS)} FROM pg_roles"
+        )
+        there = {str(name): power == "t" for name, power in rows}
+        new = {name: bool(POWERS & {*role.attributes.split()}) for name, role in self.roles.items()}
+        strong = {name for name, power in (new | there).items() if power or name.startswith("pg_")}
+        of = _members(session) | {(role, name) for role, name, _ in self.memberships if name not in there}
+        while more := {member for role, member in of if role in strong} - strong:
+            strong |= more
+        return strong
+
+    def _joined(self, made: set[str], strong: set[str]) -> Iterator[tuple[str, str]]:
+        """No role that was there gets power by what a dump says."""
         for role, member, options in self.memberships:
-            if role in made or member in made:
+            if member in made or role in made - strong:
                 yield member, f"GRANT {identifier(role)} TO {identifier(member)}{options}"
 
     def _differing(self, session: Session, there: dict[str, dict[str, str]], made: set[str]) -> list[str]:
-        rows = session.query(
-            "SELECT r.rolname, m.rolname FROM pg_auth_members JOIN pg_roles r ON r.oid = roleid JOIN "
-            "pg_roles m ON m.oid = member"
-        )
-        joined = {(str(role), str(member)) for role, member in rows}
+        joined = _members(session)
         differing = {
             role.name for name, role in self.roles.items() if name in there and role.differs(there[name])
         }
@@ -141,6 +155,15 @@ class Roles:
             if member not in made and (role_name, member) not in joined:
                 differing.add(member)
         return sorted(differing)
+
+
+def _members(session: Session) -> set[tuple[str, str]]:
+    """Role and member, as they are in the server."""
+    rows = session.query(
+        "SELECT r.rolname, m.rolname FROM pg_auth_members JOIN pg_roles r ON r.oid = roleid JOIN "
+        "pg_roles m ON m.oid = member"
+    )
+    return {(str(role), str(member)) for role, member in rows}
 
 
 def exists(session: Session, role: str) -> bool:
