@@ -31,9 +31,13 @@ PACKAGE = CHART / "files" / "stack_backup_jobs"
 TEMPLATES = CHART / "templates"
 
 ELSEWHERE = {
+    "NAME_former_TIME": "the name of a database, as an example",
+    "NAME_restore_TIME": "the name of a database, as an example",
     "shared_preload_libraries": "a setting of PostgreSQL that nothing here reads",
     "kubernetes.core": "an Ansible collection",
     "pgBackRest": "a product",
+    "pgBouncer": "a product",
+    "pre-commit": "a tool",
     "….rclonelink": "what rclone makes of a link",
 }
 """Names in code marks that are no name of this project, and why they are right."""
@@ -126,16 +130,23 @@ def is_value(path: str, below: str = "") -> bool:
 
 
 @cache
+def _identifiers() -> frozenset[str]:
+    """Names that Python code has."""
+    return frozenset(
+        name
+        for path in _python()
+        if path.name != Path(__file__).name
+        for node in ast.walk(ast.parse(_read(path)))
+        for field in ("id", "attr", "arg", "name")
+        if isinstance(name := getattr(node, field, None), str)
+    )
+
+
+@cache
 def _words() -> frozenset[str]:
     """Names that code has: identifiers and keys, and strings without a space. No words of messages."""
-    found: set[str] = set()
+    found = set(_identifiers())
     for path in _python():
-        if "documents" in path.name:
-            continue
-        for node in ast.walk(ast.parse(_read(path))):
-            for field in ("id", "attr", "arg", "name"):
-                if isinstance(name := getattr(node, field, None), str):
-                    found |= {name, name.upper()} if isinstance(node, ast.Name) else {name}
         if "tests" not in path.relative_to(PROJECT).parts:
             for _, text in _strings(path):
                 words = text.split()
@@ -155,14 +166,18 @@ def _words() -> frozenset[str]:
 
 @cache
 def _snakes() -> frozenset[str]:
-    """Words with an underscore anywhere in the code, SQL and messages included."""
-    texts = [_read(path) for path in FILES if path.suffix in (".py", ".sql", ".sh", ".yaml", ".tpl", ".c")]
-    texts = [text for path, text in zip(_sources(), texts, strict=False) if path.name != Path(__file__).name]
-    return frozenset(word for text in texts for word in re.findall(r"\w+_\w+", text))
+    """Words with an underscore anywhere in the code, in lower case; SQL and messages included."""
+    kinds = (".py", ".sql", ".sh", ".yaml", ".tpl", ".c")
+    texts = [_read(path) for path in FILES if path.suffix in kinds and path.name != Path(__file__).name]
+    return frozenset(word.lower() for text in texts for word in re.findall(r"\w+_\w+", text))
 
 
-def _sources() -> list[Path]:
-    return [path for path in FILES if path.suffix in (".py", ".sql", ".sh", ".yaml", ".tpl", ".c")]
+@cache
+def _kebabs() -> str:
+    """Words with hyphens anywhere in the code, with hyphens around them."""
+    kinds = (".py", ".sql", ".sh", ".yaml", ".yml", ".tpl", ".json", ".toml")
+    texts = [_read(path) for path in FILES if path.suffix in kinds and path.name != Path(__file__).name]
+    return " ".join({f"-{word}-" for text in texts for word in re.findall(r"[\w%]+(?:-[\w%]+)+", text)})
 
 
 @cache
@@ -282,6 +297,19 @@ KUBERNETES = {"metadata", "spec", "status"}
 """A path with one of these is of an object of Kubernetes."""
 
 
+def _jobs_of(document: Document) -> list[str]:
+    """The sections of the jobs that a document is about (one on a job's page): it may leave them out."""
+    modules = [module for job, module in run.JOBS.items() if document.path.stem.startswith(job)]
+    return [_sections()[module] for module in modules or _sections()]
+
+
+def is_elsewhere(name: str) -> bool:
+    """A dotted name of something else: Kubernetes' objects, Python, a file, an Ansible module."""
+    parts = set(name.split("."))
+    python = name.split(".")[0] not in SEGMENTS and parts <= _identifiers()
+    return bool(python or KUBERNETES & parts or is_file(name) or name in ELSEWHERE or name in _words())
+
+
 def unknown_values(text: str) -> list[str]:
     """Dotted names of a sentence that look like values, and are none. Those of other things do not begin with
     a section of the values and have no capital in them.
@@ -292,13 +320,7 @@ def unknown_values(text: str) -> list[str]:
         path = re.sub(r"%s|\{\}|…", "*", name)
         segments = path.split(".")
         looks = any(re.search(r"[a-z][A-Z]", segment) for segment in segments) or segments[0] in SECTIONS
-        if looks and not (
-            is_value(path)
-            or KUBERNETES & set(segments)
-            or is_file(name)
-            or name in ELSEWHERE
-            or name in _words()
-        ):
+        if looks and not is_value(path) and not is_elsewhere(name):
             complaints.append(f"no such value: {name}")
     return complaints
 
@@ -316,8 +338,8 @@ def values(document: Document) -> list[str]:
     for span in document.spans:
         name = re.split(r": |=", span)[0]
         if re.fullmatch(r"[a-z][A-Za-z]*(\.[a-zA-Z]+)+", name):
-            known = is_value(name) or is_file(name) or name in ELSEWHERE or name in _words()
-            if not (known or KUBERNETES & set(name.split(".")) or f"no such value: {name}" in complaints):
+            known = is_value(name) or is_elsewhere(name) or f"no such value: {name}" in complaints
+            if not known and not any(is_value(name, section) for section in _jobs_of(document)):
                 complaints.append(f"no such value: {name}")
     for line in document.shell + document.spans:
         for name in re.findall(r"--set(?:-string|-json|-file)?[ =]([a-z][\w.-]*)=", line):
@@ -529,6 +551,11 @@ def unknown_calls(text: str) -> list[str]:
     complaints = []
     for line in re.findall(r"[`']((?:stack-backup|make) [a-z][^`'\n]*)[`']", text):
         complaints += commands(Document(PROJECT / "message", f"`{line}`"))
+    complaints += [
+        f"no such CronJob: {job}"
+        for job in re.findall(r"--from=cronjob/([a-z][a-z-]*)", text)
+        if job not in _cronjobs()
+    ]
     known = set(map(int, Exit)) | set(map(int, OwnExit))
     complaints += [
         f"no such exit code: {code}"
@@ -650,20 +677,28 @@ def names(document: Document) -> list[str]:
         name = span.partition("=")[0].partition(": ")[0]
         snake = re.fullmatch(r"[a-z]\w*_\w+|[A-Z][A-Z0-9]*_[A-Z0-9_]+", name)
         camel = re.fullmatch(r"([A-Z][a-z]+){2,}", name)
-        if (snake and name.lower() not in _lower_snakes() | shell | set(ELSEWHERE)) or (
-            camel and name not in _words() | shell | set(ELSEWHERE)
+        kebab = re.fullmatch(r"[a-z]+(-[a-z]+)+", name)
+        if (
+            (snake and name.lower() not in _snakes() | shell and name not in ELSEWHERE)
+            or (camel and name not in _words() | shell | set(ELSEWHERE))
+            or (kebab and f"-{name}-" not in _kebabs() and name not in shell | set(ELSEWHERE))
         ):
             complaints.append(f"no such name: {name}")
     section = document.text.partition("\n## Figures of the verdict\n")[2].partition("\n## ")[0]
     for name in Document(document.path, section).spans:
-        if re.fullmatch(r"[a-z_]+", name) and name not in _words():
+        if re.fullmatch(r"[a-z_]+", name) and name not in _figures(document.path.stem):
             complaints.append(f"no such figure: {name}")
     return complaints
 
 
 @cache
-def _lower_snakes() -> frozenset[str]:
-    return frozenset(word.lower() for word in _snakes()) | {"name_former_time", "name_restore_time"}
+def _figures(page: str) -> frozenset[str]:
+    """Names that the program of a page has: of arguments, and strings without a space."""
+    modules = [module for job, module in run.JOBS.items() if page.startswith(job)]
+    paths = [PACKAGE / f"{one}.py" for module in modules for one in {*_imports(module), "run"}]
+    trees = [node for path in paths for node in ast.walk(ast.parse(_read(path)))]
+    found = {node.arg for node in trees if isinstance(node, ast.keyword) and node.arg}
+    return frozenset(found | {text for path in paths for _, text in _strings(path) if " " not in text})
 
 
 def alerts(document: Document) -> list[str]:
@@ -701,6 +736,7 @@ ELSE = PROJECT / "docs" / "jobs" / "media-recovery.md"
         (links, "See [below](#no-such-heading).", "no such heading: #no-such-heading"),
         (links, "See [it](/work/page.md).", "leads nowhere: /work/page.md"),
         (values, "Set `network.offsitePeers`.", "no such value: network.offsitePeers"),
+        (values, "Set `scratch.bytes`.", "no such value: scratch.bytes"),
         (values, "Set `drill.every: 3`.", "no such value: drill.every"),
         (values, "Set backup.often, or not.", "no such value: backup.often"),
         (values, "Set `keepForeverSeconds`.", "no value of that name: keepForeverSeconds"),
@@ -739,6 +775,7 @@ ELSE = PROJECT / "docs" / "jobs" / "media-recovery.md"
         (files, "It lies in `.stack-backup/notes`.", "no such file: .stack-backup/notes"),
         (files, "```bash\nhelm install --values values/none.yaml\n```\n", "no such file: values/none.yaml"),
         (names, "The figure `not_there_yet`.", "no such name: not_there_yet"),
+        (names, "The job `replica-checker`.", "no such name: replica-checker"),
         (names, "It fires `StackBackupTooOld`.", "no such name: StackBackupTooOld"),
         (names, "The metric `stack_backup_age_seconds`.", "no such name: stack_backup_age_seconds"),
         (names, "\n## Figures of the verdict\n`elephants`", "no such figure: elephants"),
@@ -766,7 +803,13 @@ def test_a_message_s_abbreviations_are_seen(module: str, text: str, complaint: s
 
 @pytest.mark.parametrize(
     "text",
-    ["Run `make everything`.", "See `stack-backup destroy`.", "It is exit code 76.", "See docs/none.md."],
+    [
+        "Run `make everything`.",
+        "See `stack-backup destroy`.",
+        "It is exit code 76.",
+        "See docs/none.md.",
+        "kubectl create job now --from=cronjob/backup",
+    ],
 )
 def test_a_message_s_commands_codes_and_pages_are_seen(text: str) -> None:
     assert unknown_calls(text)
