@@ -7,6 +7,7 @@ that it must refuse. What a rule cannot tell apart, it passes over; an exception
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -92,9 +93,7 @@ def _strings(path: Path) -> tuple[tuple[int, str], ...]:
     """The string literals of a module with their lines; `{}` where an f-string has a value."""
     found: list[tuple[int, str]] = []
     tree = ast.parse(_read(path))
-    inner = {
-        id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)
-    } - {id(node) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)}
+    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
@@ -850,6 +849,57 @@ def test_what_a_message_names_is_there() -> None:
         if where.startswith(str(TEMPLATES.relative_to(PROJECT))):
             complaints += [f"{where}: {one}" for one in unknown_template_values(text)]
     assert not complaints, "\n" + "\n".join(complaints)
+
+
+SAID_BY_OTHERS = {
+    "Kubernetes": """Job was active longer than specified deadline
+MountVolume.SetUp failed for volume "
+Multi-Attach error for volume "
+Usage of EmptyDir volume "scratch" exceeds the limit "
+The node was low on resource: ephemeral-storage
+Not starting job because prior execution is running and concurrency policy is Forbid
+Missed scheduled time to start a job
+Back-off pulling image \"""",
+    "the C library": "Name or service not known",
+}
+"""What the page of messages quotes beside our own."""
+
+
+@cache
+def _said() -> str:
+    """All messages, a line each, with … where they have a value."""
+    values = re.compile(r"\{\{.*?\}\}|\{\}|%[sdvq]|\$\{?\w+\}?", re.DOTALL)
+    ours = [" ".join(values.sub("…", text).split()) for _, text in messages()]
+    systems = [os.strerror(number) for number in errno.errorcode]
+    return "\n".join([*ours, *systems, *SAID_BY_OTHERS.values()])
+
+
+def is_said(text: str) -> bool:
+    """Whether a message has these words; it may be put together of two or three."""
+    if len(text) < 4 or text in _said():
+        return True
+    words = text.split(" ")
+    return any(
+        " ".join(words[:end]) in _said() and is_said(" ".join(words[end:]).strip(" .:(),"))
+        for end in range(2, len(words) - 1)
+    )
+
+
+def unsaid(document: Document) -> list[str]:
+    """A sentence in code marks is said by a program, the chart or the command line; … stands for a value."""
+    quoted = [span for span in document.spans if len(span.split()) > 3 and re.match("[A-Z…]", span)]
+    return [
+        f"nobody says: {span}"
+        for span in quoted
+        if not all(is_said(part.strip(" .:(),")) for part in span.split("…"))
+    ]
+
+
+def test_a_message_that_the_page_of_messages_quotes_is_said() -> None:
+    document = Document.of(PROJECT / "docs" / "troubleshooting.md")
+    assert unsaid(document) == []
+    assert unsaid(Document(document.path, "`The volume has no room, alas.`"))
+    assert unsaid(Document(document.path, "`The source … is what its manifest says: its sha256 agrees.`"))
 
 
 @pytest.mark.parametrize("job", [job for job in run.JOBS if job != "list"])
