@@ -662,6 +662,9 @@ def files(document: Document) -> list[str]:
         for word in re.findall(rf"(?<![\w./~-])((?:{roots})/[\w./*-]+)", line):
             if not is_file(word):
                 complaints.append(f"no such file: {word}")
+        for path, name in re.findall(r"(tests/[\w/]+\.py)::(\w+)", line):
+            if not is_file(path) or f"def {name}(" not in _read(PROJECT / path):
+                complaints.append(f"no such test: {name}")
     return complaints
 
 
@@ -773,6 +776,7 @@ ELSE = PROJECT / "docs" / "jobs" / "media-recovery.md"
         (files, "It lies in `/backups/hourly`.", "no such file: /backups/hourly"),
         (files, "It lies in `.stack-backup/notes`.", "no such file: .stack-backup/notes"),
         (files, "```bash\nhelm install --values values/none.yaml\n```\n", "no such file: values/none.yaml"),
+        (files, "```bash\npytest tests/unit/test_run.py::test_none\n```\n", "no such test: test_none"),
         (names, "The figure `not_there_yet`.", "no such name: not_there_yet"),
         (names, "The job `replica-checker`.", "no such name: replica-checker"),
         (names, "It fires `StackBackupTooOld`.", "no such name: StackBackupTooOld"),
