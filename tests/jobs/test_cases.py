@@ -550,7 +550,18 @@ def test_rows_that_are_refused_where_sessions_share_a_table(chain: Chain) -> Non
         "INSERT INTO part SELECT n, repeat('x', 100) FROM generate_series(1, 5000) n",
     )
     green(chain.backup())
-    small = faults.patch_python("stack_backup_jobs.loader", "SHARE = 50_000")
+    small = faults.patch_python(
+        "stack_backup_jobs.loader",
+        """
+import time
+SHARE = 50_000
+real = Loader._copy
+def last(self, session, share, block):
+    time.sleep(2 * block.table.endswith("zz_limit"))
+    real(self, session, share, block)
+Loader._copy = last
+""",
+    )
     for result in (chain.production.run(DRILL, faults=Faults(python=small)), chain.recover(python=small)):
         log = green(result).log
         assert "TABLE DATA public.part is loaded again" in log, log

@@ -244,7 +244,7 @@ class LocalStack:
         """Make a claim that the stack brings, such as that of its media. See `runtime.Stack.add_claim`."""
         folder = self._namespaces.folder / "claims" / name
         folder.mkdir(parents=True)
-        _give(folder, -1)
+        _give(folder, -1, 0o2770)
         self._claims[name] = folder
 
     def install(self, values: Mapping[str, Any]) -> None:
@@ -373,7 +373,7 @@ class LocalRuntime:
         folder = self._exports / f"{nfs['server']}{nfs['path'].replace('/', '_')}"
         if not folder.exists():
             folder.mkdir(parents=True)
-            _give(folder, OWNER)
+            _give(folder, OWNER, 0o2775)  # an export is read by others, too
         return folder
 
     @contextlib.contextmanager
@@ -388,12 +388,12 @@ class LocalRuntime:
                 stack.database.stop(immediate=True)
 
 
-def _give(folder: Path, user: int) -> None:
+def _give(folder: Path, user: int, mode: int) -> None:
     """Make a new volume what its first pod would make it by its fsGroup: then no pod changes what is in it
     later, whatever the root of the volume was when that pod came (see `LocalVolume.limited`).
     """
     os.chown(folder, user, OWNER)
-    folder.chmod(0o2770)
+    folder.chmod(mode)
 
 
 def _remove(folder: Path, lock: int) -> None:

@@ -64,8 +64,9 @@ for path in {rootfs}/*; do
     mkdir "$name" && mount --bind "$path" "$name" && mount -o remount,bind,ro "$name" || finish 250
   fi
 done
-mkdir proc dev tmp && mount -t proc proc proc && mount -t devtmpfs dev dev &&
-  mount -t tmpfs -o size=64m,mode=1777 tmp tmp && ln -s /proc/self/fd dev/fd || finish 250
+mkdir proc dev tmp scratch && mount -t proc proc proc && mount -t devtmpfs dev dev &&
+  mount -t tmpfs -o size=64m,mode=1777 tmp tmp &&
+  mount -t tmpfs -o size=64m,mode=1777 scratch scratch && ln -s /proc/self/fd dev/fd || finish 250
 {binds}
 mkdir -p .{target} && mount -t nfs -o {options},port={port},proto=tcp 10.0.2.2:{pseudo} .{target} &&
   grep " /mnt/root{target} nfs4 .*vers=4" /proc/mounts || finish 251
