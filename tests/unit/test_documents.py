@@ -736,7 +736,7 @@ ELSE = PROJECT / "docs" / "jobs" / "media-recovery.md"
             "no such heading: ../formats.md#no-such-heading",
         ),
         (links, "See [below](#no-such-heading).", "no such heading: #no-such-heading"),
-        (links, "See [it](/work/page.md).", "leads nowhere: /work/page.md"),
+        (links, "See [it](/absent/page.md).", "leads nowhere: /absent/page.md"),
         (values, "Set `network.offsitePeers`.", "no such value: network.offsitePeers"),
         (values, "Set `scratch.bytes`.", "no such value: scratch.bytes"),
         (values, "Set `drill.every: 3`.", "no such value: drill.every"),
