@@ -273,11 +273,11 @@ class _Places:
 
     def add(self, text: int, at: int, unpacker: Any = None) -> None:
         with self._lock:
-            if text <= self._places[-1].text or text < self._places[-1].text + self._spacing:
+            if text < self._places[-1].text + self._spacing:
                 return
             self._places.append(_Place(text, at, unpacker and unpacker.copy()))
             if len(self._places) > self._most:
-                self._spacing = 2 * max(self._spacing, 1)
+                self._spacing *= 2
                 self._places = self._places[::2]
 
 
