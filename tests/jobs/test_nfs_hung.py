@@ -136,13 +136,18 @@ def started(
             nfs.thaw()
 
 
-def frozen_amid(made: Machine, nfs: Nfs) -> None:
-    """Stop the server when calls have ended, and wait until none ends any more."""
+def says(made: Machine, words: str) -> None:
+    """Wait until it does."""
     end = time.monotonic() + 60
-    while "Call 9 has ended" not in made.output:
+    while words not in made.output:
         assert made.running, made.output
         assert time.monotonic() < end, made.output
         time.sleep(0.02)
+
+
+def frozen_amid(made: Machine, nfs: Nfs) -> None:
+    """Stop the server when calls have ended, and wait until none ends any more."""
+    says(made, "Call 9 has ended")
     nfs.freeze()
     seen = ""
     while seen != (seen := made.output):
@@ -242,11 +247,7 @@ def test_an_hourly_backup_whose_server_hangs_as_it_publishes(
         **{"PGHOST": "10.0.2.2", "DEADLINE_SECONDS": "600"},
     }
     with started(nfs, programs, "/backup", {"/secrets/database": secrets}, environment) as made:
-        end = time.monotonic() + 60
-        while "The server may hang now" not in made.output:
-            assert made.running, made.output
-            assert time.monotonic() < end, made.output
-            time.sleep(0.02)
+        says(made, "The server may hang now")
         nfs.freeze()
         (programs / "go").touch()
         time.sleep(1)
