@@ -190,9 +190,15 @@ def test_the_database_image_has_the_public_images_tools_and_no_more() -> None:
 
 
 def chrooted(root: Path, command: str, *, interpreter: Path | None = None) -> str:
-    """What a shell command prints in a root file system, with an interpreter at /mnt where one is given."""
-    bind = f"mount --bind {interpreter} {root}/mnt;" if interpreter else ""
-    script = f'mount -t proc proc "$1/proc"; {bind} exec chroot "$1" sh -c "$2"'
+    """What a shell command prints in a root file system, with an interpreter at /mnt where one is given.
+
+    Read-only: root would leave its bytecode in what every other run is given.
+    """
+    bind = f'mount --bind -o ro {interpreter} "$1/mnt";' if interpreter else ""
+    script = (
+        'mount --bind "$1" "$1"; mount -o remount,bind,ro "$1";'
+        f'mount -t proc proc "$1/proc"; mount -t tmpfs shm "$1/dev/shm"; {bind} exec chroot "$1" sh -c "$2"'
+    )
     words = ["unshare", "--mount", "sh", "-euc", script, "sh", root, command]
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
