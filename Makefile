@@ -5,12 +5,12 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON := .venv/bin/python
-TESTBED := $(PYTHON) -m stack_backup.testbed
+TESTBED := $(PYTHON) -m stack_backup_lab.bed
 # By file: what the tests of a file share is made once.
 PARALLEL := --numprocesses auto --dist loadfile
 # Each stack's namespace and values.
 STACKS := production-stack=values/production.yaml staging-stack=values/staging.yaml stack-alice-default=values/developer.yaml
-PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup/testbed/image/*.sh) scripts/bootstrap .ci/run
+PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup_lab/bed/image_scripts/*.sh) scripts/bootstrap .ci/run
 
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 
@@ -20,10 +20,10 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.installed ## Tell the whole story on this machine: back up, replicate, recover, lose, recover again (no cluster)
-	$(PYTHON) -m stack_backup.demo
+	$(PYTHON) -m stack_backup_lab.story.demo
 
 demo-cluster: .venv/.installed ## The same story on two kind clusters, the first backup fired by the CronJob's controller
-	$(PYTHON) -m stack_backup.demo --cluster
+	$(PYTHON) -m stack_backup_lab.story.demo --cluster
 
 test: lint ## Everything: lint, then every test, those at scale by themselves, those on kind clusters last
 	$(PYTHON) -m pytest $(PARALLEL) --ignore tests/scale
@@ -55,7 +55,7 @@ lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, helm lint, ct
 	yamllint --strict .
 	for stack in $(STACKS); do helm lint --strict --namespace $${stack%=*} --values $${stack#*=} charts/stack-backup; done
 	ct lint --config ct.yaml
-	$(PYTHON) -m stack_backup.kubeconform $(STACKS)
+	$(PYTHON) -m stack_backup_lab.kubeconform $(STACKS)
 	helm-docs --chart-search-root charts --dry-run --log-level warning | diff -u charts/stack-backup/README.md - || \
 	  { echo "charts/stack-backup/README.md is not what helm-docs makes of values.yaml: run 'make docs'." >&2; exit 1; }
 
@@ -79,5 +79,5 @@ clean: ## Remove the test cluster and all that make wrote into this folder
 	@if [ -x $(PYTHON) ]; then $(TESTBED) clean; fi
 	rm -rf .venv .cache
 
-.venv/.installed: requirements.lock pyproject.toml scripts/bootstrap
+.venv/.installed: requirements-dev.lock pyproject.toml scripts/bootstrap
 	@scripts/bootstrap

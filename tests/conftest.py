@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stack_backup.testbed import tools
+from stack_backup_lab.bed import tools
 
 # In the order in which they run: what is cheap fails first.
 LAYERS = ("unit", "render", "cli", "jobs", "scale", "cluster")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup.testbed.paths import PROJECT
+from stack_backup_lab.paths import PROJECT
 
 TESTS = {
     "render/test_a.py": "def test_cheap(): pass\n",

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stack_backup import dataset
-from stack_backup.runtime.postgres import ServerError
-from stack_backup.runtime.sandbox import SandboxError
-from stack_backup.testbed import Failure, tools
+from stack_backup_lab.bed import BedError, tools
+from stack_backup_lab.data import dataset
+from stack_backup_lab.runtime.postgres import LocalServerError
+from stack_backup_lab.runtime.sandbox import SandboxError
 from tests.benchmarks.database import Database
-from tests.benchmarks.measure import MIB, Line, NotMeasured
+from tests.benchmarks.measure import MIB, Line, NotMeasuredError
 from tests.benchmarks.media_trees import Media
 
 MEMORY = 128 * MIB
@@ -49,7 +49,7 @@ def main() -> int:
                 for part in parts:
                     status.update(f"Round {number}: {type(part).__name__.lower()}")
                     part.round()
-    except (Failure, NotMeasured, SandboxError, ServerError) as failure:
+    except (BedError, NotMeasuredError, SandboxError, LocalServerError) as failure:
         console.print(f"[bold red]Nothing was measured.[/] {escape(str(failure))}")
         return 1
     _show(console, parts, options.rounds)

@@ -18,13 +18,13 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from stack_backup.mission import STAGING, STAGING_VALUES
-from stack_backup.render import Objects, merge_values, render
-from stack_backup.runtime import JobResult, postgres
-from stack_backup.runtime.local import OWNER, LocalRuntime
-from stack_backup.scenario import CLAIM, JOB, NAMESPACE, VALUES
+from stack_backup.runs import JobResult
 from stack_backup_jobs.formats import MANIFESTS, dump_name, manifest_name, stamp, time_of
-from tests.benchmarks.measure import MIB, Line, NotMeasured, green, settled, timed, with_command
+from stack_backup_lab.render import Objects, merge_values, render
+from stack_backup_lab.runtime import postgres
+from stack_backup_lab.runtime.local import OWNER, LocalRuntime
+from stack_backup_lab.story.stacks import CLAIM, JOB, NAMESPACE, STAGING, STAGING_VALUES, VALUES
+from tests.benchmarks.measure import MIB, Line, NotMeasuredError, green, settled, timed, with_command
 from tests.benchmarks.molecules import fill
 
 IMAGE = "postgres:15"
@@ -186,7 +186,7 @@ class Database:
         for key, value in {"name": name, "bytes": size, "sha256": digest.hexdigest()}.items():
             text, found = re.subn(rf"^{key}\t.*$", f"{key}\t{value}", text, flags=re.MULTILINE)
             if not found:
-                raise NotMeasured(f"the manifest of {model} has no {key}")
+                raise NotMeasuredError(f"the manifest of {model} has no {key}")
         (folder / MANIFESTS / manifest_name(name)).write_text(text)
         for path in (folder / name, folder / MANIFESTS / manifest_name(name)):
             shutil.chown(path, OWNER, OWNER)

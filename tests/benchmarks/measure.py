@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 
-from stack_backup.render import Objects
-from stack_backup.runtime import JobResult
+from stack_backup.runs import JobResult
+from stack_backup_lab.render import Objects
 
 MIB = 2**20
 
@@ -40,13 +40,13 @@ class Line:
         return median(ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True))
 
 
-class NotMeasured(RuntimeError):
+class NotMeasuredError(RuntimeError):
     """A run that was to be measured has failed; the message says how."""
 
 
 def green(result: JobResult) -> JobResult:
     if not result.succeeded:
-        raise NotMeasured(f"{result.job} ended with exit code {result.exit_code}: {result.log}")
+        raise NotMeasuredError(f"{result.job} ended with exit code {result.exit_code}: {result.log}")
     return result
 
 

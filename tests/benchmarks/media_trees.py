@@ -16,11 +16,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from stack_backup import media
-from stack_backup.render import Objects, merge_values, render
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import LocalRuntime
-from stack_backup.testbed import system
+from stack_backup.runs import JobResult
+from stack_backup_lab.bed import system
+from stack_backup_lab.data import media_files
+from stack_backup_lab.render import Objects, merge_values, render
+from stack_backup_lab.runtime.local import LocalRuntime
 from tests.benchmarks.measure import Line, green, settled, timed, with_command
 
 NAMESPACE, JOB, RECOVERY = "media-stack", "media-replicator", "media-recovery"
@@ -61,7 +61,7 @@ class Media:
         self._folders = 0
         for number in range(files):
             self._write(number)
-        media.give(self._source, 999)
+        media_files.give(self._source, 999)
         rsync = "rsync -a --delete"
         self._first = Line(f"Media, {files:,} files, first copy", "cp -a, sync", 1.5)
         self._recovered = Line("Media, recovery of all", "cp -a, sync", 1.5)
@@ -86,7 +86,7 @@ class Media:
         self._same.add(self._mirror(), start, self._rsync())
         for number in self._chance.sample(range(self._files), self._files // 100):
             self._write(number)
-        media.give(self._source, 999)
+        media_files.give(self._source, 999)
         self._changed.add(self._mirror(), start, self._rsync())
         if not self._slow.ours:  # once: rsync takes a quarter of an hour
             latency = {"LD_PRELOAD": str(self._library), "LATENCY_MICROSECONDS": str(MICROSECONDS)}

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from stack_backup.runtime import Stack
+from stack_backup_lab.runtime import Stack
 
 MIB = 2**20
 SHARE = 140 * MIB

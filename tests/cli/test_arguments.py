@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields
@@ -18,10 +20,11 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from stack_backup.cli import Exit, Problem, cluster
-from stack_backup.cli.app import Unfinished, main
-from stack_backup.render import render
+from stack_backup import CliError, Exit, release
+from stack_backup.app import Unfinished, main
 from stack_backup_jobs.media_recovery import Settings
+from stack_backup_lab.paths import PROJECT
+from stack_backup_lab.render import render
 
 KUBECONFIG = {
     "apiVersion": "v1",
@@ -57,7 +60,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.setattr("sys.stdin", io.StringIO())
-        monkeypatch.setattr(cluster, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / ".kube" / "config"))
+        monkeypatch.setattr(release, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / ".kube" / "config"))
         if kubeconfig is None:
             monkeypatch.delenv("KUBECONFIG", raising=False)
         else:
@@ -128,7 +131,22 @@ class Release:
     def create(self, job: dict[str, Any]) -> None:
         [container] = job["spec"]["template"]["spec"]["containers"]
         self.told = {one["name"]: one.get("value", "") for one in container["env"]}
-        raise Problem(Exit.RED, "No Job is taken here.")
+        raise CliError(Exit.RED, "No Job is taken here.")
+
+
+def test_the_version_is_the_project_s_own(command: Command) -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    ended = command("--version")
+    assert (ended.code, ended.stdout) == (0, f"stack-backup {project['version']}\n")
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    program = Path(sys.executable).with_name("stack-backup")
+    for words, wanted in (("stack-backup dr", "drill"), ("stack-backup status --out", "--output")):
+        asked = {"_STACK_BACKUP_COMPLETE": "complete_bash", "COMP_WORDS": words}
+        asked["COMP_CWORD"] = str(words.count(" "))
+        ended = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True)
+        assert ended.stdout.split() == [wanted], ended
 
 
 @pytest.mark.parametrize(
@@ -143,11 +161,11 @@ class Release:
 def test_what_a_recovery_of_the_media_hands_on(
     command: Command, monkeypatch: pytest.MonkeyPatch, options: list[str], delete: str, unfinished: str
 ) -> None:
-    release = Release()
-    monkeypatch.setattr(cluster, "connect", lambda *_: release)
-    assert command("recover", "media", "--confirm", release.namespace, *options).code == Exit.RED
-    told = {name: release.told[name] for name in ("CONFIRM", "DELETE", "UNFINISHED")}
-    assert told == {"CONFIRM": release.namespace, "DELETE": delete, "UNFINISHED": unfinished}
+    made = Release()
+    monkeypatch.setattr(release, "connect", lambda *_: made)
+    assert command("recover", "media", "--confirm", made.namespace, *options).code == Exit.RED
+    told = {name: made.told[name] for name in ("CONFIRM", "DELETE", "UNFINISHED")}
+    assert told == {"CONFIRM": made.namespace, "DELETE": delete, "UNFINISHED": unfinished}
 
 
 def test_what_may_become_of_an_unfinished_replica_is_what_the_program_knows() -> None:
@@ -238,10 +256,10 @@ def test_a_cluster_that_never_answers_is_given_up(
     path = tmp_path / "config"
     clusters = [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{silent}"}}]
     path.write_text(yaml.safe_dump(KUBECONFIG | {"clusters": clusters}))
-    monkeypatch.setattr(cluster, "TIMEOUTS", (1, 1))
+    monkeypatch.setattr(release, "TIMEOUTS", (1, 1))
     began = time.monotonic()
-    with pytest.raises(Problem, match="does not answer") as caught:
-        cluster.connect(str(path), None, None)
+    with pytest.raises(CliError, match="does not answer") as caught:
+        release.connect(str(path), None, None)
     assert caught.value.code == Exit.UNREACHABLE
     assert time.monotonic() - began < 10
 
@@ -265,5 +283,5 @@ def test_an_error_is_one_json_document_where_json_was_asked_for(
 
 
 def test_help_does_not_load_the_cluster_s_client() -> None:
-    code = "import sys, stack_backup.cli.app; sys.exit('kubernetes' in sys.modules)"
+    code = "import sys, stack_backup.app; sys.exit('kubernetes' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

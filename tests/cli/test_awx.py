@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stack_backup.cli.app import Unfinished
-from stack_backup.testbed import ansible
-from stack_backup.testbed.paths import PROJECT
-from stack_backup.testbed.process import CommandFailed, run
+from stack_backup.app import Unfinished
+from stack_backup_lab.bed import ansible
+from stack_backup_lab.bed.commands import CommandError, run
+from stack_backup_lab.paths import PROJECT
 
 AWX = PROJECT / "scripts" / "awx"
 PLAYBOOKS = sorted(path.stem for path in AWX.glob("*.yaml"))
@@ -115,6 +115,6 @@ def test_the_survey_s_answers_are_what_the_program_knows() -> None:
 @pytest.mark.parametrize("name", PLAYBOOKS)
 def test_a_playbook_that_is_not_told_the_namespace_starts_nothing(name: str) -> None:
     playbook = ansible.ensure() / "ansible-playbook"
-    with pytest.raises(CommandFailed) as caught:
+    with pytest.raises(CommandError) as caught:
         run([playbook, AWX / f"{name}.yaml"], env={"ANSIBLE_LOCALHOST_WARNING": "False"})
     assert re.search(r"Nothing was (changed|started)", caught.value.output)

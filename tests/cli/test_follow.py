@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from stack_backup.cli import Exit, Problem, follow
-from stack_backup.cli.follow import Run
-from stack_backup.runtime.runs import Object
+from stack_backup import CliError, Exit, follow
+from stack_backup.follow import Run
+from stack_backup.runs import Object
 
 LINES = ["one", "two", "three", '{"job":"j","exit":0,"outcome":"published","message":"It is done."}']
-AWAY = Problem(Exit.UNREACHABLE, "The cluster does not answer.")
+AWAY = CliError(Exit.UNREACHABLE, "The cluster does not answer.")
 
 
 class Release:
@@ -90,14 +90,14 @@ def test_a_cluster_that_is_away_for_a_moment_is_asked_again(turn: int) -> None:
 
 def test_a_cluster_that_stays_away_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "PATIENCE", 0)
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(CliError) as caught:
         _follow(Release(set(range(2, 99))))
     assert caught.value.code == Exit.UNREACHABLE
 
 
 def test_a_log_that_is_quiet_for_long_is_no_cluster_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "PATIENCE", -1)
-    with pytest.raises(Problem):
+    with pytest.raises(CliError):
         _follow(Release({2}))
     monkeypatch.setattr(follow, "PATIENCE", 0)
     assert _follow(Release(set(), cut=1))[0] == LINES[:-1]

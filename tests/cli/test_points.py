@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from stack_backup.cli import points
-from stack_backup.render import CHART, merge_values, render
-from stack_backup.runtime import JobResult
+from stack_backup import points
+from stack_backup.runs import JobResult
 from stack_backup_jobs.formats import (
     MANIFESTS,
     OWN,
@@ -27,6 +26,7 @@ from stack_backup_jobs.formats import (
     verdict_of,
 )
 from stack_backup_jobs.listing import DUMP, MEDIA
+from stack_backup_lab.render import CHART, merge_values, render
 from tests.render.stacks import STACKS
 
 HOUR = 3600

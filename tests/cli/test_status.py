@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stack_backup.cli import status
-from stack_backup.runtime.runs import Object
+from stack_backup import status
+from stack_backup.runs import Object
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 

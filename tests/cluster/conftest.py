@@ -6,21 +6,21 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from stack_backup import scenario
-from stack_backup.render import merge_values
-from stack_backup.runtime.cluster import KEEP, ClusterRuntime, ClusterStack
-from stack_backup.runtime.kube import KubeError, Object
-from stack_backup.testbed import cluster, images, tools
 from stack_backup_jobs.formats import MANIFESTS
+from stack_backup_lab.bed import images, kind_cluster, tools
+from stack_backup_lab.render import merge_values
+from stack_backup_lab.runtime.cluster import KEEP, ClusterRuntime, ClusterStack
+from stack_backup_lab.runtime.kube import KubeError, Object
+from stack_backup_lab.story.stacks import BACKUP_ALONE, TEST_MACHINE, VALUES
 from tests.jobs.dumps import BEGUN
 from tests.render import contract
 
 IMAGE = "stack-database:15"
 NAMESPACE = "stack-test-backup"
 VALUES = merge_values(
-    scenario.VALUES,
-    scenario.TEST_MACHINE,
-    scenario.BACKUP_ALONE,
+    VALUES,
+    TEST_MACHINE,
+    BACKUP_ALONE,
     # Several runs at once have to fit beside a control plane on two cores.
     {"backup": {"resources": {"requests": {"cpu": "50m"}}}},
 )
@@ -60,7 +60,7 @@ def pytest_runtest_makereport(
 def runtime() -> Iterator[ClusterRuntime]:
     """The test cluster, used again where it lives; one that this session had to make is removed again."""
     tools.ensure("helm", "helm3", "kubectl")
-    found = cluster.ensure()
+    found = kind_cluster.ensure()
     for image in (IMAGE, images.RCLONE, images.PYTHON):
         found.load(images.archive(image))
     runtime = ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)

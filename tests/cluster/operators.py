@@ -12,9 +12,9 @@ from typing import Any
 import psycopg
 import yaml
 
-from stack_backup.render import merge_values
-from stack_backup.runtime.cluster import ClusterStack
-from stack_backup.testbed.paths import PROJECT
+from stack_backup_lab.paths import PROJECT
+from stack_backup_lab.render import merge_values
+from stack_backup_lab.runtime.cluster import ClusterStack
 from tests.cluster.conftest import VALUES
 
 RECOVERY = "database-recovery"
@@ -28,7 +28,7 @@ REFUSES = """
 exec "$PYTHON" -I - <<'END'
 import os, sys, time
 sys.path.insert(0, "/programs")
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.run import Supervisor
 
@@ -38,7 +38,7 @@ def program(job):
     job.say(f"I was told to sleep {seconds} s.")
     time.sleep(seconds)
     given = (os.environ["CONFIRM"], os.environ["DUMP"])
-    raise Failure(Exit.PERMISSION, 'The confirmation is "%s" and the dump "%s".' % given, "Look again.")
+    raise JobError(Exit.PERMISSION, 'The confirmation is "%s" and the dump "%s".' % given, "Look again.")
 
 sys.exit(Supervisor(program).run())
 END

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import CHART, merge_values
-from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
-from stack_backup.testbed import ansible
-from stack_backup.testbed.paths import BIN, PROJECT
 from stack_backup_jobs.formats import time_of
+from stack_backup_lab.bed import ansible
+from stack_backup_lab.paths import BIN, PROJECT
+from stack_backup_lab.render import CHART, merge_values
+from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
 from tests.cluster.conftest import dumps, release_objects
 from tests.cluster.operators import (
     RECOVERABLE,

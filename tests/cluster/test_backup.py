@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.cluster import ClusterStack
-from stack_backup.scenario import Evidence, HourlyBackup, tell
+from stack_backup.runs import JobResult
 from stack_backup_jobs.formats import MANIFESTS, NAME, dump_name, manifest_name, time_of
+from stack_backup_lab.runtime.cluster import ClusterStack
+from stack_backup_lab.story.engine import Evidence, tell
+from stack_backup_lab.story.hourly_story import HourlyStory
 from tests.cluster.conftest import await_success, dumps
 from tests.render import contract
 
 
-class Story(HourlyBackup):
+class Story(HourlyStory):
     """The shared story, and how each of its steps ended."""
 
     evidence: list[Evidence]

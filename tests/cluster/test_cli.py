@@ -16,12 +16,12 @@ from typing import Any, Self
 
 import pytest
 
-from stack_backup.render import merge_values
-from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
-from stack_backup.runtime.manifests import namespace_object
-from stack_backup.runtime.runs import finished
+from stack_backup.runs import finished
 from stack_backup_jobs import formats
 from stack_backup_jobs.formats import MediaState, dump_name, time_of
+from stack_backup_lab.render import merge_values
+from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
+from stack_backup_lab.runtime.manifests import namespace_object
 from tests.cluster.conftest import dumps
 from tests.cluster.operators import RECOVERABLE, RECOVERY, access, another_program, documented_role, tables
 from tests.render import contract
@@ -52,7 +52,7 @@ def operator(stack: ClusterStack, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def _words(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "stack_backup.cli", *arguments]
+    return [sys.executable, "-m", "stack_backup", *arguments]
 
 
 @pytest.fixture(scope="module")

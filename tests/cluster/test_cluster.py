@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from stack_backup.runtime.cluster import ClusterRuntime
+from stack_backup_lab.runtime.cluster import ClusterRuntime
 
 
 def test_kube_proxy_reads_its_rules_back_as_it_wrote_them(runtime: ClusterRuntime) -> None:

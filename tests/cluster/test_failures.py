@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import merge_values
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.cluster import ClusterStack
-from stack_backup.runtime.kube import Object
+from stack_backup.runs import JobResult
+from stack_backup_lab.render import merge_values
+from stack_backup_lab.runtime.cluster import ClusterStack
+from stack_backup_lab.runtime.kube import Object
 from tests.cluster.conftest import VALUES, dumps
 from tests.render import contract
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
-from stack_backup.testbed.paths import BIN, PROJECT
 from stack_backup_jobs.formats import MANIFESTS, dump_name, manifest_name
+from stack_backup_lab.paths import BIN, PROJECT
+from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
 from tests.cluster.conftest import VALUES
 from tests.cluster.documents import commands
 from tests.render import contract

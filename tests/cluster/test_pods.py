@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from kubernetes.client import ApiException
 
-from stack_backup.runtime.cluster import ClusterStack
-from stack_backup.runtime.kube import Object
+from stack_backup_lab.runtime.cluster import ClusterStack
+from stack_backup_lab.runtime.kube import Object
 from tests.render import contract
 
 _PROBE = r"""

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from pyhelm3.errors import Error as HelmError
 
-from stack_backup.render import CHART, RELEASE, render
-from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
-from stack_backup.runtime.kube import KubeError, Object
-from stack_backup.runtime.manifests import namespace_object
-from stack_backup.testbed.paths import BIN
+from stack_backup_lab.paths import BIN
+from stack_backup_lab.render import CHART, RELEASE, render
+from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
+from stack_backup_lab.runtime.kube import KubeError, Object
+from stack_backup_lab.runtime.manifests import namespace_object
 from tests.cluster.conftest import VALUES, await_success, dumps, release_objects
 from tests.render import contract
 from tests.render.stacks import STACKS

@@ -13,13 +13,12 @@ import psycopg
 import pytest
 import yaml
 
-from stack_backup import dataset
-from stack_backup.mission import MEDIA, STAGING, STAGING_VALUES
-from stack_backup.render import load_values, merge_values
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.cluster import ClusterRuntime, ClusterStack
-from stack_backup.scenario import JOB, TEST_MACHINE, VALUES
-from stack_backup.testbed.paths import BIN, PROJECT
+from stack_backup.runs import JobResult
+from stack_backup_lab.data import dataset
+from stack_backup_lab.paths import BIN, PROJECT
+from stack_backup_lab.render import load_values, merge_values
+from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
+from stack_backup_lab.story.stacks import JOB, MEDIA, STAGING, STAGING_VALUES, TEST_MACHINE, VALUES
 from tests.cluster.documents import commands
 from tests.render import contract
 

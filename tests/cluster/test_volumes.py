@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from stack_backup.render import render
-from stack_backup.runtime.cluster import ClusterRuntime
-from stack_backup.runtime.kube import Object
-from stack_backup.runtime.manifests import namespace_object
+from stack_backup_lab.render import render
+from stack_backup_lab.runtime.cluster import ClusterRuntime
+from stack_backup_lab.runtime.kube import Object
+from stack_backup_lab.runtime.manifests import namespace_object
 from tests.render.stacks import STACKS
 
 NAMESPACES = {

@@ -9,11 +9,11 @@ from typing import Any
 
 import psycopg
 
-from stack_backup.render import merge_values
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import DATABASE, USER, LocalStack, LocalVolume
-from stack_backup.runtime.pod import Faults
-from stack_backup.runtime.postgres import SUPERUSER
+from stack_backup.runs import JobResult
+from stack_backup_lab.render import merge_values
+from stack_backup_lab.runtime.local import DATABASE, USER, LocalStack, LocalVolume
+from stack_backup_lab.runtime.pod import Faults
+from stack_backup_lab.runtime.postgres import SUPERUSER
 from tests.render import contract
 
 RECOVERY, DRILL = "database-recovery", "database-drill"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup import dataset
-from stack_backup.runtime.local import LocalRuntime, LocalStack
-from stack_backup.testbed import images
+from stack_backup_lab.bed import images
+from stack_backup_lab.data import dataset
+from stack_backup_lab.runtime.local import LocalRuntime, LocalStack
 from tests.jobs.hourly import IMAGE, NAMESPACE, VALUES, Hourly, Sample
 
 

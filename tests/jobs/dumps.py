@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import LocalVolume
+from stack_backup.runs import JobResult
 from stack_backup_jobs import formats
 from stack_backup_jobs.formats import MANIFESTS, dump_name, manifest_name, stamp
+from stack_backup_lab.runtime.local import LocalVolume
 
 FINAL = formats.NAME
 """The contract's file name with its parts, and with the suffix of zstd, which the contract does not know."""

@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from stack_backup.render import merge_values
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import LocalStack, RunningJob
-from stack_backup.runtime.pod import Faults
+from stack_backup.runs import JobResult
 from stack_backup_jobs.formats import MANIFESTS, stamp
+from stack_backup_lab.render import merge_values
+from stack_backup_lab.runtime.local import LocalStack, RunningJob
+from stack_backup_lab.runtime.pod import Faults
 from tests.jobs.dumps import FINAL, DumpFolder, Sample, assert_failed
 from tests.render import contract
 

@@ -1,4 +1,4 @@
-"""A stack's media, its replica and its volume to recover to, as the tests see them."""
+"""A stack's media_files, its replica and its volume to recover to, as the tests see them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stack_backup import media
-from stack_backup.render import merge_values
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import LocalStack, LocalVolume, RunningJob
-from stack_backup.runtime.pod import Faults
+from stack_backup.runs import JobResult
 from stack_backup_jobs.formats import ADDED, OWN, SAMPLE, STATE, TEMPORARY, TRASH
+from stack_backup_lab.data import media_files
+from stack_backup_lab.render import merge_values
+from stack_backup_lab.runtime.local import LocalStack, LocalVolume, RunningJob
+from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
 
 NAMESPACE = "media-stack"
@@ -63,7 +63,7 @@ class Media:
                     shutil.rmtree(path)
                 else:
                     path.unlink()
-            media.give(folder, 999)
+            media_files.give(folder, 999)
             folder.chmod(0o2770)
         self.install({})
 
@@ -89,7 +89,10 @@ class Media:
         result = self.run(environment=environment)
         assert result.succeeded, result.log
         assert result.verdict["outcome"] == "copied"
-        assert media.differences(media.snapshot(self.source), media.snapshot(self.replica)) == []
+        assert (
+            media_files.differences(media_files.snapshot(self.source), media_files.snapshot(self.replica))
+            == []
+        )
         assert self.state()["status"] == "complete"
         assert self.leftovers() == []
         return result
@@ -121,7 +124,7 @@ class Media:
         target = (root or self.source) / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content if isinstance(content, bytes) else content.encode())
-        media.give(root or self.source, 999)
+        media_files.give(root or self.source, 999)
 
     @contextmanager
     def untouched(self, folder: Path) -> Iterator[None]:

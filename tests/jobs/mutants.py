@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from stack_backup.render import CHART
+from stack_backup_lab.render import CHART
 
 
 def mutant(folder: Path, file: str, safeguard: str, instead: str) -> Path:

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack_backup.runtime.local import OWNER
-from stack_backup.runtime.sandbox import Bind, Container, Namespaces, Process
-from stack_backup.testbed import images
+from stack_backup_lab.bed import images
+from stack_backup_lab.runtime.local import OWNER
+from stack_backup_lab.runtime.sandbox import Bind, Container, Namespaces, Process
 
 KEY, SECRET = "AKIASTACKBACKUP", "a+secret/with=signs"
 PORT = 9000

@@ -12,10 +12,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stack_backup.runtime.local import LocalStack
-from stack_backup.runtime.postgres import LocalServer
-from stack_backup.testbed.paths import PROJECT
 from stack_backup_jobs.formats import Manifest, dump_name, time_of
+from stack_backup_lab.paths import PROJECT
+from stack_backup_lab.runtime.local import LocalStack
+from stack_backup_lab.runtime.postgres import LocalServer
 from tests.cluster.documents import commands
 from tests.jobs import faults
 from tests.jobs.hourly import FOLDER, Hourly

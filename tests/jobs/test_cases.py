@@ -16,11 +16,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from stack_backup.render import merge_values
-from stack_backup.runtime.local import LocalRuntime, LocalStack, LocalVolume
-from stack_backup.runtime.pod import Faults
-from stack_backup.runtime.sandbox import Bind
 from stack_backup_jobs.session import identifier, literal
+from stack_backup_lab.render import merge_values
+from stack_backup_lab.runtime.local import LocalRuntime, LocalStack, LocalVolume
+from stack_backup_lab.runtime.pod import Faults
+from stack_backup_lab.runtime.sandbox import Bind
 from tests.jobs import faults
 from tests.jobs.chain import (
     DRILL,

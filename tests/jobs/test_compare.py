@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from stack_backup import compare, dataset
-from stack_backup.runtime.local import LocalRuntime, LocalStack
-from stack_backup.runtime.postgres import LocalServer
+from stack_backup_lab.data import comparison, dataset
+from stack_backup_lab.runtime.local import LocalRuntime, LocalStack
+from stack_backup_lab.runtime.postgres import LocalServer
 
 CHANGES = {
     "one changed byte": (
@@ -195,14 +195,14 @@ def stack(runtime: LocalRuntime) -> Iterator[LocalStack]:
 
 
 @pytest.fixture(scope="module")
-def before(stack: LocalStack) -> Iterator[compare.Snapshot]:
+def before(stack: LocalStack) -> Iterator[comparison.Snapshot]:
     before = snapshot(stack.database)
     yield before
-    assert compare.differences(before, snapshot(stack.database)) == [], "every change is undone"
+    assert comparison.differences(before, snapshot(stack.database)) == [], "every change is undone"
 
 
-def snapshot(server: LocalServer) -> compare.Snapshot:
-    return compare.snapshot(server, [dataset.DATABASE])
+def snapshot(server: LocalServer) -> comparison.Snapshot:
+    return comparison.snapshot(server, [dataset.DATABASE])
 
 
 def execute(server: LocalServer, statement: str) -> None:
@@ -212,11 +212,11 @@ def execute(server: LocalServer, statement: str) -> None:
 
 @pytest.mark.parametrize(("change", "undo", "found"), CHANGES.values(), ids=CHANGES.keys())
 def test_every_kind_of_difference_is_found(
-    stack: LocalStack, before: compare.Snapshot, change: str, undo: str, found: str
+    stack: LocalStack, before: comparison.Snapshot, change: str, undo: str, found: str
 ) -> None:
     execute(stack.database, change)
     try:
-        differences = compare.differences(before, snapshot(stack.database))
+        differences = comparison.differences(before, snapshot(stack.database))
     finally:
         execute(stack.database, undo)
     assert any(found in str(one) for one in differences), "\n".join(map(str, differences))
@@ -225,10 +225,10 @@ def test_every_kind_of_difference_is_found(
 
 
 def test_a_difference_shows_the_row_of_the_same_key_on_both_sides(
-    stack: LocalStack, before: compare.Snapshot
+    stack: LocalStack, before: comparison.Snapshot
 ) -> None:
     execute(stack.database, "UPDATE auth_user SET email = 'new-' || id || '@example.org' WHERE id IN (3, 4)")
-    [difference] = compare.differences(before, snapshot(stack.database))
+    [difference] = comparison.differences(before, snapshot(stack.database))
     execute(stack.database, "UPDATE auth_user SET email = 'User.' || id || '@example.org' WHERE id IN (3, 4)")
     assert difference.what == "rows of public.auth_user"
     for side, address in ((difference.left, "User.3@example.org"), (difference.right, "new-3@example.org")):
@@ -239,22 +239,22 @@ def test_a_difference_shows_the_row_of_the_same_key_on_both_sides(
 def test_a_difference_shows_no_verifier(stack: LocalStack) -> None:
     with psycopg.connect(stack.database.dsn("postgres")) as connection:
         verifiers = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolpassword <> ''").fetchall()
-    told = repr(compare.differences(compare.Snapshot((), {}, {}), snapshot(stack.database)))
+    told = repr(comparison.differences(comparison.Snapshot((), {}, {}), snapshot(stack.database)))
     assert len(verifiers) == 3
     for (verifier,) in verifiers:
         assert verifier.split("$")[2] not in told
 
 
-def test_the_same_seed_gives_the_same_rows(runtime: LocalRuntime, before: compare.Snapshot) -> None:
+def test_the_same_seed_gives_the_same_rows(runtime: LocalRuntime, before: comparison.Snapshot) -> None:
     with runtime.stack("seed-stack") as stack:
         dataset.fill(stack.database, molecules=50)
         assert snapshot(stack.database).tables == before.tables
 
 
-def test_a_database_that_is_not_empty_is_not_filled(stack: LocalStack, before: compare.Snapshot) -> None:
+def test_a_database_that_is_not_empty_is_not_filled(stack: LocalStack, before: comparison.Snapshot) -> None:
     with pytest.raises(dataset.DatasetError, match="not empty"):
         dataset.fill(stack.database, molecules=50)
-    assert compare.differences(before, snapshot(stack.database)) == []
+    assert comparison.differences(before, snapshot(stack.database)) == []
 
 
 def test_the_texts_hold_every_character_of_the_basic_plane() -> None:

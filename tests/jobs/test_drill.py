@@ -15,11 +15,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from stack_backup import dataset
-from stack_backup.render import merge_values, render
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import LocalRuntime, LocalVolume
-from stack_backup.runtime.pod import Faults
+from stack_backup.runs import JobResult
+from stack_backup_lab.data import dataset
+from stack_backup_lab.render import merge_values, render
+from stack_backup_lab.runtime.local import LocalRuntime, LocalVolume
+from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
 from tests.jobs.hourly import FOLDER, NAMESPACE, VALUES, Hourly, Sample
 from tests.jobs.mutants import mutant

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import Objects
-from stack_backup.runtime.local import LocalRuntime, LocalStack, RunningJob
-from stack_backup.runtime.pod import Faults
-from stack_backup.testbed import images
+from stack_backup_lab.bed import images
+from stack_backup_lab.render import Objects
+from stack_backup_lab.runtime.local import LocalRuntime, LocalStack, RunningJob
+from stack_backup_lab.runtime.pod import Faults
 from tests.jobs.faults import fail, fail_python, hold, hold_python, kill_python, patch_python
 from tests.jobs.test_local_runtime import IMAGE, cron_job, pod_of
 

@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from stack_backup import compare, dataset
-from stack_backup.runtime.local import LocalRuntime, LocalStack
+from stack_backup_lab.data import comparison, dataset
+from stack_backup_lab.runtime.local import LocalRuntime, LocalStack
 from tests.jobs import faults
 from tests.jobs.hourly import CLAIM, FINAL, FOLDER, JOB, KEEP, NAMESPACE, VALUES, Hourly, assert_failed
 
@@ -115,13 +115,13 @@ def test_the_log_holds_no_secret(hourly: Hourly) -> None:
         assert secret.decode()[:16] not in log
 
 
-def restored(hourly: Hourly, name: str, folder: Path) -> list[compare.Difference]:
+def restored(hourly: Hourly, name: str, folder: Path) -> list[comparison.Difference]:
     """What differs between the stack's server and one that the dump was loaded into."""
     dump = hourly.volume.fetch(f"{FOLDER}/{name}", folder)
-    source = compare.snapshot(hourly.stack.database)
+    source = comparison.snapshot(hourly.stack.database)
     with hourly.stack.scratch_server() as scratch:
         scratch.load(dump)
-        return compare.differences(source, compare.snapshot(scratch))
+        return comparison.differences(source, comparison.snapshot(scratch))
 
 
 @pytest.mark.parametrize("compressor", ["gzip", "zstd"])

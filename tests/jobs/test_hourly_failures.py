@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import USER
+from stack_backup.runs import JobResult
+from stack_backup_lab.runtime.local import USER
 from tests.jobs import faults
 from tests.jobs.hourly import FOLDER, Hourly, assert_failed
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from stack_backup.cli import points
-from stack_backup.render import Objects, merge_values, render
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import LocalStack
+from stack_backup import points
+from stack_backup.runs import JobResult
 from stack_backup_jobs.formats import verdict_of
 from stack_backup_jobs.listing import Point
+from stack_backup_lab.render import Objects, merge_values, render
+from stack_backup_lab.runtime.local import LocalStack
 from tests.jobs.hourly import CLAIM, JOB, NAMESPACE, VALUES, Hourly
 
 

@@ -15,12 +15,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from stack_backup.render import Objects
-from stack_backup.runtime import memory
-from stack_backup.runtime.local import LocalRuntime, LocalStack
-from stack_backup.runtime.pod import Faults, expand, size
-from stack_backup.runtime.postgres import ServerError
-from stack_backup.runtime.sandbox import Namespaces, SandboxError, resolve
+from stack_backup_lab.render import Objects
+from stack_backup_lab.runtime import memory
+from stack_backup_lab.runtime.local import LocalRuntime, LocalStack
+from stack_backup_lab.runtime.pod import Faults, expand, size
+from stack_backup_lab.runtime.postgres import LocalServerError
+from stack_backup_lab.runtime.sandbox import Namespaces, SandboxError, resolve
 
 IMAGE = "postgres:15"
 
@@ -372,7 +372,7 @@ def test_a_server_can_crash_hang_and_be_gone(stack: LocalStack) -> None:
     with psycopg.connect(server.dsn("frag")) as connection:
         assert connection.execute("TABLE kept").fetchall() == [(1,)]
     server.execute("DROP TABLE kept;", "frag")
-    with pytest.raises(ServerError, match="does not exist"):
+    with pytest.raises(LocalServerError, match="does not exist"):
         server.execute("DROP TABLE kept;", "frag")
     with server.hanging(), pytest.raises(psycopg.OperationalError, match="timeout"):
         psycopg.connect(f"{server.dsn('frag')} connect_timeout=2")
@@ -395,8 +395,8 @@ def leftovers() -> list[str]:
 KILLED = """
 import sys, time
 from pathlib import Path
-from stack_backup.runtime.local import LocalRuntime
-from stack_backup.runtime.pod import Image
+from stack_backup_lab.runtime.local import LocalRuntime
+from stack_backup_lab.runtime.pod import Image
 from tests.jobs.test_local_runtime import limited
 with LocalRuntime(image=lambda name: Image(Path(sys.argv[1]), {"PATH": "/bin"})).stack("leftover") as stack:
     stack.apply(limited("sleep 600"))

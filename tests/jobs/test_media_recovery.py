@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from stack_backup import media
-from stack_backup.render import merge_values, render
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import LocalRuntime, LocalStack
+from stack_backup.runs import JobResult
 from stack_backup_jobs.formats import stamp
+from stack_backup_lab.data import media_files
+from stack_backup_lab.render import merge_values, render
+from stack_backup_lab.runtime.local import LocalRuntime, LocalStack
 from tests.jobs import faults
 from tests.jobs.mirror import (
     AFTER,
@@ -56,14 +56,14 @@ def tree(stack: LocalStack) -> Media:
     """A complete mirror, and a stack that is to have it: its own volume is empty."""
     tree = Media(stack)
     tree.clear()
-    media.fill(tree.source, files=FILES)
+    media_files.fill(tree.source, files=FILES)
     tree.mirror()
     tree.install(TO_STAGING)
     return tree
 
 
 def differences(tree: Media) -> list[str]:
-    return media.differences(media.snapshot(tree.replica), media.snapshot(tree.target))
+    return media_files.differences(media_files.snapshot(tree.replica), media_files.snapshot(tree.target))
 
 
 def refused(tree: Media, code: int, *words: str, **changes: Any) -> JobResult:
@@ -80,8 +80,8 @@ def refused(tree: Media, code: int, *words: str, **changes: Any) -> JobResult:
 def test_all_that_the_replica_holds_is_recovered(tree: Media) -> None:
     with tree.untouched(tree.replica):
         verdict = tree.recover().verdict
-    source = media.snapshot(tree.source)
-    assert media.differences(source, media.snapshot(tree.target)) == []
+    source = media_files.snapshot(tree.source)
+    assert media_files.differences(source, media_files.snapshot(tree.target)) == []
     assert verdict["mirrored"] == tree.state()["since"]
     assert str(verdict["files"]) == tree.state()["files"]
     assert verdict["copied"] == len([entry for entry in source.values() if entry.kind != "folder"])
@@ -122,7 +122,7 @@ def test_a_file_in_the_place_of_a_folder(tree: Media) -> None:
 def test_no_link_of_the_stack_is_followed(tree: Media) -> None:
     elsewhere = tree.source / "elsewhere"
     elsewhere.mkdir()
-    media.give(tree.source, 999)
+    media_files.give(tree.source, 999)
     (tree.target / "folders").symlink_to("/media-replica/folders")
     with tree.untouched(tree.replica):
         refused(tree, 65, "1 names")
@@ -253,7 +253,7 @@ def test_volume_that_fills_up_amid_a_copy(tree: Media) -> None:
         job.release("go")
         assert_failed(job.wait(), 73, "space", "each of them whole")
         (tree.target / "filler").unlink()
-        recovered, source = media.snapshot(tree.target), media.snapshot(tree.source)
+        recovered, source = media_files.snapshot(tree.target), media_files.snapshot(tree.source)
         files = {path: entry for path, entry in recovered.items() if entry.kind == "file"}
         files.pop("names/case")
         assert all(source[path] == entry for path, entry in files.items() if path not in partial(tree.target))
@@ -285,16 +285,16 @@ def test_a_stack_that_writes_meanwhile(tree: Media) -> None:
 def test_twenty_thousand_files_and_one_of_three_gigabytes(stack: LocalStack) -> None:
     tree = Media(stack)
     tree.clear()
-    media.fill(tree.source, files=20_000, large=3 << 30)
-    source = media.snapshot(tree.source)
+    media_files.fill(tree.source, files=20_000, large=3 << 30)
+    source = media_files.snapshot(tree.source)
     result = tree.run()
     assert result.succeeded, result.log
     assert result.verdict["files"] > 20_000
     assert result.verdict["bytes"] > 3 << 30
-    assert media.differences(source, media.snapshot(tree.replica)) == []
+    assert media_files.differences(source, media_files.snapshot(tree.replica)) == []
     shutil.rmtree(tree.source / "targets")  # production goes on, and is not looked at any more
     tree.recover()
-    assert media.differences(source, media.snapshot(tree.target)) == []
+    assert media_files.differences(source, media_files.snapshot(tree.target)) == []
     tree.clear()
 
 
@@ -354,10 +354,10 @@ def test_the_last_complete_mirror_is_recovered_out_of_tree_and_trash(tree: Media
     """Of several runs that were killed, each after other changes, at any step."""
     random = Random(seed)
     tree.install({})
-    complete, completed = media.snapshot(tree.source), tree.state()["completed"]
+    complete, completed = media_files.snapshot(tree.source), tree.state()["completed"]
     for _ in range(3):
         if cut_off(tree, random) == "complete":
-            complete, completed = media.snapshot(tree.source), tree.state()["completed"]
+            complete, completed = media_files.snapshot(tree.source), tree.state()["completed"]
     if tree.state()["status"] == "complete":
         tree.set("names/last", "one more")
         while tree.state()["since"] == stamp():
@@ -371,7 +371,7 @@ def test_the_last_complete_mirror_is_recovered_out_of_tree_and_trash(tree: Media
         refused(tree, 75, "being written since", completed)
         verdict = tree.recover(**LAST, **DELETE).verdict
     assert verdict["mirrored"] == completed
-    assert media.differences(complete, media.snapshot(tree.target)) == []
+    assert media_files.differences(complete, media_files.snapshot(tree.target)) == []
 
 
 def test_what_lies_there_is_recovered_when_told(tree: Media) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from stack_backup import media
-from stack_backup.render import render
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import LocalRuntime, LocalStack
+from stack_backup.runs import JobResult
+from stack_backup_lab.data import media_files
+from stack_backup_lab.render import render
+from stack_backup_lab.runtime.local import LocalRuntime, LocalStack
 from tests.jobs import faults
 from tests.jobs.mirror import (
     AFTER,
@@ -56,7 +56,7 @@ def tree(stack: LocalStack) -> Media:
     """The media of a stack, and an empty replica."""
     tree = Media(stack)
     tree.clear()
-    media.fill(tree.source, files=FILES)
+    media_files.fill(tree.source, files=FILES)
     return tree
 
 
@@ -79,10 +79,12 @@ def refused(tree: Media, code: int, *words: str, **changes: Any) -> JobResult:
 
 
 def test_all_that_a_tree_may_hold_is_mirrored(tree: Media) -> None:
-    before = media.snapshot(tree.source)
+    before = media_files.snapshot(tree.source)
     begun = datetime.now(UTC).replace(microsecond=0)
     result = tree.mirror()
-    assert media.differences(before, media.snapshot(tree.source)) == [], "the source is never written"
+    assert media_files.differences(before, media_files.snapshot(tree.source)) == [], (
+        "the source is never written"
+    )
     files = [entry for entry in before.values() if entry.kind == "file"]
     state = tree.state()
     keys = ["format", "status", "since", "completed", "files", "bytes", "namespace", "exclude"]
@@ -197,7 +199,7 @@ def test_the_trash_is_emptied_by_age(mirrored: Media) -> None:
     for name in (*names, "something-else"):
         mirrored.set(f".stack-backup/trash/{name}/file", "old", mirrored.replica)
     (trash / names[0] / "out").symlink_to(mirrored.source)
-    media.give(trash, 999)
+    media_files.give(trash, 999)
     with mirrored.untouched(mirrored.source):
         assert_failed(mirrored.run(environment={"SENTINEL": ".stack"}), 66)
         assert len(mirrored.trash()) == 5, "a red run empties nothing"
@@ -209,7 +211,7 @@ def test_the_trash_is_emptied_by_age(mirrored: Media) -> None:
 
 def test_a_mirror_of_another_tool_is_taken_over(tree: Media) -> None:
     shutil.copytree(tree.source, tree.replica, symlinks=True, dirs_exist_ok=True)
-    media.give(tree.replica, 999)
+    media_files.give(tree.replica, 999)
     assert tree.mirror().verdict["copied"] == 0
 
 
@@ -285,7 +287,7 @@ def test_every_folder_renamed(mirrored: Media) -> None:
 
 def test_wrong_source_for_a_mirror_of_another_tool(tree: Media) -> None:
     shutil.copytree(tree.source, tree.replica, symlinks=True, dirs_exist_ok=True)
-    media.give(tree.replica, 999)
+    media_files.give(tree.replica, 999)
     shutil.rmtree(tree.source / "folders")
     shutil.rmtree(tree.source / "names")
     refused(tree, 65, "shrank")
@@ -331,14 +333,16 @@ def test_replica_that_is_full(mirrored: Media) -> None:
 def test_replica_that_fills_up_amid_a_copy(mirrored: Media) -> None:
     mirrored.set("names/case", os.urandom(8 << 20))
     (mirrored.source / "names" / "CASE").unlink()
-    before = media.snapshot(mirrored.replica)
+    before = media_files.snapshot(mirrored.replica)
     with mirrored.volume(REPLICA).limited(24 << 20), mirrored.start(python=AMID) as job:
         job.reached("reached")
         fill_up(mirrored.volume(REPLICA), 4 << 20)
         job.release("go")
         assert_failed(job.wait(), 73, "space", "the next run goes on")
         (mirrored.replica / "filler").unlink()
-        assert media.differences(before, media.snapshot(mirrored.replica)) == [], "nor is anything deleted"
+        assert media_files.differences(before, media_files.snapshot(mirrored.replica)) == [], (
+            "nor is anything deleted"
+        )
         assert mirrored.state()["status"] == "in-progress"
 
 
@@ -411,7 +415,7 @@ def passed_over(tree: Media, *names: str, **changes: Any) -> JobResult:
 
 
 def differences(tree: Media) -> list[str]:
-    return media.differences(media.snapshot(tree.source), media.snapshot(tree.replica))
+    return media_files.differences(media_files.snapshot(tree.source), media_files.snapshot(tree.replica))
 
 
 def test_a_file_that_is_always_being_written_costs_no_other(mirrored: Media) -> None:
@@ -529,7 +533,7 @@ def test_what_belongs_to_the_file_server_is_left_out(mirrored: Media) -> None:
 def test_source_that_is_emptied_amid_a_run(mirrored: Media) -> None:
     mirrored.set("new", "one more")
     (mirrored.source / "names" / "CASE").unlink()
-    before = media.snapshot(mirrored.replica)
+    before = media_files.snapshot(mirrored.replica)
     with mirrored.start(python=AMID) as job:
         job.reached("reached")
         for path in mirrored.source.iterdir():
@@ -537,7 +541,7 @@ def test_source_that_is_emptied_amid_a_run(mirrored: Media) -> None:
         job.release("go")
         result = job.wait()
     assert_failed(result, 66, "no file at all", "in its trash")
-    [line] = media.differences(before, media.snapshot(mirrored.replica))
+    [line] = media_files.differences(before, media_files.snapshot(mirrored.replica))
     assert line.startswith("'names/CASE'"), "only what was to go before"
 
 
@@ -548,7 +552,7 @@ def test_a_run_that_is_killed_leaves_nothing_partial_and_the_next_goes_on(
     last = mirrored.state()
     (mirrored.source / "names" / "CASE").unlink()
     mirrored.set("names/case", os.urandom(4 << 20))
-    before = media.snapshot(mirrored.replica)
+    before = media_files.snapshot(mirrored.replica)
     with mirrored.start(environment=SLOWLY) as job:
         deadline = time.monotonic() + 30
         while not partial(mirrored.replica):
@@ -563,7 +567,9 @@ def test_a_run_that_is_killed_leaves_nothing_partial_and_the_next_goes_on(
         assert result.exit_code == 137
     unfinished = {str(Path(path).relative_to(mirrored.replica)) for path in partial(mirrored.replica)}
     after = {
-        path: entry for path, entry in media.snapshot(mirrored.replica).items() if path not in unfinished
+        path: entry
+        for path, entry in media_files.snapshot(mirrored.replica).items()
+        if path not in unfinished
     }
     assert after == before, "what is to be replaced or deleted is there until all is copied"
     state = mirrored.state()
@@ -627,10 +633,10 @@ def test_replica_in_which_somebody_writes_amid_a_run(mirrored: Media) -> None:
 def test_replica_that_refuses_amid_a_run(mirrored: Media, event: str, code: str, expected: int) -> None:
     mirrored.set("names/case", "edited")
     (mirrored.source / "names" / "CASE").unlink()
-    before = media.snapshot(mirrored.replica)
+    before = media_files.snapshot(mirrored.replica)
     result = mirrored.run(python=faults.fail_python(event, code, "'.stack.partial' in path"))
     assert_failed(result, expected, os.strerror(getattr(errno, code)), "the next run goes on")
-    assert media.differences(before, media.snapshot(mirrored.replica)) == [], (
+    assert media_files.differences(before, media_files.snapshot(mirrored.replica)) == [], (
         "nothing is deleted after an error"
     )
     mirrored.mirror()
@@ -685,7 +691,7 @@ def test_trash_that_cannot_be_emptied_costs_no_mirror(mirrored: Media) -> None:
 def test_trash_that_fills_the_replica_goes_before_room_is_judged(mirrored: Media) -> None:
     old = f"{datetime.now(UTC) - timedelta(days=9):%Y-%m-%dT%H:%M:%SZ}"
     mirrored.set(f".stack-backup/trash/{old}/file", bytes(12 << 20), mirrored.replica)
-    media.give(mirrored.replica / ".stack-backup", 999)
+    media_files.give(mirrored.replica / ".stack-backup", 999)
     mirrored.set("new", os.urandom(12 << 20))
     with mirrored.volume(REPLICA).limited(28 << 20):
         free = os.statvfs(mirrored.replica)
@@ -782,8 +788,8 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Media], None]]] = {
     ),
     "trash is emptied late": (
         MIRROR_PY,
-        "        self._empty_trash()\n        media.require_room(",
-        "        media.require_room(",
+        "        self._empty_trash()\n        media_files.require_room(",
+        "        media_files.require_room(",
         test_trash_that_fills_the_replica_goes_before_room_is_judged,
     ),
     "any number is odd": (

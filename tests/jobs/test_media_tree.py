@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup import media
+from stack_backup_lab.data import media_files
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     folder = tmp_path / "tree"
     folder.mkdir()
-    media.fill(folder, files=5, owner=None)
+    media_files.fill(folder, files=5, owner=None)
     return folder
 
 
@@ -37,7 +37,7 @@ def relink(path: Path, target: str) -> None:
 
 CHANGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a byte": ("sizes/sparse", flip),
-    "a time": ("names/case", lambda path: os.utime(path, (media.EPOCH, media.EPOCH))),
+    "a time": ("names/case", lambda path: os.utime(path, (media_files.EPOCH, media_files.EPOCH))),
     "a file less": ("names/case", Path.unlink),
     "one of two Unicode forms": (os.fsdecode(b"names/twin-e\xcc\x81"), Path.unlink),
     "one of two names that are no text": (os.fsdecode(b"names/no-utf-8-twin-\xff"), Path.unlink),
@@ -51,25 +51,28 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object]]] = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_difference_is_seen(tree: Path, tmp_path: Path, name: str) -> None:
     copy = shutil.copytree(tree, tmp_path / "copy", symlinks=True)
-    assert media.differences(media.snapshot(tree), media.snapshot(copy)) == []
+    assert media_files.differences(media_files.snapshot(tree), media_files.snapshot(copy)) == []
     path, change = CHANGES[name]
     change(copy / path)
-    [difference] = media.differences(media.snapshot(tree), media.snapshot(copy))
+    [difference] = media_files.differences(media_files.snapshot(tree), media_files.snapshot(copy))
     assert difference.startswith(f"{path!r}: ")
 
 
 def test_a_tree_goes_into_a_pod_and_comes_back(tree: Path, tmp_path: Path) -> None:
     pod = tmp_path / "pod"
     pod.mkdir()
-    subprocess.run(["tar", "-C", pod, "-xpf", "-"], input=media.pack(tree), check=True)
-    assert media.differences(media.snapshot(tree), media.snapshot(pod)) == []
+    subprocess.run(["tar", "-C", pod, "-xpf", "-"], input=media_files.pack(tree), check=True)
+    assert media_files.differences(media_files.snapshot(tree), media_files.snapshot(pod)) == []
     (pod / ".stack-backup").mkdir()
     archive = subprocess.run(["tar", "-C", pod, "-cf", "-", "."], capture_output=True, check=True).stdout
-    assert media.differences(media.snapshot(tree), media.snapshot_of(io.BytesIO(archive))) == []
+    assert (
+        media_files.differences(media_files.snapshot(tree), media_files.snapshot_of(io.BytesIO(archive)))
+        == []
+    )
 
 
 def test_the_same_seed_makes_the_same_tree(tree: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    media.fill(other, files=5, owner=None)
-    assert media.differences(media.snapshot(tree), media.snapshot(other)) == []
+    media_files.fill(other, files=5, owner=None)
+    assert media_files.differences(media_files.snapshot(tree), media_files.snapshot(other)) == []

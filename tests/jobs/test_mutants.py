@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup.render import render
+from stack_backup_lab.render import render
 from tests.jobs import test_hourly, test_hourly_failures
 from tests.jobs.hourly import NAMESPACE, VALUES, Hourly
 from tests.jobs.mutants import mutant

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import CHART, render
-from stack_backup.runtime import JobResult
-from stack_backup.testbed import images
-from stack_backup.testbed.nfs import Machine, Nfs
+from stack_backup.runs import JobResult
 from stack_backup_jobs.formats import verdict_of
+from stack_backup_lab.bed import images
+from stack_backup_lab.render import CHART, render
+from stack_backup_lab.runtime.nfs import Machine, Nfs
 from tests.jobs.hourly import FOLDER, NAMESPACE, VALUES, Hourly
 
 BIG = 64 << 20

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import CHART, render
-from stack_backup.runtime.local import DATABASE, USER
-from stack_backup.runtime.postgres import SUPERUSER, LocalServer
-from stack_backup.testbed import images
-from stack_backup.testbed.nfs import Machine, Nfs
 from stack_backup_jobs.formats import MANIFESTS, Manifest, verdict_of
+from stack_backup_lab.bed import images
+from stack_backup_lab.render import CHART, render
+from stack_backup_lab.runtime.local import DATABASE, USER
+from stack_backup_lab.runtime.nfs import Machine, Nfs
+from stack_backup_lab.runtime.postgres import SUPERUSER, LocalServer
 from tests.jobs.hourly import VALUES
 from tests.render import contract
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stack_backup.runtime.local import LocalRuntime
+from stack_backup_lab.runtime.local import LocalRuntime
 from tests.jobs.chain import STAGING_NAMESPACE, Chain
 from tests.render import contract
 

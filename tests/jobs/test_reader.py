@@ -9,10 +9,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from stack_backup.runtime.local import LocalRuntime
-from stack_backup.runtime.postgres import SUPERUSER, LocalServer
 from stack_backup_jobs.reader import Part, Reader, settle
 from stack_backup_jobs.session import Address, Session, identifier
+from stack_backup_lab.runtime.local import LocalRuntime
+from stack_backup_lab.runtime.postgres import SUPERUSER, LocalServer
 
 ODD = r"""
 CREATE SCHEMA "a.b; ""c"" d";

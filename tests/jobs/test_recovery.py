@@ -15,11 +15,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from stack_backup import compare, dataset
-from stack_backup.render import merge_values, render
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import LocalRuntime, LocalStack, LocalVolume
-from stack_backup.runtime.pod import Faults
+from stack_backup.runs import JobResult
+from stack_backup_lab.data import comparison, dataset
+from stack_backup_lab.render import merge_values, render
+from stack_backup_lab.runtime.local import LocalRuntime, LocalStack, LocalVolume
+from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
 from tests.jobs.mutants import mutant
 from tests.render import contract
@@ -85,7 +85,7 @@ class World:
     production: LocalStack
     staging: LocalStack
     dump: str
-    held: compare.Snapshot
+    held: comparison.Snapshot
 
     @property
     def replica(self) -> LocalVolume:
@@ -111,8 +111,10 @@ class World:
 
     def differences(self, stack: LocalStack) -> list[str]:
         """What differs from what production's database held, but for what belongs to servers."""
-        now = compare.snapshot(stack.database, [dataset.DATABASE])
-        return [str(one) for one in compare.differences(self.held, now) if one.database == dataset.DATABASE]
+        now = comparison.snapshot(stack.database, [dataset.DATABASE])
+        return [
+            str(one) for one in comparison.differences(self.held, now) if one.database == dataset.DATABASE
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def world(runtime: LocalRuntime) -> Iterator[World]:
         production.database.execute(CONTENT, dataset.DATABASE)
         production.install(PRODUCTION)
         staging.install(STAGING)
-        held = compare.snapshot(production.database, [dataset.DATABASE])
+        held = comparison.snapshot(production.database, [dataset.DATABASE])
         dump = production.run(contract.HOURLY).verdict["dump"]
         assert production.run("postgres-replicator-backup").succeeded
         dataset.add_rows_after(production.database, LATER)
@@ -393,15 +395,15 @@ def test_an_old_dump_of_the_newer_server(runtime: LocalRuntime) -> None:
     with runtime.stack(contract.NAMESPACE, "postgres:17") as stack:
         stack.install(merge_values(PRODUCTION, {"database": {"image": {"tag": "17"}}}))
         dataset.fill(stack.database, molecules=0)
-        held = compare.snapshot(stack.database, [dataset.DATABASE])
+        held = comparison.snapshot(stack.database, [dataset.DATABASE])
         dump = stack.run(contract.HOURLY).verdict["dump"]
         stack.volume("database-backup").remove(f"hourly/.manifest/{dump}.tsv")
         dataset.add_rows_after(stack.database, LATER)
         environment = {"CONFIRM": contract.NAMESPACE, "DUMP": re.sub(r"backup-(.*)-dumpall.*", r"\1", dump)}
         result = stack.run(JOB, environment=environment)
         assert result.succeeded, result.log
-        now = compare.snapshot(stack.database, [dataset.DATABASE])
-        assert [one for one in compare.differences(held, now) if one.database == dataset.DATABASE] == []
+        now = comparison.snapshot(stack.database, [dataset.DATABASE])
+        assert [one for one in comparison.differences(held, now) if one.database == dataset.DATABASE] == []
 
 
 def test_an_older_server_refuses_a_newer_dump(old: World) -> None:
@@ -432,10 +434,10 @@ def test_an_empty_source(old: World) -> None:
 
 def test_the_server_that_was_dumped_is_refused(world: World) -> None:
     environment = {"CONFIRM": contract.NAMESPACE, "ALLOW_SOURCE_SERVER": "false"}
-    before = compare.snapshot(world.production.database)
+    before = comparison.snapshot(world.production.database)
     result = world.production.run(JOB, environment=environment)
     assert_red(result, 77, "this very server", "allowSourceServer")
-    assert compare.differences(before, compare.snapshot(world.production.database)) == []
+    assert comparison.differences(before, comparison.snapshot(world.production.database)) == []
 
 
 def test_one_byte_is_different(old: World) -> None:

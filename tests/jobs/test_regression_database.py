@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from stack_backup.runtime.local import USER, LocalRuntime, LocalStack
-from stack_backup.runtime.postgres import SOCKETS, SUPERUSER
+from stack_backup_lab.runtime.local import USER, LocalRuntime, LocalStack
+from stack_backup_lab.runtime.postgres import SOCKETS, SUPERUSER
 from tests.jobs.chain import STAGING_NAMESPACE, Chain, green
 from tests.render import contract
 

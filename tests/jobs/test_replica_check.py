@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import merge_values, render
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import LocalRuntime, LocalStack, LocalVolume, RunningJob
-from stack_backup.runtime.pod import Faults
+from stack_backup.runs import JobResult
+from stack_backup_lab.render import merge_values, render
+from stack_backup_lab.runtime.local import LocalRuntime, LocalStack, LocalVolume, RunningJob
+from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
 from tests.jobs.dumps import DumpFolder, Sample, assert_failed
 from tests.jobs.hourly import IMAGE, VALUES

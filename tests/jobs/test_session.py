@@ -20,8 +20,6 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from stack_backup.runtime.local import DATABASE, USER, LocalRuntime, LocalStack
-from stack_backup.runtime.postgres import SUPERUSER, LocalServer
 from stack_backup_jobs import session as module
 from stack_backup_jobs.session import (
     EXTRA,
@@ -29,12 +27,14 @@ from stack_backup_jobs.session import (
     Address,
     ServerError,
     Session,
-    Unreachable,
+    UnreachableError,
     codec,
     identifier,
     literal,
     scram_verifier,
 )
+from stack_backup_lab.runtime.local import DATABASE, USER, LocalRuntime, LocalStack
+from stack_backup_lab.runtime.postgres import SUPERUSER, LocalServer
 
 PROGRAMS = Path(module.__file__).parent.parent
 PASSWORDS = [
@@ -309,7 +309,7 @@ def test_failures_of_the_start_are_told_apart(server: LocalServer) -> None:
     assert refused(lambda: connect(server, "a\0b")).sqlstate == "22021"
     with server.stopped():
         error = refused(lambda: connect(server))
-        assert isinstance(error, Unreachable)
+        assert isinstance(error, UnreachableError)
         assert (error.sqlstate, error.errno) == ("08001", errno.ENOENT)
 
 
@@ -320,7 +320,7 @@ def test_a_server_that_hangs_is_waited_for_no_longer_than_told(server: LocalServ
             lambda: Session(Address(folder(server)), "postgres", user=SUPERUSER, password="x", timeout=0.5)
         )
         assert time.monotonic() - begun < 5
-    assert isinstance(error, Unreachable)
+    assert isinstance(error, UnreachableError)
     assert error.errno == errno.ETIMEDOUT
 
 
@@ -349,7 +349,7 @@ def test_what_is_no_server_of_postgresql(answer: bytes, sqlstate: str) -> None:
         address = Address("127.0.0.1", listener.getsockname()[1])
         error = refused(lambda: Session(address, "postgres", user="x", timeout=5))
         thread.join()
-    assert (type(error), error.sqlstate) == (Unreachable, sqlstate)
+    assert (type(error), error.sqlstate) == (UnreachableError, sqlstate)
 
 
 def test_a_server_that_does_not_know_the_password_is_refused() -> None:
@@ -436,9 +436,9 @@ def test_a_session_that_the_server_ends_says_why(session: Session, server: Local
         timer.join()
     error = refused(lambda: session.query("SELECT pg_sleep(60)"))
     timer.join()
-    assert isinstance(error, Unreachable)
+    assert isinstance(error, UnreachableError)
     assert error.sqlstate == "57P01"
-    assert isinstance(refused(lambda: session.query("SELECT 1")), Unreachable)
+    assert isinstance(refused(lambda: session.query("SELECT 1")), UnreachableError)
 
 
 def test_a_signal_in_mid_answer_breaks_the_session_and_its_end_cancels(
@@ -623,7 +623,7 @@ def test_a_server_that_crashes_in_mid_copy(server: LocalServer) -> None:
 
         error = refused(lambda: session.copy_in("COPY t FROM STDIN", source()))
         server.start()
-    assert isinstance(error, Unreachable)
+    assert isinstance(error, UnreachableError)
     assert error.sqlstate in ("57P01", "57P02", "08006")
 
 

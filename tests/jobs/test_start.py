@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import Objects, merge_values, render
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.local import LocalRuntime, LocalStack
-from stack_backup.runtime.pod import Faults
+from stack_backup.runs import JobResult
+from stack_backup_lab.render import Objects, merge_values, render
+from stack_backup_lab.runtime.local import LocalRuntime, LocalStack
+from stack_backup_lab.runtime.pod import Faults
 from tests.jobs.hourly import IMAGE, JOB, VALUES
 
 NAMESPACE = "start-stack"

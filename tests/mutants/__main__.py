@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mutmut.mutation.diff_apply import get_diff_for_mutant
 
-from stack_backup.testbed.paths import PROJECT
+from stack_backup_lab.paths import PROJECT
 
 FILES = PROJECT / "charts/stack-backup/files/stack_backup_jobs"
 WORK = PROJECT / ".cache" / "mutants"

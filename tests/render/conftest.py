@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from kubernetes_validate import utils
 
-from stack_backup.render import CHART, Objects, render
-from stack_backup.testbed import tools
+from stack_backup_lab.bed import tools
+from stack_backup_lab.render import CHART, Objects, render
 from tests.render.stacks import STACKS
 
 

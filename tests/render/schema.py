@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 
-from stack_backup.render import CHART
+from stack_backup_lab.render import CHART
 
 Key = tuple[str, ...]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stack_backup.render import CHART, RELEASE, load_values, merge_values
-from stack_backup.testbed.paths import BIN, PROJECT
+from stack_backup_lab.paths import BIN, PROJECT
+from stack_backup_lab.render import CHART, RELEASE, load_values, merge_values
 
 NAMESPACES = {
     "production": "production-stack",

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stack_backup.render import CHART, Objects, merge_values, render
 from stack_backup_jobs import formats, run, settings
+from stack_backup_lab.render import CHART, Objects, merge_values, render
 from tests.render import contract
 from tests.render.rules import quantity
 from tests.render.stacks import STACKS

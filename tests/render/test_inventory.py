@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import CHART, Objects, load_values, merge_values, render
-from stack_backup.testbed.paths import PROJECT
+from stack_backup_lab.paths import PROJECT
+from stack_backup_lab.render import CHART, Objects, load_values, merge_values, render
 from tests.render import contract
 from tests.render.rules import CRONJOB_NAME, LABEL_VALUE
 from tests.render.stacks import STACKS, to_yaml

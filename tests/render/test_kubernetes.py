@@ -11,7 +11,7 @@ from kubernetes_validate.utils import all_versions
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 
-from stack_backup.render import CHART, Objects, RenderError, load_values, merge_values, render
+from stack_backup_lab.render import CHART, Objects, RenderError, load_values, merge_values, render
 from tests.render.stacks import STACKS, template
 
 

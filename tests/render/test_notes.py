@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from stack_backup.render import Objects, render
+from stack_backup_lab.render import Objects, render
 from tests.render import contract
 from tests.render.stacks import STACKS, notes
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import Objects, merge_values, render
-from stack_backup.testbed.paths import BIN
+from stack_backup_lab.paths import BIN
+from stack_backup_lab.render import Objects, merge_values, render
 from tests.render import contract
 from tests.render.rules import selects
 from tests.render.stacks import STACKS

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import CHART, RenderError, load_values, merge_values, render
-from stack_backup.testbed.paths import BIN
+from stack_backup_lab.paths import BIN
+from stack_backup_lab.render import CHART, RenderError, load_values, merge_values, render
 from tests.render.schema import Key, complaints, default_keys, dotted, load, nested, nodes
 from tests.render.stacks import computed, lint
 

@@ -1,4 +1,4 @@
-"""`stack_backup.render` shows what Helm shows."""
+"""`stack_backup_lab.render` shows what Helm shows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stack_backup.render import CHART, Objects, RenderError, load_values, merge_values, render, sentence
-from stack_backup.testbed.paths import BIN
+from stack_backup_lab.paths import BIN
+from stack_backup_lab.render import CHART, Objects, RenderError, load_values, merge_values, render, sentence
 from tests.render.stacks import STACKS, computed, helm
 
 ECHO = """

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import Objects, render
+from stack_backup_lab.render import Objects, render
 from tests.render import contract
 from tests.render.rules import (
     CRONJOB_RULES,

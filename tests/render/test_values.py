@@ -12,9 +12,9 @@ import jsonschema
 import pytest
 import yaml
 
-from stack_backup.render import CHART, NAMESPACE, RenderError, load_values, merge_values, render
-from stack_backup.testbed import tools
-from stack_backup.testbed.paths import BIN, PROJECT
+from stack_backup_lab.bed import tools
+from stack_backup_lab.paths import BIN, PROJECT
+from stack_backup_lab.render import CHART, NAMESPACE, RenderError, load_values, merge_values, render
 from tests.render.schema import Key, complaints, default_keys, dotted, load, nested, nodes
 from tests.render.stacks import STACKS, computed, lint
 
@@ -104,7 +104,7 @@ def test_the_chart_names_the_images_of_its_defaults() -> None:
 
 
 def test_the_tests_run_the_rclone_that_is_shipped() -> None:
-    pins = (PROJECT / "scripts/stack_backup/testbed/go/rclone/go.mod").read_text(encoding="utf-8")
+    pins = (PROJECT / "scripts/stack_backup_lab/bed/go/rclone/go.mod").read_text(encoding="utf-8")
     assert f"github.com/rclone/rclone v{DEFAULTS['rclone']['image']['tag']} " in pins
 
 

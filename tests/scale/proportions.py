@@ -9,9 +9,9 @@ from typing import Any
 
 import psycopg
 
-from stack_backup.render import Objects
-from stack_backup.runtime import Server
-from stack_backup.runtime.pod import size
+from stack_backup_lab.render import Objects
+from stack_backup_lab.runtime import Server
+from stack_backup_lab.runtime.pod import size
 
 SCALE = int(os.environ.get("STACK_BACKUP_SCALE", "50"))
 """How many times as large production is: from 1 to 50, for what an empty server takes does not shrink."""

@@ -15,15 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup import media
-from stack_backup.mission import STAGING, STAGING_VALUES
-from stack_backup.render import Objects, merge_values, render
-from stack_backup.runtime import JobResult
-from stack_backup.runtime.folders import own_folder
-from stack_backup.runtime.local import OWNER, LocalRuntime, LocalStack
-from stack_backup.runtime.pod import size
-from stack_backup.scenario import CLAIM, NAMESPACE, VALUES
+from stack_backup.runs import JobResult
 from stack_backup_jobs.formats import MANIFESTS, Manifest, manifest_name
+from stack_backup_lab.data import media_files
+from stack_backup_lab.render import Objects, merge_values, render
+from stack_backup_lab.runtime.folders import own_folder
+from stack_backup_lab.runtime.local import OWNER, LocalRuntime, LocalStack
+from stack_backup_lab.runtime.pod import size
+from stack_backup_lab.story.stacks import CLAIM, NAMESPACE, STAGING, STAGING_VALUES, VALUES
 from tests.scale import proportions
 from tests.scale.proportions import GIB, MEDIA_ENTRIES, MIB, PACKED, PEAK, SCALE, TEXT
 
@@ -119,7 +118,7 @@ def mirror(world: World) -> JobResult:
         folder.mkdir(parents=True)
         for file in range(FILES_OF_A_FOLDER):
             write(f"{folder}/fragment-{file:03}.mol", b"%d %d\n" % (number, file))
-    media.give(source, 999)
+    media_files.give(source, 999)
     return world.green(world.production, "media-replicator", "copied")
 
 
@@ -173,6 +172,8 @@ def test_staging_becomes_what_production_is(world: World, replica: JobResult) ->
 
 def test_stagings_media_become_productions(world: World, mirror: JobResult) -> None:
     world.green(world.staging, "media-recovery", "copied", CONFIRM=STAGING)
-    here, there = (media.snapshot(stack.volume(MEDIA).path) for stack in (world.production, world.staging))
+    here, there = (
+        media_files.snapshot(stack.volume(MEDIA).path) for stack in (world.production, world.staging)
+    )
     assert sum(entry.kind == "file" for entry in here.values()) == mirror.verdict["files"]
-    assert media.differences(here, there) == []
+    assert media_files.differences(here, there) == []

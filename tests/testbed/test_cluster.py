@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup.testbed import Failure, cluster, podman
+from stack_backup_lab.bed import BedError, kind_cluster, podman
 
 pytestmark = pytest.mark.cluster
 
@@ -23,9 +23,9 @@ NODE = f"{NAME}-control-plane"
 @pytest.fixture
 def name() -> Iterator[str]:
     """A name that no cluster has, before and after."""
-    cluster.delete(NAME)
+    kind_cluster.delete(NAME)
     yield NAME
-    cluster.delete(NAME)
+    kind_cluster.delete(NAME)
 
 
 def _identity() -> str:
@@ -78,22 +78,22 @@ def _kill() -> None:
 
 def test_a_cluster_is_used_again_and_a_killed_one_made_anew(name: str, tmp_path: Path) -> None:
     (tmp_path / "shared").write_text("seen by every cluster that mounts this folder")
-    first = cluster.ensure(name, export=tmp_path)
+    first = kind_cluster.ensure(name, export=tmp_path)
     assert first.kubeconfig.stat().st_mode & 0o077 == 0, "a kubeconfig is a credential"
-    assert "seen by every cluster" in podman.run("exec", NODE, "cat", f"{cluster.EXPORT}/shared")
+    assert "seen by every cluster" in podman.run("exec", NODE, "cat", f"{kind_cluster.EXPORT}/shared")
     first.load(_image(tmp_path))
     assert _has_image()
 
     made = _identity()
     assert _cgroups(made)
-    assert cluster.ensure(name) == first
+    assert kind_cluster.ensure(name) == first
     assert _identity() == made
-    with pytest.raises(Failure, match="left as it is"):
-        cluster.ensure(name, export=tmp_path.parent)
+    with pytest.raises(BedError, match="left as it is"):
+        kind_cluster.ensure(name, export=tmp_path.parent)
     assert _identity() == made
 
     _kill()
-    again = cluster.ensure(name)
+    again = kind_cluster.ensure(name)
     anew = _identity()
     assert anew != made
     assert "Ready" in again.kubectl("get", "nodes")
@@ -117,8 +117,8 @@ def test_a_cluster_that_somebody_else_made_is_left_alone(name: str, tmp_path: Pa
     label = f"io.x-k8s.kind.cluster={name}"
     podman.run("create", "--name", NODE, "--label", label, image, "none")
     try:
-        for use in (cluster.ensure, cluster.delete):
-            with pytest.raises(Failure, match="did not make"):
+        for use in (kind_cluster.ensure, kind_cluster.delete):
+            with pytest.raises(BedError, match="did not make"):
                 use(name)
         assert [node.name for node in podman.nodes(name)] == [NODE]
     finally:

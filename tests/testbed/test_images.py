@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup.testbed import Failure, images, podman, process, progress, system
+from stack_backup_lab.bed import BedError, commands, images, podman, progress, system
 
 DATABASE = images.IMAGES["stack-database:15"]
 PUBLIC = images.IMAGES["postgres:15"]
@@ -33,7 +33,7 @@ def ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, but for the package files."""
-    for module in (images, process):
+    for module in (images, commands):
         monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(progress, "DURATIONS", tmp_path / "durations.json")
     return tmp_path / "cache"
@@ -151,7 +151,7 @@ def test_what_the_user_decides_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> 
     assert images.registry_answers() is True
     images.registry_answers.cache_clear()
     monkeypatch.setenv("STACK_BACKUP_REGISTRY", "maybe")
-    with pytest.raises(Failure, match="STACK_BACKUP_REGISTRY is 'maybe', and can only be always or never"):
+    with pytest.raises(BedError, match="STACK_BACKUP_REGISTRY is 'maybe', and can only be always or never"):
         images.registry_answers()
 
 
@@ -159,7 +159,7 @@ def test_a_failed_image_leaves_nothing_under_its_name(cache: Path, monkeypatch: 
     monkeypatch.setenv("STACK_BACKUP_REGISTRY", "never")
     broken = replace(PUBLIC, hooks=("--setup-hook=echo this hook fails; exit 7",))
     monkeypatch.setitem(images.IMAGES, broken.name, broken)
-    with pytest.raises(Failure, match="this hook fails"):
+    with pytest.raises(BedError, match="this hook fails"):
         images.rootfs(broken.name)
     assert list((cache / "rootfs").iterdir()) == []
     assert "stack-backup" not in Path("/proc/mounts").read_text()
@@ -258,6 +258,6 @@ def test_an_archive_holds_the_tree_and_how_to_start_it(tmp_path: Path) -> None:
 
 def test_an_unknown_image_is_named() -> None:
     with pytest.raises(
-        Failure, match=r"no image named mysql:8; nothing was made\. The images are: postgres:15"
+        BedError, match=r"no image named mysql:8; nothing was made\. The images are: postgres:15"
     ):
         images.rootfs("mysql:8")

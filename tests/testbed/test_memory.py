@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stack_backup.testbed import system
+from stack_backup_lab.bed import system
 
 START = """#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -16,7 +16,7 @@ poweroff -f
 """
 PROGRAM = """
 import subprocess, sys
-from stack_backup.runtime import memory
+from stack_backup_lab.runtime import memory
 groups = memory.Groups("probe")
 group = groups.make("pod", "probe", 32 << 20)
 takes = "import time; x = b'1' * (%d << 20); time.sleep(0.5)"

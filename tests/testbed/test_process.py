@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup.testbed import Failure, process, progress, system
+from stack_backup_lab.bed import BedError, commands, progress, system
 
 
 def test_a_failed_command_is_named_with_its_last_lines() -> None:
     with pytest.raises(
-        process.CommandFailed, match=r"`bash -c .*` ended with status 3:\n(?s:.*)\| 40$"
+        commands.CommandError, match=r"`bash -c .*` ended with status 3:\n(?s:.*)\| 40$"
     ) as failed:
-        process.run(["bash", "-c", "seq 40; exit 3"])
+        commands.run(["bash", "-c", "seq 40; exit 3"])
     assert failed.value.status == 3
     assert failed.value.output.splitlines()[0] == "1"
     assert "| 25\n" not in str(failed.value)
@@ -26,22 +26,22 @@ def test_a_failed_command_is_named_with_its_last_lines() -> None:
 
 def test_both_streams_go_to_the_log_and_are_returned(tmp_path: Path) -> None:
     log = tmp_path / "new" / "log"
-    assert process.run(["bash", "-c", "echo out; echo err >&2"], log=log) == "out\nerr\n" == log.read_text()
+    assert commands.run(["bash", "-c", "echo out; echo err >&2"], log=log) == "out\nerr\n" == log.read_text()
 
 
 def test_input_and_environment_are_added() -> None:
-    printed = process.run(["bash", "-c", 'cat; echo "$WORD $HOME"'], input="in ", env={"WORD": "word"})
+    printed = commands.run(["bash", "-c", 'cat; echo "$WORD $HOME"'], input="in ", env={"WORD": "word"})
     assert printed == f"in word {os.environ['HOME']}\n"
 
 
 def test_a_command_that_is_not_installed_is_named() -> None:
-    with pytest.raises(process.CommandFailed, match="no-such-command is not installed"):
-        process.run(["no-such-command", "--version"])
+    with pytest.raises(commands.CommandError, match="no-such-command is not installed"):
+        commands.run(["no-such-command", "--version"])
 
 
 def test_a_command_that_takes_too_long_is_ended() -> None:
-    with pytest.raises(process.CommandFailed, match=r"did not end within 0\.2 s") as failed:
-        process.run(["sleep", "1000"], timeout=0.2)
+    with pytest.raises(commands.CommandError, match=r"did not end within 0\.2 s") as failed:
+        commands.run(["sleep", "1000"], timeout=0.2)
     assert failed.value.status is None
 
 
@@ -49,7 +49,7 @@ def test_an_interrupt_ends_the_command_too(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     # It reads first: by then `run` has got hold of it.
     command = ["bash", "-c", f"read; echo $$ >{mark}; exec sleep 1000"]
-    script = f"from stack_backup.testbed.process import run; run({command}, input='go\\n')"
+    script = f"from stack_backup_lab.bed.commands import run; run({command}, input='go\\n')"
     running = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     while not (mark.exists() and mark.read_text().endswith("\n")):
         assert running.poll() is None
@@ -83,7 +83,7 @@ def test_who_is_not_root_and_has_no_sudo_is_told_so(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(
-        Failure, match="Root is needed to dig a hole, and sudo is not installed: run this again as root"
+        BedError, match="Root is needed to dig a hole, and sudo is not installed: run this again as root"
     ):
         system.as_root("dig a hole")
 
@@ -99,5 +99,5 @@ def test_a_package_that_does_not_exist_is_missing() -> None:
 
 def test_another_system_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(Failure, match=r"needs Debian or a relative of it .* nothing was installed"):
+    with pytest.raises(BedError, match=r"needs Debian or a relative of it .* nothing was installed"):
         system.ensure_packages("bash")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup.testbed import cluster, images, node, podman, system
+from stack_backup_lab.bed import images, kind_cluster, node, podman, system
 
 pytestmark = pytest.mark.cluster
 
@@ -121,7 +121,7 @@ def mirror(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv("STACK_BACKUP_REGISTRY")
         images.registry_answers.cache_clear()
         yield
-        cluster.delete(NAME)
+        kind_cluster.delete(NAME)
         podman.run("rmi", "--all", "--force")
     finally:
         images.registry_answers.cache_clear()
@@ -140,7 +140,7 @@ def test_images_and_cluster_come_from_a_registry_that_answers(monkeypatch: pytes
     assert (root / "usr/lib/postgresql/15/bin/pg_dumpall").exists()
 
     monkeypatch.setattr(node, "_archive", lambda: pytest.fail("a node image was made, not pulled"))
-    pulled = cluster.ensure(NAME, stock=NODE_IMAGE)
+    pulled = kind_cluster.ensure(NAME, stock=NODE_IMAGE)
     assert pulled.kubectl("get", "nodes", "--output", "name") == f"node/{NAME}-control-plane\n"
     names = podman.run("images", "--format", "{{.Repository}}:{{.Tag}}").split()
     assert sorted(names) == sorted([NODE_IMAGE, images.IMAGES["postgres:15"].public])

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup.testbed import Failure, process, progress, tools
+from stack_backup_lab.bed import BedError, commands, progress, tools
 
 SMALL = tools.TOOLS["shfmt"]
 ENSURE = """
 import sys
 from pathlib import Path
-from stack_backup.testbed import tools
+from stack_backup_lab.bed import tools
 tools.BIN = Path(sys.argv[1])
 tools.ensure("shfmt")
 """
@@ -27,7 +27,7 @@ tools.ensure("shfmt")
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty cache, an empty BIN, and a machine without the tool."""
-    for module, name in ((tools, "CACHE"), (process, "CACHE"), (tools, "LOGS")):
+    for module, name in ((tools, "CACHE"), (commands, "CACHE"), (tools, "LOGS")):
         monkeypatch.setattr(module, name, tmp_path / "cache")
     monkeypatch.setattr(progress, "DURATIONS", tmp_path / "cache" / "durations.json")
     monkeypatch.setattr(tools, "BIN", tmp_path / "bin")
@@ -78,7 +78,9 @@ def test_a_binary_of_another_version_is_refused(tmp_path: Path) -> None:
     assert built.is_relative_to(tmp_path)
     command(built, "echo v0.0.1")
     tools._ready.cache_clear()
-    with pytest.raises(Failure, match=rf"is not shfmt v{SMALL.version}, .*'v0\.0\.1'.*Remove {built.parent}"):
+    with pytest.raises(
+        BedError, match=rf"is not shfmt v{SMALL.version}, .*'v0\.0\.1'.*Remove {built.parent}"
+    ):
         tools.ensure("shfmt")
 
 
@@ -86,7 +88,7 @@ def test_a_binary_that_does_not_run_is_refused(tmp_path: Path) -> None:
     broken = tmp_path / "shfmt"
     broken.write_bytes(b"half a binary")
     broken.chmod(0o755)
-    with pytest.raises(Failure, match="cannot tell its version"):
+    with pytest.raises(BedError, match="cannot tell its version"):
         tools.check(SMALL, broken)
 
 
@@ -148,7 +150,7 @@ def test_two_processes_build_a_tool_once(tmp_path: Path) -> None:
 def test_without_go_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(
-        Failure, match=rf"shfmt {SMALL.version} cannot be built because Go is missing\. Install Go"
+        BedError, match=rf"shfmt {SMALL.version} cannot be built because Go is missing\. Install Go"
     ):
         tools.ensure("shfmt")
 
@@ -156,7 +158,7 @@ def test_without_go_the_sentence_says_what_to_install(monkeypatch: pytest.Monkey
 def test_an_old_go_is_refused_before_it_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command(tmp_path / "old" / "go", "echo go1.21.6")
     monkeypatch.setenv("PATH", f"{tmp_path / 'old'}:/bin")
-    with pytest.raises(Failure, match=r"because go1\.21\.6 is too old\. Install Go 1\.26 or newer"):
+    with pytest.raises(BedError, match=r"because go1\.21\.6 is too old\. Install Go 1\.26 or newer"):
         tools.ensure("shfmt")
 
 
@@ -170,14 +172,14 @@ def test_a_failed_build_shows_the_compilers_last_lines(
         "echo undefined: x; exit 1",
     )
     monkeypatch.setenv("PATH", f"{tmp_path / 'broken'}:/bin")
-    with pytest.raises(Failure, match=r"ended with status 1:\n  \| undefined: x\nAll of its output: "):
+    with pytest.raises(BedError, match=r"ended with status 1:\n  \| undefined: x\nAll of its output: "):
         tools.ensure("shfmt")
     assert not (tmp_path / "bin").exists()
 
 
 def test_an_unknown_tool_is_named_before_any_is_built(tmp_path: Path) -> None:
     with pytest.raises(
-        Failure, match=r"no tool named helmet; nothing was built\. The tools are: .*helm, helm-docs"
+        BedError, match=r"no tool named helmet; nothing was built\. The tools are: .*helm, helm-docs"
     ):
         tools.ensure("shfmt", "helmet")
     assert not (tmp_path / "bin").exists()

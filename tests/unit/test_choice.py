@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stack_backup_jobs.choice import choose, doubt, newest_in, shrunk
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import Dump, Manifest, dump_name
 from stack_backup_jobs.job import Job
@@ -40,7 +40,7 @@ def folder(job: Job, name: str, *kinds: str) -> Folder:
 
 
 def refused(call: Callable[[], object]) -> tuple[int, str, str]:
-    with pytest.raises(Failure) as failed:
+    with pytest.raises(JobError) as failed:
         call()
     assert str(failed.value) == failed.value.what
     return failed.value.code, failed.value.what, failed.value.advice

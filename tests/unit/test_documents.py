@@ -20,12 +20,12 @@ import pytest
 import typer
 import yaml
 
-from stack_backup.cli import Exit as OwnExit
-from stack_backup.cli.app import Kind, app
-from stack_backup.render import CHART
-from stack_backup.testbed.paths import PROJECT
+from stack_backup import Exit as OwnExit
+from stack_backup.app import Kind, app
 from stack_backup_jobs import run
 from stack_backup_jobs.formats import Exit, dump_name
+from stack_backup_lab.paths import PROJECT
+from stack_backup_lab.render import CHART
 from tests.render.schema import load, nodes
 
 PACKAGE = CHART / "files" / "stack_backup_jobs"

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from stack_backup_jobs.errors import NO_ROOM, Failure, of_volume, user
+from stack_backup_jobs.errors import NO_ROOM, JobError, of_volume, user
 from stack_backup_jobs.formats import Exit
 
 PERMISSION = (
@@ -53,6 +53,6 @@ def test_whose_room_it_is_the_caller_says() -> None:
 
 
 def test_a_failure_needs_no_advice() -> None:
-    failure = Failure(65, "It is odd.")
+    failure = JobError(65, "It is odd.")
     assert (failure.code, failure.what, failure.advice) == (65, "It is odd.", "")
     assert user() == f"{os.getuid()}:{os.getgid()}"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from stack_backup_jobs import pack
 from stack_backup_jobs.choice import choose, folders_in, shrunk
-from stack_backup_jobs.errors import Failure, is_folder, status
+from stack_backup_jobs.errors import JobError, is_folder, status
 from stack_backup_jobs.folder import Folder, source
 from stack_backup_jobs.formats import Dump, Manifest, dump_name, newest, seconds_of, stamp, superseded
 from stack_backup_jobs.job import Job
@@ -98,7 +98,7 @@ def test_the_latest_is_the_newest_good_one_of_all_folders(one: list[Dump], other
         folder.dumps = lambda dumps=dumps: dumps  # type: ignore[method-assign, misc]
     best = newest([*one, *other])
     if best is None:
-        with pytest.raises(Failure) as failed:
+        with pytest.raises(JobError) as failed:
             choose(job, folders, "latest")
         assert failed.value.code == 66
     else:
@@ -110,7 +110,7 @@ def test_the_latest_is_the_newest_good_one_of_all_folders(one: list[Dump], other
 
 @pytest.mark.parametrize("dump", ["", "newest", "2023-11-14T22:13:20", "2023-11-14T22:13:20Z; rm"])
 def test_a_choice_that_names_nothing(job: Job, dump: str) -> None:
-    with pytest.raises(Failure) as failed:
+    with pytest.raises(JobError) as failed:
         choose(job, [], dump)
     assert failed.value.code == 64
 
@@ -127,7 +127,7 @@ def test_a_dump_shrank_when_it_has_less_than_the_share(size: int, was: int, shar
 
 
 def test_what_cannot_be_read_is_not_absent(job: Job, tmp_path: Path) -> None:
-    with pytest.raises(Failure) as failed:
+    with pytest.raises(JobError) as failed:
         source(job, tmp_path / "nowhere", "Look.")
     assert failed.value.code == 66
     folder = Folder(job, tmp_path)
@@ -219,7 +219,7 @@ def test_a_damaged_file_is_told(job: Job, tmp_path: Path, form: str) -> None:
     damaged[len(whole) // 2] ^= 1
     for content in (b"", whole[:-1], whole[: len(whole) // 2], whole + b"more", bytes(damaged)):
         path.write_bytes(content)
-        with pytest.raises(Failure) as failed:
+        with pytest.raises(JobError) as failed:
             for _ in pack.Unpacker(job, path).chunks():
                 pass
         assert failed.value.code == 65, len(content)

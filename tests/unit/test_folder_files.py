@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from stack_backup_jobs import folder as module
-from stack_backup_jobs.errors import Failure
-from stack_backup_jobs.folder import Folder, Taken, deadline_of_the_job, need_room, source
+from stack_backup_jobs.errors import JobError
+from stack_backup_jobs.folder import Folder, TakenError, deadline_of_the_job, need_room, source
 from stack_backup_jobs.formats import Dump, Manifest, dump_name, stamp
 from stack_backup_jobs.job import Job
 
@@ -80,7 +80,7 @@ def said(capfd: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def refused(call: Callable[[], object]) -> tuple[int, str, str]:
-    with pytest.raises(Failure) as failed:
+    with pytest.raises(JobError) as failed:
         call()
     return failed.value.code, failed.value.what, failed.value.advice
 
@@ -562,7 +562,7 @@ def test_a_link_that_is_refused(tmp_path: Path) -> None:
     module.link(tmp_path / "a", tmp_path / "c")
     module.link(tmp_path / "a", tmp_path / "c")  # it is the same file
     assert module.same(tmp_path / "a", tmp_path / "c")
-    with pytest.raises(Taken, match="The name b is taken already"):
+    with pytest.raises(TakenError, match="The name b is taken already"):
         module.link(tmp_path / "a", tmp_path / "b")
     with pytest.raises(FileNotFoundError):
         module.link(tmp_path / "a", tmp_path / "none" / "b")

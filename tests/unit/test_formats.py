@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as some
 
 from stack_backup_jobs import formats
-from stack_backup_jobs.formats import Dump, Manifest, MediaState, OtherFormat, Verdict, verdict_of
+from stack_backup_jobs.formats import Dump, Manifest, MediaState, OtherFormatError, Verdict, verdict_of
 
 values = some.text(some.characters(codec=None, exclude_categories=()), max_size=20)
 moments = some.integers(0, 253_402_300_799)
@@ -139,7 +139,7 @@ def test_a_state_of_an_earlier_release_is_read() -> None:
 def test_what_is_no_state_is_an_error_and_no_empty_one(text: str, says: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (each says what it met)
         MediaState.parse(text)
-    assert isinstance(caught.value, OtherFormat) is ("format\t1" not in text)
+    assert isinstance(caught.value, OtherFormatError) is ("format\t1" not in text)
     assert str(caught.value).startswith(says)
     assert bool(says) == bool(str(caught.value))
 

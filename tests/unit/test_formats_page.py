@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup.testbed.paths import PROJECT
 from stack_backup_jobs import formats, pack
 from stack_backup_jobs.formats import Dump, Exit, Manifest, MediaState, Verdict
+from stack_backup_lab.paths import PROJECT
 
 FORMATS = (PROJECT / "docs" / "formats.md").read_text(encoding="utf-8")
 CODES = (PROJECT / "docs" / "exit-codes.md").read_text(encoding="utf-8")

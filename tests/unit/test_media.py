@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stack_backup_jobs import media
 from stack_backup_jobs.copier import Odd
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.formats import MediaState
 from stack_backup_jobs.job import Job
 from stack_backup_jobs.media import Apply, Common, Plan, plan_of
@@ -29,7 +29,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
     job.end()
 
 
-def refused(failed: pytest.ExceptionInfo[Failure]) -> tuple[int, str, str]:
+def refused(failed: pytest.ExceptionInfo[JobError]) -> tuple[int, str, str]:
     return failed.value.code, failed.value.what, failed.value.advice
 
 
@@ -68,7 +68,7 @@ def test_the_state_is_read_as_it_was_written(job: Job, tmp_path: Path) -> None:
 def test_what_is_no_state_is_told(tmp_path: Path, text: bytes, code: int, what: str, advice: str) -> None:
     (tmp_path / ".stack-backup").mkdir()
     (tmp_path / ".stack-backup" / "state").write_bytes(text)
-    with pytest.raises(Failure) as failed:
+    with pytest.raises(JobError) as failed:
         media.read_state(tmp_path)
     assert refused(failed) == (code, what, advice)
 
@@ -104,13 +104,13 @@ def test_room_is_asked_for(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(media, "room", lambda _: (5 << 20) + 7)
         media.require_room(tmp_path, (5 << 20) + 7, "The volume", "Make room.")
-        with pytest.raises(Failure) as failed:
+        with pytest.raises(JobError) as failed:
             media.require_room(tmp_path, (6 << 20) + 7, "The volume", "Make room.")
     assert refused(failed) == (73, "The volume has 5 MiB left, and 6 MiB are to be copied.", "Make room.")
 
 
 def test_what_the_target_says_is_told() -> None:
-    with pytest.raises(Failure) as failed, media.on_target():
+    with pytest.raises(JobError) as failed, media.on_target():
         raise OSError(28, "No space left on device", "/replica/a")
     advice = "Make room on the volume; the next run goes on from here."
     assert refused(failed) == (73, "The volume refused: /replica/a: No space left on device.", advice)

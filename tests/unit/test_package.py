@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup.render import CHART
 from stack_backup_jobs import run
+from stack_backup_lab.render import CHART
 
 FILES = CHART / "files"
 PACKAGE = FILES / "stack_backup_jobs"

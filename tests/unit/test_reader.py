@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stack_backup_jobs import scanner
 from stack_backup_jobs.job import Job
-from stack_backup_jobs.reader import NotWhole, Reader, connected, settle
+from stack_backup_jobs.reader import NotWholeError, Reader, connected, settle
 from stack_backup_jobs.reader import read as of_dump
 from stack_backup_jobs.scanner import Scanner
 from tests.unit.dumptext import Database, connect, dump, identifier, literal
@@ -361,14 +361,14 @@ def test_reader_finds_what_a_dump_holds(there: list[Database], size: int) -> Non
 def test_a_cut_dump_is_never_whole(there: list[Database], data: st.DataObject) -> None:
     text = dump(there)
     cut = data.draw(st.integers(0, len(text) - 1))
-    with pytest.raises(NotWhole):
+    with pytest.raises(NotWholeError):
         read(text[:cut])
 
 
 def test_text_of_a_row_or_a_comment_is_no_end() -> None:
     end = b"\n--\n-- PostgreSQL database cluster dump complete\n--\n\n"
     for text in (b"COPY t (a) FROM stdin;\nx" + end, b"COMMENT ON TABLE t IS '" + end, b"SELECT 1" + end):
-        with pytest.raises(NotWhole):
+        with pytest.raises(NotWholeError):
             read(dump([Database(b"a")])[: -len(end)] + b"\n" + text)
 
 
@@ -696,9 +696,9 @@ def test_a_span_that_is_cut_off_is_not_whole() -> None:
     assert len(list(part.statements([text[start:]], start, end))) == 2
     assert list(part.statements([], end, end)) == []
     for cut in (start, (start + end) // 2, end - 1):
-        with pytest.raises(NotWhole):
+        with pytest.raises(NotWholeError):
             list(part.statements([text[start:cut]], start, end))
-    with pytest.raises(NotWhole):
+    with pytest.raises(NotWholeError):
         list(part.statements([text[start:]], start, text.index(b"';';") + 2))
 
 

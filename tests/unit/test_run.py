@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from stack_backup.render import CHART
+from stack_backup_lab.render import CHART
 
 FILES = CHART / "files"
 HEAD = """
 import contextlib, ctypes, errno, os, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
 from stack_backup_jobs import run
-from stack_backup_jobs.errors import Failure, Stopped
+from stack_backup_jobs.errors import JobError, Stopped
 from stack_backup_jobs.job import Job, Outcome, say
 HERE = Path(__file__).parent
 DONE = Outcome(0, "done", "All was done.")
@@ -168,7 +168,7 @@ def test_outcome(start: Run) -> None:
 @pytest.mark.parametrize(
     ("what", "code", "words"),
     [
-        ('Failure(66, "No dump.", "Look.")', 66, "No dump. All is as it was. Look."),
+        ('JobError(66, "No dump.", "Look.")', 66, "No dump. All is as it was. Look."),
         (
             'OSError(errno.ENOSPC, "full", "/backup/x")',
             73,
@@ -204,7 +204,7 @@ def test_what_is_left_is_asked(start: Run) -> None:
     ended = start("""
         def program(job):
             job.leaves("Perhaps.", lambda: "The server says so.")
-            raise Failure(65, "Wrong.", "Look.")
+            raise JobError(65, "Wrong.", "Look.")
     """).end()
     assert ended.verdict["message"] == "Wrong. The server says so. Look."
 
@@ -213,7 +213,7 @@ def test_what_is_left_cannot_be_asked(start: Run) -> None:
     ended = start("""
         def program(job):
             job.leaves("Perhaps.", lambda: 1 / 0)
-            raise Failure(65, "Wrong.", "Look.")
+            raise JobError(65, "Wrong.", "Look.")
     """).end()
     assert ended.verdict["message"].startswith("Wrong. It is not known how far the run came")
 
@@ -223,7 +223,7 @@ def test_an_answer_that_does_not_come(start: Run) -> None:
         run.CLEANING = 0.5
         def program(job):
             job.leaves("Perhaps.", lambda: time.sleep(60))
-            raise Failure(65, "Wrong.", "Look.")
+            raise JobError(65, "Wrong.", "Look.")
     """).end()
     assert ended.verdict["message"].startswith("Wrong. It did not answer:")
     assert ended.verdict["message"].endswith("hangs. Perhaps. Look.")
@@ -621,7 +621,7 @@ def test_a_log_that_nobody_reads_any_more(start: Run) -> None:
             for _ in range(50):
                 say("x" * 1000)
                 time.sleep(0.01)
-            raise Failure(65, "Wrong.")
+            raise JobError(65, "Wrong.")
     """)
     running.reached()
     assert running.process.stdout is not None

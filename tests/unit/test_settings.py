@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stack_backup_jobs.errors import VALUES, Failure
+from stack_backup_jobs.errors import VALUES, JobError
 from stack_backup_jobs.settings import load, number, one_of, optional
 
 
@@ -69,13 +69,13 @@ def test_all_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_number_has_up_to_fifteen_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded(monkeypatch, SHARE="9" * 15).share == 10**15 - 1
-    with pytest.raises(Failure):
+    with pytest.raises(JobError):
         loaded(monkeypatch, SHARE="1" * 16)
 
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_what_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    with pytest.raises(Failure) as failure:
+    with pytest.raises(JobError) as failure:
         loaded(monkeypatch, **{name: ""})
     assert (failure.value.code, failure.value.what) == (64, f"The variable {name} is not set.")
     assert failure.value.advice == VALUES
@@ -103,7 +103,7 @@ def test_what_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch, name: str) ->
 def test_what_makes_no_sense_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
 ) -> None:
-    with pytest.raises(Failure) as failure:
+    with pytest.raises(JobError) as failure:
         loaded(monkeypatch, **{name: value})
     assert failure.value.code == 64
     assert failure.value.what == f'The variable {name} is "{value}"; it must be {words}.'
@@ -119,5 +119,5 @@ def test_no_text_breaks_a_number(text: str) -> None:
         if re.fullmatch(r"0*[1-9][0-9]{0,14}", text) and len(text) < 16:
             assert loaded(patch, KEEP_DAYS=text).keep_days == int(text)
         else:
-            with pytest.raises(Failure):
+            with pytest.raises(JobError):
                 loaded(patch, KEEP_DAYS=text)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import Dump, dump_name, seconds_of, stamp
 from stack_backup_jobs.job import Job, Outcome
@@ -134,7 +134,7 @@ def test_what_a_run_does_and_says(
 
 
 def refused(job: Job) -> tuple[int, str, str, str]:
-    with pytest.raises(Failure) as failed:
+    with pytest.raises(JobError) as failed:
         program(job)
     return failed.value.code, failed.value.what, failed.value.advice, job.untouched
 
@@ -235,7 +235,7 @@ def test_a_dump_that_cannot_be_removed_is_named_as_the_tiers(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", unlink)
         with pytest.raises(
-            Failure, match=r"^An old weekly dump could not be removed: Read-only file system\.$"
+            JobError, match=r"^An old weekly dump could not be removed: Read-only file system\.$"
         ):
             tier.prune(1)
     assert len(names(tmp_path, "weekly")) == 2

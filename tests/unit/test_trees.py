@@ -16,9 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stack_backup.testbed.paths import PROJECT
 from stack_backup_jobs import trees
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.trees import (
     Difference,
@@ -31,6 +30,7 @@ from stack_backup_jobs.trees import (
     of_source,
     unexplained,
 )
+from stack_backup_lab.paths import PROJECT
 
 NAMES = st.binary(min_size=1, max_size=4).map(
     lambda raw: raw.replace(b"\0", b"\n").replace(b"/", b"\\")
@@ -167,18 +167,18 @@ def test_a_tree_is_what_find_finds(tmp_path: Path, slow: float, monkeypatch: pyt
 
 
 def test_a_tree_that_is_not_there_is_not_empty(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="The source cannot be read as a whole"):
+    with pytest.raises(JobError, match="The source cannot be read as a whole"):
         listings(tmp_path, 2, (), Tree(tmp_path / "nowhere", "The source"))
 
 
 def test_a_process_that_is_killed_lists_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees.Walk, "end", lambda _: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(Failure, match="was killed") as failure:
+    with pytest.raises(JobError, match="was killed") as failure:
         listings(tmp_path, 2, (), Tree(tmp_path, "The source"))
     assert failure.value.code == Exit.KILLED
 
 
-@pytest.mark.parametrize("error", [MemoryError("none left"), Failure(73, "It is full.", "Make room.")])
+@pytest.mark.parametrize("error", [MemoryError("none left"), JobError(73, "It is full.", "Make room.")])
 def test_what_a_thread_meets_is_raised_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

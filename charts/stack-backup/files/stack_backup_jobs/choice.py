@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import STAMP, Dump, Exit, Manifest, newest
 from stack_backup_jobs.job import Job
@@ -26,10 +26,10 @@ def folders_in(job: Job, volume: Path, names: Iterable[str]) -> list[Folder]:
 
 def choose(job: Job, folders: list[Folder], dump: str) -> tuple[Folder, Dump]:
     """The newest good dump of all folders for `latest`; else that of the time, suspicious or not, a verified
-    one before one without a manifest. Raises Failure where there is none; never another one.
+    one before one without a manifest. Raises JobError where there is none; never another one.
     """
     if dump != LATEST and STAMP.fullmatch(dump) is None:
-        raise Failure(
+        raise JobError(
             Exit.USAGE,
             f'DUMP is "{dump}"; it must be latest or the time in a dump\'s name, '
             "such as 2022-11-28T08:51:08Z.",
@@ -38,7 +38,7 @@ def choose(job: Job, folders: list[Folder], dump: str) -> tuple[Folder, Dump]:
     there = [(folder, found) for folder in folders for found in folder.dumps()]
     if not there:
         named = " ".join(folder.path.name for folder in folders)
-        raise Failure(
+        raise JobError(
             Exit.SOURCE,
             f"There is no verified dump in the folders {named} of the source: there is no dump at all.",
             "Check that the right volume is mounted, and that the backup or the replicator runs.",
@@ -47,17 +47,17 @@ def choose(job: Job, folders: list[Folder], dump: str) -> tuple[Folder, Dump]:
         passed = doubt(found for _, found in there)
         if (meant := newest(found for _, found in there)) is None:
             what = f"There is no verified dump in the source, so none is the latest. {passed}".strip()
-            raise Failure(Exit.SOURCE, what, f"Name one with DUMP: {_times(there)}.")
+            raise JobError(Exit.SOURCE, what, f"Name one with DUMP: {_times(there)}.")
         if passed:
             job.say(passed)
         named_so = [pair for pair in there if pair[1] is meant]
     else:
         named_so = [pair for pair in there if pair[1].time == dump]
         if not named_so:
-            raise Failure(Exit.SOURCE, f"There is no dump of {dump}.", f"There are: {_times(there)}.")
+            raise JobError(Exit.SOURCE, f"There is no dump of {dump}.", f"There are: {_times(there)}.")
     folder, chosen = max(named_so, key=lambda pair: pair[1].manifest is not None)
     if chosen.manifest is None and chosen.listed:
-        raise Failure(
+        raise JobError(
             Exit.DATA,
             f"{chosen.name} is not of the size that its manifest says.",
             "It was cut off or changed: use another dump.",
@@ -75,12 +75,12 @@ def doubt(dumps: Iterable[Dump]) -> str:
 
 
 def newest_in(folder: Folder) -> tuple[Dump, str]:
-    """The newest good dump of a folder that is fed by the hourly backup, and `doubt`. Raises Failure."""
+    """The newest good dump of a folder that is fed by the hourly backup, and `doubt`. Raises JobError."""
     dumps = folder.dumps()
     passed = doubt(dumps)
     if (found := newest(dumps)) is None:
         what = f"There is no verified dump in {folder.path}. {passed}".strip()
-        raise Failure(Exit.SOURCE, what, "Look why the hourly backup publishes none.")
+        raise JobError(Exit.SOURCE, what, "Look why the hourly backup publishes none.")
     return found, passed
 
 

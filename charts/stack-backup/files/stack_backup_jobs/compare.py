@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TypeVar
 
 from stack_backup_jobs.formats import Manifest
-from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier
+from stack_backup_jobs.session import ServerError, Session, UnreachableError, identifier
 
 Name = tuple[str, ...]
 """Schema and name."""
@@ -139,7 +139,7 @@ def _rows(session: Session, table: str, condition: str) -> int:
     try:
         ((count,),) = session.query(f"SELECT count(*) FROM ONLY {table} {condition}")
         return int(str(count))
-    except Unreachable:
+    except UnreachableError:
         raise
     except ServerError:
         if condition:

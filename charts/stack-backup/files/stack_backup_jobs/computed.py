@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from stack_backup_jobs.session import ServerError, Session, Unreachable, literal
+from stack_backup_jobs.session import ServerError, Session, UnreachableError, literal
 
 # Each is of the table, one of its partitions, or what it inherits from; a domain, of any type that is within
 # one of its columns.
@@ -91,7 +91,7 @@ def transaction(session: Session, *, keep: bool = True) -> Iterator[None]:
     session.execute("BEGIN")
     try:
         yield
-    except Unreachable:
+    except UnreachableError:
         raise
     except ServerError:
         session.execute("ROLLBACK")
@@ -133,7 +133,7 @@ def _refusal(session: Session, rule: Rule) -> ServerError | None:
     session.execute("SAVEPOINT before")
     try:
         session.execute(rule.again)
-    except Unreachable:
+    except UnreachableError:
         raise
     except ServerError as error:
         session.execute("ROLLBACK TO SAVEPOINT before")

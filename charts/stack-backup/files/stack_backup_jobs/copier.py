@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, ParamSpec, TypeVar
 
-from stack_backup_jobs.errors import Failure, user
+from stack_backup_jobs.errors import JobError, user
 from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.job import say
 from stack_backup_jobs.trees import LAST, SHOWN, Entry, shown
@@ -122,7 +122,7 @@ class Pace:
     def __init__(self, limit: str) -> None:
         limit = limit or "0"
         if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?[KMGkmg]?", limit, re.ASCII) is None:
-            raise Failure(
+            raise JobError(
                 Exit.USAGE,
                 f'The variable BANDWIDTH_LIMIT is "{limit}"; it must be a number of bytes a second, such as '
                 "50M.",
@@ -169,11 +169,11 @@ class Odd:
         some = [f"{shown(path)} ({text})" for path, (_, text) in sorted(self.why.items())[:3]]
         return ", ".join(some) + (" and others" if len(self.why) > 3 else "")
 
-    def failure(self, what: str) -> Failure:
+    def failure(self, what: str) -> JobError:
         if any(code in (errno.EACCES, errno.EPERM) for code, _ in self.why.values()):
             advice = f"The pod's user {user()} must be able to read them: correct their owner or their mode."
-            return Failure(Exit.PERMISSION, f"{what}: {self.sentence}.", advice)
-        return Failure(
+            return JobError(Exit.PERMISSION, f"{what}: {self.sentence}.", advice)
+        return JobError(
             Exit.DATA, f"{what}: {self.sentence}.", "Mend what the lines above name, or rename it."
         )
 

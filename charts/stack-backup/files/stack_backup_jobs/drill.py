@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack_backup_jobs.choice import LATEST, choose, folders_in
-from stack_backup_jobs.errors import Failure, is_folder, status
+from stack_backup_jobs.errors import JobError, is_folder, status
 from stack_backup_jobs.folder import Folder, source
 from stack_backup_jobs.formats import MIB, OWN, Dump, Exit, MediaState, escaped
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.private_server import EMPTY, PrivateServer
 from stack_backup_jobs.restore import UNCOUNTED, Options, Restore, patterns
-from stack_backup_jobs.session import ServerError, Unreachable, identifier, literal
+from stack_backup_jobs.session import ServerError, UnreachableError, identifier, literal
 from stack_backup_jobs.settings import load, number, optional
 from stack_backup_jobs.target import Target
 
@@ -87,11 +87,11 @@ def program(job: Job) -> Outcome:
         target.side = settings.database_name
         run_assertions(job, settings, restore, target, proof)
         look_up_references(job, settings, restore, target, proof)
-    except (ServerError, Failure) as error:
+    except (ServerError, JobError) as error:
         raise private.explained(error, SCRATCH) from error
     if proof.problems:
         what = f"{dump.name} was restored, but: {' '.join(proof.problems)}"
-        raise Failure(Exit.DATA, what, "The log above names each.")
+        raise JobError(Exit.DATA, what, "The log above names each.")
     counted = f"all {proof.rows} rows in {proof.tables} tables came back as its manifest says"
     if any(part.inserts for part in restore.dumped.parts.values()):
         counted = f"{proof.rows} rows in {proof.tables} tables came back; {UNCOUNTED}"
@@ -110,10 +110,10 @@ def chosen(job: Job, settings: Settings) -> tuple[Folder, Dump]:
     folder, dump = choose(job, folders, settings.dump)
     if dump.manifest is None:
         what = f"{dump.name} has no manifest, so there is nothing to compare it with."
-        raise Failure(Exit.SOURCE, what, "Choose another dump.")
+        raise JobError(Exit.SOURCE, what, "Choose another dump.")
     job.figure(bytes=dump.size, age_seconds=dump.age)
     if settings.dump == LATEST and dump.age > settings.maximum_age_seconds:
-        raise Failure(
+        raise JobError(
             Exit.DATA,
             f"The newest verified dump {dump.name} is {dump.age // 60} minutes old, and may be"
             f" {settings.maximum_age_seconds // 60}.",
@@ -126,7 +126,7 @@ def check_room(scratch: Path, dump: Dump) -> None:
     need, there = 8 * dump.size + EMPTY, os.statvfs(scratch)
     free = there.f_bavail * there.f_frsize
     if free < need:
-        raise Failure(
+        raise JobError(
             Exit.NO_ROOM,
             f"The scratch space has {free // MIB} MiB left, and to restore {dump.name} may take"
             f" {need // MIB} MiB.",
@@ -168,7 +168,7 @@ def restore_all(
                 "Use the image that the server runs (value database.image), or bring the server up to it"
                 " (ALTER EXTENSION … UPDATE)."
             )
-            raise Failure(Exit.SETUP, restore.warnings[0], advice)
+            raise JobError(Exit.SETUP, restore.warnings[0], advice)
         held = restore.load(target, part, watched=False)
         proof.databases += 1
         proof.tables += len(held.tables)
@@ -200,7 +200,7 @@ def run_assertions(job: Job, settings: Settings, restore: Restore, target: Targe
             with restore.session(target, ours=False) as session:
                 rows = session.query(path.read_text())
                 answer = "\n".join("|".join(str(value) for value in row) for row in rows)[:200]
-        except Unreachable:
+        except UnreachableError:
             raise
         except ServerError as error:
             answer = str(error)
@@ -222,7 +222,7 @@ def look_up_references(job: Job, settings: Settings, restore: Restore, target: T
         return
     replica = Path(settings.media_replica_volume)
     if not is_folder(replica):
-        raise Failure(
+        raise JobError(
             Exit.SOURCE,
             f"The replica of the media {replica} is not there.",
             "Check its claim and its file server (value volumes.mediaReplica).",
@@ -244,11 +244,11 @@ def look_up_references(job: Job, settings: Settings, restore: Restore, target: T
                     if missing <= SHOWN:
                         say(f"Missing in the replica of the media: {escaped(name)}")
                 job.progress(f"{count} files looked up")
-    except Unreachable:
+    except UnreachableError:
         raise
     except ServerError as error:
         what = f"The value drill.references could not be asked: {error}."
-        raise Failure(Exit.DATA, what, "Correct it.") from error
+        raise JobError(Exit.DATA, what, "Correct it.") from error
     job.figure(references=count, missing=missing)
     if missing:
         proof.problems.append(

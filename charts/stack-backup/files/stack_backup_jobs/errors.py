@@ -13,16 +13,16 @@ NO_ROOM = "Make the volume larger or keep fewer dumps; no dump is ever deleted t
 VALUES = "Correct the values of the release."
 
 
-class Failure(Exception):
+class JobError(Exception):
     """Ends the program: an exit code, what happened, and what to do."""
 
     def __init__(self, code: int, what: str, advice: str = "") -> None:
         super().__init__(what)
         self.code, self.what, self.advice = code, what, advice
 
-    def __reduce__(self) -> tuple[type[Failure], tuple[int, str, str]]:
+    def __reduce__(self) -> tuple[type[JobError], tuple[int, str, str]]:
         """Another process may raise it."""
-        return Failure, (self.code, self.what, self.advice)
+        return JobError, (self.code, self.what, self.advice)
 
 
 class Stopped(BaseException):
@@ -58,7 +58,7 @@ def user() -> str:
     return f"{os.getuid()}:{os.getgid()}"
 
 
-def of_volume(error: OSError, what: str = "The volume refused", no_room: str = NO_ROOM) -> Failure:
+def of_volume(error: OSError, what: str = "The volume refused", no_room: str = NO_ROOM) -> JobError:
     """What a file system said."""
     code = _VOLUME.get(error.errno or 0, Exit.VOLUME)
     advice = {
@@ -70,4 +70,4 @@ def of_volume(error: OSError, what: str = "The volume refused", no_room: str = N
     }[code]
     name = error.filename2 or error.filename
     named = f" {os.fsdecode(name)}:" if isinstance(name, str | bytes) else ""
-    return Failure(code, f"{what}:{named} {error.strerror or error}.", advice)
+    return JobError(code, f"{what}:{named} {error.strerror or error}.", advice)

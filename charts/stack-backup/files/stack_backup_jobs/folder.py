@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from stack_backup_jobs.errors import Failure, status
+from stack_backup_jobs.errors import JobError, status
 from stack_backup_jobs.formats import (
     AHEAD,
     MANIFESTS,
@@ -164,7 +164,7 @@ class Folder:
     ) -> int:
         """Removes what `keep` newer good dumps have superseded, for at least `grace` seconds: it may still be
         read. `whole` must be true of a dump, too, to be counted. How many it removed. Lists the folder again:
-        another run may have changed it. Raises Failure where one (`kind`) cannot be removed.
+        another run may have changed it. Raises JobError where one (`kind`) cannot be removed.
         """
         dumps = self.dumps()
         if whole and len(dumps) > keep:
@@ -179,7 +179,7 @@ class Folder:
                 self.file(dump.name).unlink(missing_ok=True)
                 self.manifest_file(dump.name).unlink(missing_ok=True)
             except OSError as error:
-                raise Failure(
+                raise JobError(
                     Exit.PASSING,
                     f"{kind} could not be removed: {error.strerror}.",
                     "Check the volume: without retention it fills up.",
@@ -213,7 +213,7 @@ class Folder:
         )
         try:
             link(temporary, path)
-        except Taken:
+        except TakenError:
             self._job.leaves(before)
             return self._present(source, dump)
         return True
@@ -222,7 +222,7 @@ class Folder:
         """A dump of this name is here. It is read again: the sizes agree in a damaged one, too."""
         path = self.file(dump.name)
         if not same(path, source.file(dump.name)) and read_afresh(self._job, path) != sha256_of(dump):
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"{path} is there already, but it is not what the manifest of the source says: "
                 "its sha256 differs.",
@@ -237,7 +237,7 @@ class Folder:
         if copy(self._job, origin, target) != sha256_of(dump):
             raise _differs(f"The source {dump.name}")
         if read_afresh(self._job, target) != sha256_of(dump):
-            raise Failure(
+            raise JobError(
                 Exit.VOLUME, f"The copy of {dump.name} reads back differently from its source.", DIFFERS
             )
 
@@ -268,25 +268,25 @@ class Folder:
         return True
 
 
-class Taken(Failure):
+class TakenError(JobError):
     """A final name is in use."""
 
 
 def source(job: Job, path: Path, advice: str) -> Folder:
-    """A folder that is only read. Raises Failure where there is none; one that cannot be listed is not an
+    """A folder that is only read. Raises JobError where there is none; one that cannot be listed is not an
     empty one.
     """
     try:
         with os.scandir(path):
             return Folder(job, path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise Failure(Exit.SOURCE, f"There is no folder {path}.", advice) from error
+        raise JobError(Exit.SOURCE, f"There is no folder {path}.", advice) from error
 
 
 def need_room(folder: Folder, size: int) -> None:
     free, need = folder.room(), size + MIB
     if free < need:
-        raise Failure(
+        raise JobError(
             Exit.NO_ROOM,
             f"{folder.path} has {free // MIB} MiB left, and the dump needs {need // MIB} MiB.",
             "Make room there or keep fewer dumps; no dump is ever deleted to make room.",
@@ -320,14 +320,14 @@ def sync(path: Path) -> None:
 
 
 def link(path: Path, name: Path) -> None:
-    """Never takes a name that is in use. A file server may do it and lose the answer. Raises Taken."""
+    """Never takes a name that is in use. A file server may do it and lose the answer. Raises TakenError."""
     try:
         os.link(path, name)
     except OSError as error:
         if (there := number(name)) is None:
             raise
         if there != number(path):
-            raise Taken(
+            raise TakenError(
                 Exit.PASSING,
                 f"The name {name.name} is taken already.",
                 "Two runs began in the same second: the next one will find its own name.",
@@ -466,8 +466,8 @@ def sha256_of(dump: Dump) -> str:
     return dump.manifest.get("sha256") if dump.manifest else ""
 
 
-def _differs(what: str) -> Failure:
-    return Failure(
+def _differs(what: str) -> JobError:
+    return JobError(
         Exit.DATA,
         f"{what} is not what its manifest says: its sha256 differs.",
         "It was changed or damaged: use another dump, and check the volume and its file server.",

@@ -208,7 +208,7 @@ OWN = ".stack-backup"
 STATE, SAMPLE, TRASH, ADDED, LOCK = "state", "sample.tsv", "trash", "added", "lock"
 
 
-class OtherFormat(ValueError):
+class OtherFormatError(ValueError):
     """Of another version than ours; its text is the format."""
 
 
@@ -234,10 +234,10 @@ class MediaState:
 
     @classmethod
     def parse(cls, text: str) -> MediaState:
-        """Raises OtherFormat, and ValueError for what is no state at all."""
+        """Raises OtherFormatError, and ValueError for what is no state at all."""
         found = dict(line.split("\t", 1) for line in text.split("\n") if "\t" in line)
         if found.get("format") != "1":
-            raise OtherFormat(found.get("format", ""))
+            raise OtherFormatError(found.get("format", ""))
         if found.get("status") not in ("in-progress", "complete"):
             raise ValueError(f"a state of the status {found.get('status', '')!r}")
         for key in ("since", "completed"):

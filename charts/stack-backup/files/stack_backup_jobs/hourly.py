@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack_backup_jobs.choice import shrunk
-from stack_backup_jobs.errors import Failure, of_volume
+from stack_backup_jobs.errors import JobError, of_volume
 from stack_backup_jobs.folder import DIFFERS, Folder, deadline_of_the_job, read_afresh, sync
 from stack_backup_jobs.formats import MIB, Dump, Exit, Manifest, dump_name, newest, stamp
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.pack import CHUNK, SUFFIX, Packed, Packer, widen
-from stack_backup_jobs.reader import NotWhole, Reader
+from stack_backup_jobs.reader import NotWholeError, Reader
 from stack_backup_jobs.server import OfServer, Server, check_client, client_version, of_server
 from stack_backup_jobs.session import EXTRA, SETTINGS, ServerError
 from stack_backup_jobs.settings import load, number, one_of
@@ -51,7 +51,7 @@ def program(job: Job) -> Outcome:
         check_contents(read, there)
         sync(temporary)  # else nothing of it can be dropped from memory
         if read_afresh(job, temporary, name) != packed.sha256:
-            raise Failure(Exit.VOLUME, "The dump reads back differently from what was written.", DIFFERS)
+            raise JobError(Exit.VOLUME, "The dump reads back differently from what was written.", DIFFERS)
         head = head_of(job, settings, there, (name, started), read, packed)
         body = [*there.extensions, *there.sizes, *read.records]
         doubt = shrunk(Manifest((*head, *body)), newest(earlier), settings.minimum_share)
@@ -112,7 +112,7 @@ def inspect(job: Job, server: Server, database: str) -> There:
     )
     rows = [row for row in rows if row[0] not in former]
     if refusing := ", ".join(f'"{name}"' for name, takes, template, _ in rows if takes == template == "f"):
-        raise Failure(
+        raise JobError(
             Exit.SOURCE,
             f"These databases take no connections, so they cannot be dumped: {refusing}.",
             "Let them take connections (ALTER DATABASE … ALLOW_CONNECTIONS true), or drop what is invalid.",
@@ -154,7 +154,7 @@ def check_room(folder: Folder, earlier: list[Dump]) -> None:
     """Room for a dump like the newest, and some growth."""
     verified = [dump for dump in earlier if dump.manifest] or earlier
     if verified and (free := folder.room()) < (need := verified[-1].size * 13 // 10):
-        raise Failure(
+        raise JobError(
             Exit.NO_ROOM,
             f"The volume has {free // MIB} MiB left, and a dump like the newest needs {need // MIB} MiB.",
             "Make the volume larger or keep fewer dumps; no dump is ever deleted to make room.",
@@ -206,9 +206,9 @@ def take_dump(job: Job, server: Server, there: There, target: Path, compressor: 
         raise not_finished(server, there, code, " ".join(said))
     try:
         reader.close()
-    except NotWhole as error:
+    except NotWholeError as error:
         what = "The stream of pg_dumpall ended before its last line."
-        raise Failure(Exit.DATA, what, "Read the log of the server.") from error
+        raise JobError(Exit.DATA, what, "Read the log of the server.") from error
     return reader, packed
 
 
@@ -220,10 +220,10 @@ def listen(errors: Iterable[bytes], said: deque[str]) -> None:
         said.append(text)
 
 
-def not_finished(server: Server, there: There, code: int, said: str) -> Failure:
+def not_finished(server: Server, there: There, code: int, said: str) -> JobError:
     """Why pg_dumpall has failed: it says so in words alone, and so the server is asked."""
     if code == Exit.KILLED:
-        return Failure(
+        return JobError(
             Exit.KILLED,
             "pg_dumpall was killed, most likely for want of memory.",
             "Raise the memory limit (value backup.resources).",
@@ -237,20 +237,20 @@ def not_finished(server: Server, there: There, code: int, said: str) -> Failure:
             left = {name for (name,) in session.query("SELECT datname FROM pg_database WHERE datallowconn")}
     except ServerError as error:
         failure = of_server(error)
-        return Failure(failure.code, f"{what} The server says: {error}.", failure.advice)
+        return JobError(failure.code, f"{what} The server says: {error}.", failure.advice)
     if life != there.life:
-        return Failure(
+        return JobError(
             Exit.UNAVAILABLE,
             f"{what} The server has begun anew meanwhile.",
             "Look into its log why; the next run dumps it again.",
         )
     if gone := ", ".join(name for name in there.databases if name not in left):
-        return Failure(
+        return JobError(
             Exit.PASSING,
             f"{what} The database {gone} is gone, or takes no connections any more.",
             "Run the job again.",
         )
-    return Failure(Exit.DATA, what, "Read the lines above and the log of the server.")
+    return JobError(Exit.DATA, what, "Read the lines above and the log of the server.")
 
 
 def check_contents(read: Reader, there: There) -> None:
@@ -258,13 +258,13 @@ def check_contents(read: Reader, there: There) -> None:
     held = {record[1] for record in read.records if record[0] == "database"}
     for name in there.databases:
         if name not in held:
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"The dump lacks the database {name}.",
                 "It may have been dropped meanwhile: run the job again.",
             )
     if not any(record[0] == "table" for record in read.records):
-        raise Failure(Exit.DATA, "The dump holds no table at all.", "Check that this is the right server.")
+        raise JobError(Exit.DATA, "The dump holds no table at all.", "Check that this is the right server.")
 
 
 def head_of(

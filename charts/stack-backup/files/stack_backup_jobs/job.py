@@ -1,7 +1,7 @@
 """One run of a program as the program sees it: log, figures, what a failure leaves, what ends with it.
 
 It runs in a process of its own, the worker; what it says here, the supervisor (run.py) hears. A program is
-a function of a Job that returns an Outcome, or raises Failure, OSError (of a volume), ServerError.
+a function of a Job that returns an Outcome, or raises JobError, OSError (of a volume), ServerError.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stack_backup_jobs.errors import Failure, is_folder
+from stack_backup_jobs.errors import JobError, is_folder
 from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import AHEAD, OWN, STATE, Dump, Exit, Manifest, MediaState, stamp
 from stack_backup_jobs.job import Job, Outcome
@@ -84,7 +84,7 @@ def point(folder: str, dump: Dump) -> Point:
 
 
 def media(volume: Path) -> Iterator[MediaState]:
-    """The state that the mirror keeps; nothing where none ever began. Raises Failure."""
+    """The state that the mirror keeps; nothing where none ever began. Raises JobError."""
     path = volume / OWN / STATE
     try:
         text = path.read_text("utf-8", errors="surrogateescape")
@@ -93,7 +93,7 @@ def media(volume: Path) -> Iterator[MediaState]:
     try:
         yield MediaState.parse(text)
     except ValueError as error:
-        raise Failure(
+        raise JobError(
             Exit.DATA,
             f"The state of the replica of the media is damaged, or of another version: {error}.",
             "Bring the releases of both stacks to the same version; else run media-replicator.",

@@ -12,13 +12,13 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from stack_backup_jobs.computed import transaction, without
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.formats import MIB, Exit
 from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.pack import Unpacker
 from stack_backup_jobs.reader import CopyBlock, Part, Settings, Statement, settle
 from stack_backup_jobs.server import of_server
-from stack_backup_jobs.session import ServerError, Session, Unreachable, codec
+from stack_backup_jobs.session import ServerError, Session, UnreachableError, codec
 
 IMAGE = "Use the image that the stack's own server runs (value database.image)."
 INDEPENDENT = {"INDEX", "CONSTRAINT"}
@@ -60,17 +60,17 @@ def is_accepted(name: str, accepted: Iterable[str]) -> bool:
     return bool(name) and any(fnmatch.fnmatchcase(name, pattern) for pattern in accepted)
 
 
-def failure_of(broken: Broken) -> Failure:
+def failure_of(broken: Broken) -> JobError:
     """By what was done, and the SQLSTATE."""
     error = broken.error
     what = f"The dump could not be loaded: {broken}."
-    if isinstance(error, Unreachable) or error.sqlstate[:2] in ("08", "53", "57"):
+    if isinstance(error, UnreachableError) or error.sqlstate[:2] in ("08", "53", "57"):
         known = of_server(error)
-        return Failure(known.code, what, known.advice)
+        return JobError(known.code, what, known.advice)
     lacking = error.sqlstate in ("0A000", "58P01") and not broken.name.startswith("CHECK CONSTRAINT ")
     if broken.name.startswith("EXTENSION ") or lacking or not broken.name:
-        return Failure(Exit.SETUP, what, IMAGE)
-    return Failure(
+        return JobError(Exit.SETUP, what, IMAGE)
+    return JobError(
         Exit.DATA,
         what,
         "Mend it where the dump comes from, or use another dump"
@@ -107,7 +107,7 @@ class Loader:
         self.loaded = Loaded()
 
     def run(self) -> Loaded:
-        """Raises Failure."""
+        """Raises JobError."""
         try:
             with ThreadPoolExecutor(self._jobs + 1) as pool:
                 try:
@@ -120,7 +120,7 @@ class Loader:
             raise failure_of(self._broken[0])
         if self._broken:
             shown = "; ".join(map(str, self._broken[:5])) + ("; …" if len(self._broken) > 5 else "")
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"The dump could not be loaded: {len(self._broken)} of its objects are refused: {shown}.",
                 "Mend them where the dump comes from, or accept that they are missing (value "
@@ -160,7 +160,7 @@ class Loader:
         with self._lock:
             if self._stopped:
                 session.close()
-                raise Failure(Exit.PASSING, "The load was stopped.")
+                raise JobError(Exit.PASSING, "The load was stopped.")
             self._sessions.append(session)
             self._set[session] = ()
         return session
@@ -180,7 +180,7 @@ class Loader:
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             errors = [error for future in done if (error := future.exception()) is not None]
-            for error in sorted(errors, key=lambda error: isinstance(error, Unreachable)):
+            for error in sorted(errors, key=lambda error: isinstance(error, UnreachableError)):
                 raise error
         except BaseException:
             self.stop()
@@ -196,7 +196,7 @@ class Loader:
         try:
             self._settle(session, statement.settings)
             session.execute(statement.sql)
-        except Unreachable:
+        except UnreachableError:
             raise
         except ServerError as error:
             self._refused(session, statement, error)
@@ -237,7 +237,7 @@ class Loader:
         """A constraint that its rows do not fulfil, for all that comes."""
         try:
             session.execute(statement.sql.rstrip().rstrip(b";") + b" NOT VALID;")
-        except Unreachable:
+        except UnreachableError:
             raise
         except ServerError:
             return False
@@ -305,7 +305,7 @@ class Loader:
             return
         for chunk in self._dump.chunks(block.start):
             if self._stopped:
-                raise Failure(Exit.PASSING, "The load was stopped.")
+                raise JobError(Exit.PASSING, "The load was stopped.")
             piece = chunk[:left]
             left -= len(piece)
             with self._lock:
@@ -319,7 +319,7 @@ class Loader:
         try:
             self._settle(session, block.settings)
             session.copy_in(block.statement, self._rows(share))
-        except Unreachable:
+        except UnreachableError:
             raise
         except ServerError as error:
             if error.sqlstate[:2] in ("08", "53", "57"):
@@ -344,13 +344,13 @@ class Loader:
         try:
             with transaction(session):
                 return rows()
-        except Unreachable:
+        except UnreachableError:
             raise
         except ServerError as error:
             refused = error
         try:
             broken = without(session, block.table, rows)
-        except Unreachable:
+        except UnreachableError:
             raise
         except ServerError:
             return self._rowless(block, refused)

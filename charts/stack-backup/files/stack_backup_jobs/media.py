@@ -20,8 +20,8 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from stack_backup_jobs.copier import Copier, Crew, Odd, Pace
-from stack_backup_jobs.errors import Failure, of_volume
-from stack_backup_jobs.formats import MIB, OWN, STATE, TEMPORARY, Exit, MediaState, OtherFormat
+from stack_backup_jobs.errors import JobError, of_volume
+from stack_backup_jobs.formats import MIB, OWN, STATE, TEMPORARY, Exit, MediaState, OtherFormatError
 from stack_backup_jobs.job import Job
 from stack_backup_jobs.settings import number, optional
 from stack_backup_jobs.trees import SHOWN, Difference, Entry, shown
@@ -44,18 +44,18 @@ class Common:
 
 
 def read_state(replica: Path) -> MediaState | None:
-    """None where no mirror has ever begun. Raises Failure, and OSError for one that cannot be read."""
+    """None where no mirror has ever begun. Raises JobError, and OSError for one that cannot be read."""
     try:
         text = (replica / OWN / STATE).read_bytes()
     except FileNotFoundError:
         return None
     try:
         return MediaState.parse(text.decode(errors="replace"))
-    except OtherFormat as error:
+    except OtherFormatError as error:
         what = f'The state of the replica is of the format "{error}", and this program knows 1.'
-        raise Failure(Exit.SETUP, what, "Upgrade the release.") from None
+        raise JobError(Exit.SETUP, what, "Upgrade the release.") from None
     except ValueError:
-        raise Failure(
+        raise JobError(
             Exit.DATA,
             "The state of the replica is damaged.",
             f"Check the export. Without the file {OWN}/{STATE}, media-replicator takes over what lies there.",
@@ -218,7 +218,7 @@ def require_room(volume: Path, need: int, what: str, advice: str) -> None:
     free = room(volume)
     if free < need:
         text = f"{what} has {free // MIB} MiB left, and {need // MIB} MiB are to be copied."
-        raise Failure(Exit.NO_ROOM, text, advice)
+        raise JobError(Exit.NO_ROOM, text, advice)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stack_backup_jobs import media
 from stack_backup_jobs.copier import Odd, Pace, times_held_in
-from stack_backup_jobs.errors import Failure, is_folder, status
+from stack_backup_jobs.errors import JobError, is_folder, status
 from stack_backup_jobs.formats import ADDED, MIB, OWN, TRASH, Exit, MediaState
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.settings import load, one_of, optional
@@ -39,13 +39,13 @@ def program(job: Job) -> Outcome:
     settings = load(Settings)
     Pace(settings.bandwidth_limit)
     if not settings.confirm:
-        raise Failure(
+        raise JobError(
             Exit.USAGE,
             f"Nothing confirms that the media of {settings.namespace} are to be written.",
             f"Start the run with CONFIRM={settings.namespace}.",
         )
     if settings.confirm != settings.namespace:
-        raise Failure(
+        raise JobError(
             Exit.PERMISSION,
             f"The run is confirmed for {settings.confirm}, and this is {settings.namespace}.",
             "Check in which namespace you are.",
@@ -98,7 +98,7 @@ class Recovery:
                 f"{len(self.odd)} files of the replica could not be copied as they are, and all others were"
             )
         if not self.whole:
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"All {source.files} files of the replica were copied, but its last mirror left "
                 f"{self.state.files}.",
@@ -118,7 +118,7 @@ class Recovery:
         """Is there a whole mirror?"""
         state = media.read_state(self.replica)
         if state is None:
-            raise Failure(
+            raise JobError(
                 Exit.SOURCE,
                 "The replica holds no mirror, or one that media-replicator did not make.",
                 f"{EXPORT} and that media-replicator has run.",
@@ -132,7 +132,7 @@ class Recovery:
         )
         told = self.settings.unfinished
         if told == "refuse":
-            raise Failure(
+            raise JobError(
                 Exit.PASSING,
                 what,
                 "Wait for the end of media-replicator; if it failed, let it run again. If it never will, "
@@ -144,22 +144,24 @@ class Recovery:
         if told == "last-complete" and not (
             state.completed and status(self.replica / OWN / ADDED / state.since)
         ):
-            raise Failure(
+            raise JobError(
                 Exit.PASSING,
                 f"{what} What it was cannot be told from tree and trash.",
                 "Start the job with UNFINISHED=as-it-is (value mediaRecovery.unfinished) for what lies "
                 "there.",
             )
         if told == "as-it-is" and self.settings.delete:
-            raise Failure(Exit.DATA, what, "Nothing is deleted by such a replica: recover with DELETE=false.")
+            raise JobError(
+                Exit.DATA, what, "Nothing is deleted by such a replica: recover with DELETE=false."
+            )
         return state
 
     def check_target(self) -> None:
         """May we write there?"""
         if not is_folder(self.target):
-            raise Failure(Exit.SOURCE, f"The stack's media volume {self.target} is not there.", TARGET)
+            raise JobError(Exit.SOURCE, f"The stack's media volume {self.target} is not there.", TARGET)
         if status(self.target / OWN, follow=False):
-            raise Failure(
+            raise JobError(
                 Exit.PERMISSION,
                 f"The volume to write to holds a folder {OWN}: it is a replica itself.",
                 TARGET,
@@ -215,7 +217,7 @@ class Recovery:
         state, delete = self.state, self.settings.delete
         self.job.figure(mirrored=self.as_of, files=source.files, bytes=source.bytes)
         if not source.files:
-            raise Failure(Exit.SOURCE, "The replica holds no file at all.", f"{EXPORT} and its server.")
+            raise JobError(Exit.SOURCE, "The replica holds no file at all.", f"{EXPORT} and its server.")
         as_it_is = state.status != "complete" and self.settings.unfinished == "as-it-is"
         if (source.files, source.bytes) != (state.files, state.bytes) and not as_it_is:
             self.whole = False
@@ -225,7 +227,7 @@ class Recovery:
                 f"{state.bytes}."
             )
             if delete:
-                raise Failure(
+                raise JobError(
                     Exit.DATA,
                     f"The replica is not what its last mirror left: {source.files} files instead of "
                     f"{state.files}, or "
@@ -238,7 +240,7 @@ class Recovery:
             lambda target: media.named(self.job, target.path, "Of another kind in the replica"),
         )
         if plan.conflicts and not delete:
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"{plan.conflicts} names of the stack are a file on one side and a folder or a link on the "
                 "other.",
@@ -254,7 +256,7 @@ class Recovery:
     def _verify(self, source: Listing, changed: bool) -> None:
         """Is every file of the replica in the stack's media, with its size and time?"""
         if media.read_state(self.replica) != self.state:
-            raise Failure(
+            raise JobError(
                 Exit.PASSING,
                 "A mirror began meanwhile: what was copied may mix two days.",
                 "Run again after its end.",
@@ -268,7 +270,7 @@ class Recovery:
                 if different <= SHOWN:
                     media.named(self.job, found.path, "Not as in the replica")
         if different:
-            raise Failure(
+            raise JobError(
                 Exit.PASSING,
                 f"{different} files are not as in the replica.",
                 "The stack wrote to them meanwhile: stop what writes there, and run again.",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from stack_backup_jobs import media
 from stack_backup_jobs.copier import Crew, Odd, Pace, out_of_range, times_held_in
-from stack_backup_jobs.errors import Failure, is_folder, of_volume, status
+from stack_backup_jobs.errors import JobError, is_folder, of_volume, status
 from stack_backup_jobs.folder import deadline_of_the_job
 from stack_backup_jobs.formats import (
     ADDED,
@@ -136,17 +136,17 @@ class Mirror:
         """The right volume?"""
         source = self.source
         if not (is_folder(source) and os.access(source, os.X_OK)):
-            raise Failure(Exit.SOURCE, f"The source {source} is not there.", CLAIM)
+            raise JobError(Exit.SOURCE, f"The source {source} is not there.", CLAIM)
         sentinel = self.settings.sentinel
         if sentinel and not status(source / sentinel, follow=False):
-            raise Failure(
+            raise JobError(
                 Exit.SOURCE,
                 f"The source has no {sentinel}, which proves that it is the right volume.",
                 "Check what is mounted there (value volumes.media.existingClaim); if it is right, make that "
                 "file.",
             )
         if status(source / OWN, follow=False):
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"The source itself holds a folder {OWN}: it is a replica, or a copy of one.",
                 "Check what is mounted there (value volumes.media.existingClaim); if it is right, move that "
@@ -159,7 +159,7 @@ class Mirror:
         self.state = media.read_state(self.replica)
         owner = self.state.namespace if self.state else ""
         if owner not in ("", self.settings.namespace):
-            raise Failure(
+            raise JobError(
                 Exit.PERMISSION,
                 f"The replica belongs to {owner}, and this is {self.settings.namespace}.",
                 "Check the export (value volumes.mediaReplica): each stack needs one of its own.",
@@ -183,7 +183,7 @@ class Mirror:
             owner, now = _seen(lock)
             first = first or now
             if now != first:
-                raise Failure(Exit.PASSING, f"Another run is at work: {owner}.", "Wait for its end.")
+                raise JobError(Exit.PASSING, f"Another run is at work: {owner}.", "Wait for its end.")
             if waited >= self.settings.lock_patience:
                 self.job.say(f"Taking over from a run that was killed: {owner}.")
                 shutil.rmtree(lock, ignore_errors=True)
@@ -216,7 +216,7 @@ class Mirror:
         is the measure. When the run ends, `size` is what the replica has of it.
         """
         if not files:
-            raise Failure(
+            raise JobError(
                 Exit.SOURCE,
                 "The source holds no file at all.",
                 "Check what is mounted there (value volumes.media.existingClaim).",
@@ -226,7 +226,7 @@ class Mirror:
         if state and state.completed:
             had, had_bytes = state.files, state.bytes
         if files * 100 < had * share or size * 100 < had_bytes * share:
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"The source shrank: {files} files and {size // MIB} MiB, after {had} and "
                 f"{had_bytes // MIB} in the last good mirror.",
@@ -240,7 +240,7 @@ class Mirror:
         paths = there.files + there.links
         allowed = paths * (100 - share) // 100
         if share > 0 and plan.lost > allowed:
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"{plan.lost} of the replica's {paths} files are no longer in the source, and at once it "
                 "may be "
@@ -305,7 +305,7 @@ class Mirror:
                     self.job, found.path, "Not as in the source" if found.source else "Only in the copy"
                 )
         if missing + extra:
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"The replica is not what the source is: {missing} files are missing or differ, {extra} are "
                 "only there.",
@@ -323,7 +323,7 @@ class Mirror:
         done = self.job.processes.run(["sync", "-f", str(self.own)])
         if done.code:
             what = f"The replica's volume refused to keep what was written: {done.err.strip()}"
-            raise Failure(Exit.VOLUME, what, "Check the volume and its file server.")
+            raise JobError(Exit.VOLUME, what, "Check the volume and its file server.")
         self._write(
             MediaState("complete", self.since, stamp(), there.files, there.bytes, exceptions=len(self.odd))
         )
@@ -339,7 +339,7 @@ class Mirror:
         if len(self.odd) > max(10, source.files // ODD_SHARE):
             raise self.odd.failure(f"{len(self.odd)} of {source.files} files of the source were passed over")
 
-    def _empty_trash(self) -> list[Failure]:
+    def _empty_trash(self) -> list[JobError]:
         """By the time in a folder's name. What runs that did not come to their end have moved there is of
         the last complete mirror, and stays until there is a new one. Gives what could not be emptied.
         """

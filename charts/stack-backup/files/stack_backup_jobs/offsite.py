@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stack_backup_jobs.choice import folders_in
-from stack_backup_jobs.errors import Failure, of_volume, user
+from stack_backup_jobs.errors import JobError, of_volume, user
 from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import (
     AHEAD,
@@ -78,7 +78,7 @@ def program(job: Job) -> Outcome:
     rclone = configured(job, settings)
     folders = {one.path.name: one for one in folders_in(job, settings.backup_volume, settings.folders)}
     if newest(dump for folder in folders.values() for dump in folder.dumps()) is None:
-        raise Failure(
+        raise JobError(
             Exit.SOURCE,
             f"There is no verified dump in {settings.backup_volume} ({' '.join(settings.folders)}).",
             "Look why the hourly backup and its tiers publish none.",
@@ -87,13 +87,13 @@ def program(job: Job) -> Outcome:
 
 
 def configured(job: Job, settings: Settings) -> Rclone:
-    """rclone with the configuration of the Secret. Raises Failure where that has no such remote."""
+    """rclone with the configuration of the Secret. Raises JobError where that has no such remote."""
     try:
         configuration = settings.configuration_file.read_bytes()
     except FileNotFoundError:
         configuration = b""
     if not configuration:
-        raise Failure(
+        raise JobError(
             Exit.SETUP,
             f"There is no configuration of rclone in {settings.configuration_file} (the Secret or its key is "
             "missing or empty).",
@@ -101,7 +101,7 @@ def configured(job: Job, settings: Settings) -> Rclone:
         )
     # A remote that is written out in the values would bring its credentials into values and logs.
     if REMOTE.fullmatch(settings.remote) is None:
-        raise Failure(
+        raise JobError(
             Exit.SETUP,
             "The value offsite.remote is no name of a remote with a path, such as s3:backups/production.",
             "Put the remote and its credentials into the configuration of the Secret; name it in the value.",
@@ -112,10 +112,10 @@ def configured(job: Job, settings: Settings) -> Rclone:
     output = bytearray()
     if (ran := rclone.run("listremotes", take=output.extend)).code:
         what = f"The configuration of rclone cannot be read: {ran.reason}."
-        raise Failure(Exit.SETUP, what, ADVICE[Exit.SETUP])
+        raise JobError(Exit.SETUP, what, ADVICE[Exit.SETUP])
     name = settings.remote.partition(":")[0]
     if f"{name}:" not in output.decode(errors="replace").split("\n"):
-        raise Failure(
+        raise JobError(
             Exit.SETUP,
             f"The configuration of rclone has no remote named {name}.",
             "Correct the Secret, or the value offsite.remote.",
@@ -163,7 +163,7 @@ class Run:
         self._md5 = False
         """Does the store know the MD5 of what it holds?"""
         self._counts = dict.fromkeys(("sent", "sent_bytes", "repaired", "kept", "removed"), 0)
-        self._problem: Failure | None = None
+        self._problem: JobError | None = None
 
     def all(self) -> Outcome:
         rclone, job, media = self._rclone, self._job, self._settings.media_volume
@@ -188,7 +188,7 @@ class Run:
     def _note(self, code: Exit, what: str, advice: str) -> None:
         """Ends the job red, but only when all else is done. The first one is told in the verdict."""
         self._job.say(what)
-        self._problem = self._problem or Failure(code, what, advice)
+        self._problem = self._problem or JobError(code, what, advice)
 
     # ---- dumps ----
 
@@ -275,7 +275,7 @@ class Run:
 
     def _own_place(self, namespace: str, what: str) -> None:
         if namespace != self._settings.namespace:
-            raise Failure(Exit.PERMISSION, f"{what} ({namespace}).", OWN_PLACE)
+            raise JobError(Exit.PERMISSION, f"{what} ({namespace}).", OWN_PLACE)
 
     def _send(self, folder: Folder, dump: Dump) -> bool:
         """A dump and its manifest, read back; only then it counts as being there."""
@@ -299,7 +299,7 @@ class Run:
         ).strip()
         same = said.rpartition("|")[2] == md5 if self._md5 else self._given_back(f"{there}/{name}") == sha256
         if said.partition("|")[0] != dump.manifest.get("bytes") or not same:
-            raise Failure(
+            raise JobError(
                 Exit.VOLUME,
                 f"{folder.path.name}/{name} reads back differently from the store ({said}).",
                 "Check the store: it does not keep what it is given. The next run sends it again.",
@@ -363,7 +363,7 @@ class Run:
         self._rclone.environment |= MARKERS
         before = measure(volume, self._settings.exclude.split())
         if count(before) == 0:
-            raise Failure(
+            raise JobError(
                 Exit.SOURCE,
                 "The media volume holds no file; the media off-site are as they were.",
                 "Check that the claim is the right one and is mounted.",
@@ -402,7 +402,7 @@ class Run:
             raise self._rclone.refused("rclone sync failed", ran, max(largest, LEAST_ROOM))
         failure = of_volume(error)
         advice = f"The pod's user {user()} must be able to read every file that is copied."
-        raise Failure(
+        raise JobError(
             failure.code,
             f"rclone sync failed: {ran.reason}.",
             advice if failure.code == Exit.PERMISSION else failure.advice,
@@ -414,7 +414,7 @@ class Run:
         self._job.figure(media_files=files, media_bytes=held)
         least, most = sorted((count(before), count(after)))
         if not least <= files <= most:
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"Off-site there are {files} media files, and the volume holds {count(after)}.",
                 "Read the lines above for names that the store cannot hold.",
@@ -436,7 +436,7 @@ class Run:
         return int(answer.get("count", 0)), int(answer.get("bytes", 0))
 
     def _state(self) -> Manifest | None:
-        """What the last complete copy held. Raises Failure where it was another stack's."""
+        """What the last complete copy held. Raises JobError where it was another stack's."""
         text = self._rclone.answer("cat", self._at(STATE), absent=True)
         state = Manifest.parse(text)
         if text:
@@ -448,7 +448,7 @@ class Run:
         state, share = self._state(), self._settings.minimum_share
         files, held = (state.number("files"), state.number("bytes")) if state is not None else self._counted()
         if count(here) * 100 < files * share or size(here) * 100 < held * share:
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"The media volume holds {count(here)} files of {size(here) // MIB} MiB, less than {share} % "
                 f"of the {files} files of {held // MIB} MiB off-site; the media off-site are as they were.",

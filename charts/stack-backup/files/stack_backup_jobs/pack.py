@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.folder import write_all
 from stack_backup_jobs.formats import MIB, Exit
 from stack_backup_jobs.job import Job
@@ -212,22 +212,22 @@ class _Zstd:
             yield part
 
 
-def no_zstd(what: str) -> Failure:
-    return Failure(
+def no_zstd(what: str) -> JobError:
+    return JobError(
         Exit.SETUP, what, "Set the value backup.compressor to gzip, or use a database image that has zstd."
     )
 
 
 def ended(code: int, command: str) -> None:
-    """Raises Failure for a command that did not end well."""
+    """Raises JobError for a command that did not end well."""
     if code == Exit.KILLED:
-        raise Failure(
+        raise JobError(
             Exit.KILLED,
             f"{command} was killed, most likely for want of memory.",
             "Raise the memory limit of this job (value resources).",
         )
     if code:
-        raise Failure(Exit.PASSING, f"{command} ended with {code}.", "Read the lines above.")
+        raise JobError(Exit.PASSING, f"{command} ended with {code}.", "Read the lines above.")
 
 
 def widen(fd: int) -> None:
@@ -313,7 +313,7 @@ class Unpacker:
 
     def chunks(self, start: int = 0, threads: int = 1) -> Iterator[bytes]:
         """From the byte `start` of the text on, unpacked by so many threads where the file allows it. Raises
-        Failure for a file that is damaged or cut off.
+        JobError for a file that is damaged or cut off.
         """
         if self._path.suffix == ".zst":
             stream = self._stream_before(start)
@@ -420,7 +420,7 @@ class Unpacker:
             except FileNotFoundError as error:
                 raise no_zstd(f"{self._path.name} is packed with zstd, and the image has none.") from error
 
-    def _damaged(self) -> Failure:
-        return Failure(
+    def _damaged(self) -> JobError:
+        return JobError(
             Exit.DATA, f"{self._path.name} cannot be unpacked to its end.", "It is damaged: use another dump."
         )

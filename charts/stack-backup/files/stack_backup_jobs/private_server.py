@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.server import Server, of_server
@@ -77,7 +77,7 @@ class PrivateServer:
         if (path := shutil.which(name)) is None:
             places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
             if not places:
-                raise Failure(
+                raise JobError(
                     Exit.SETUP,
                     f"The image has no {name}.",
                     "Use the image that the stack's own server runs (value database.image).",
@@ -112,29 +112,29 @@ class PrivateServer:
             except ServerError:
                 time.sleep(0.05)
 
-    def _failure(self, code: int, said: str, what: str) -> Failure:
+    def _failure(self, code: int, said: str, what: str) -> JobError:
         lines = said.strip().splitlines()
         for line in lines[-20:]:
             say(line)
         if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
             advice = "Most likely it lacks memory: raise the memory limit of this job."
-            return Failure(Exit.KILLED, f"The server in the pod {what}: it was killed.", advice)
+            return JobError(Exit.KILLED, f"The server in the pod {what}: it was killed.", advice)
         if self._is_full():
             advice = "Make the scratch space larger (value scratch.size of this job)."
-            return Failure(Exit.NO_ROOM, f"The server in the pod {what}: the scratch space is full.", advice)
+            return JobError(Exit.NO_ROOM, f"The server in the pod {what}: the scratch space is full.", advice)
         advice = "Use the image that the stack's own server runs (value database.image)."
-        return Failure(
+        return JobError(
             Exit.SETUP, f"The server in the pod {what}: {lines[-1] if lines else 'it said nothing'}.", advice
         )
 
-    def explained(self, error: ServerError | Failure, no_room: str) -> Failure:
+    def explained(self, error: ServerError | JobError, no_room: str) -> JobError:
         """What has happened to it, where an error is only what came of that."""
-        failure = error if isinstance(error, Failure) else of_server(error, "Asking the server in the pod")
+        failure = error if isinstance(error, JobError) else of_server(error, "Asking the server in the pod")
         if failure.code == Exit.NO_ROOM or (failure.code == Exit.UNAVAILABLE and self._is_full()):
-            return Failure(Exit.NO_ROOM, failure.what, no_room)
+            return JobError(Exit.NO_ROOM, failure.what, no_room)
         if failure.code == Exit.UNAVAILABLE:
             advice = "Most likely it lacks memory: raise the memory limit of this job (value resources)."
-            return Failure(Exit.KILLED, f"The server in the pod went away: {failure.what}", advice)
+            return JobError(Exit.KILLED, f"The server in the pod went away: {failure.what}", advice)
         return failure
 
     def _is_full(self) -> bool:

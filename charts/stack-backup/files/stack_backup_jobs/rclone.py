@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.formats import MIB, Exit
 from stack_backup_jobs.job import Job
 
@@ -215,14 +215,14 @@ class Rclone:
 
     # ---- what a refusal means ----
 
-    def refused(self, what: str, ran: Ran, need: int = LEAST_ROOM) -> Failure:
+    def refused(self, what: str, ran: Ran, need: int = LEAST_ROOM) -> JobError:
         """Why a command failed whose own source, if it had one, is not to blame; `need`: bytes of the largest
         object that it wrote.
         """
         code, found = Exit.SOURCE if ran.code in NOT_THERE else ran.told(), ""
         if code in (None, Exit.UNAVAILABLE):  # no answer may be because of what was sent
             code, found = self._ask(any(complaint.fatal for complaint in ran.complaints), need)
-        return Failure(code, f"{what}: {ran.reason}. {found}".rstrip(), ADVICE[code])
+        return JobError(code, f"{what}: {ran.reason}. {found}".rstrip(), ADVICE[code])
 
     def _ask(self, fatal: bool, need: int) -> tuple[Exit, str]:
         """The store itself, after a command that told no code; `fatal`: it did not come so far as to try.

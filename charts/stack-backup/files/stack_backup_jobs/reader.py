@@ -58,7 +58,7 @@ Settings = tuple[tuple[bytes, bytes], ...]
 """What is set in a session: the parameter, and the statement that sets it."""
 
 
-class NotWhole(Exception):
+class NotWholeError(Exception):
     """The text is not a whole dump."""
 
 
@@ -168,7 +168,7 @@ class Part:
 
     def statements(self, chunks: Iterable[bytes], start: int, end: int) -> Iterator[Statement]:
         """Those of a span, from chunks of the text from `start` on: without what sets something, which is
-        in their `settings`, and without `properties`. Raises NotWhole.
+        in their `settings`, and without `properties`. Raises NotWholeError.
         """
         walker = _Walker(start, self.places.get(start, ()))
         for chunk in chunks if start < end else ():
@@ -179,7 +179,7 @@ class Part:
         walker.finish()
         yield from walker.taken()
         if walker.offset < end or not walker.idle:
-            raise NotWhole
+            raise NotWholeError
 
 
 class _Labelled(Scanner):
@@ -294,11 +294,11 @@ class Reader(_Labelled):
         super().feed(chunk)
 
     def close(self) -> None:
-        """Raises NotWhole."""
+        """Raises NotWholeError."""
         self.finish()
         self._leave(self.offset)
         if not self.whole:
-            raise NotWhole
+            raise NotWholeError
 
     # ---- parts ----
 
@@ -476,6 +476,6 @@ def read(chunks: Iterable[bytes], job: Job) -> Reader:
     for chunk in chunks:
         reader.feed(chunk)
         job.progress(f"{reader.offset // MIB} MiB of text read")
-    with contextlib.suppress(NotWhole):
+    with contextlib.suppress(NotWholeError):
         reader.close()
     return reader

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from stack_backup_jobs import compare
 from stack_backup_jobs.choice import choose, folders_in
-from stack_backup_jobs.errors import Failure, status
+from stack_backup_jobs.errors import JobError, status
 from stack_backup_jobs.formats import Dump, Exit
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.restore import UNCOUNTED, Options, Restore, patterns
 from stack_backup_jobs.server import OfServer, check_client, client_version, password_in
-from stack_backup_jobs.session import ServerError, Unreachable
+from stack_backup_jobs.session import ServerError, UnreachableError
 from stack_backup_jobs.settings import load, number, optional
 from stack_backup_jobs.target import Target
 
@@ -73,7 +73,7 @@ def program(job: Job) -> Outcome:
     )
     held = restore.load(target, part, watched=True)
     if wrong := restore.differences(part, held):
-        raise Failure(
+        raise JobError(
             Exit.DATA,
             f"The new database is not what the dump holds: {'; '.join(wrong[:5])}.",
             "Use another dump, and look at the log of the server.",
@@ -85,13 +85,13 @@ def program(job: Job) -> Outcome:
 def check_confirmed(confirm: str, namespace: str, what: str) -> None:
     """Whoever replaces something names the place."""
     if not confirm:
-        raise Failure(
+        raise JobError(
             Exit.USAGE,
             f"Nothing confirms that {what} of {namespace} is to be replaced.",
             f"Start the run with CONFIRM={namespace}.",
         )
     if confirm != namespace:
-        raise Failure(
+        raise JobError(
             Exit.PERMISSION,
             f"The run is confirmed for {confirm}, and this is {namespace}.",
             "Check in which namespace you are.",
@@ -102,7 +102,7 @@ def check_server(settings: Settings, dump: Dump, target: Target) -> None:
     """Is this the server that is meant?"""
     source = dump.manifest.get("system_identifier") if dump.manifest else ""
     if source == target.identifier and not settings.allow_source_server:
-        raise Failure(
+        raise JobError(
             Exit.PERMISSION,
             f"{dump.name} was taken from this very server ({target.server}), and its database is not to be "
             "replaced by that.",
@@ -120,11 +120,11 @@ def run_sql(restore: Restore, target: Target, path: Path) -> None:
     try:
         with restore.session(target, ours=False) as session:
             session.execute(text)
-    except Unreachable:
+    except UnreachableError:
         raise
     except ServerError as error:
         what = f"The SQL of the value databaseRecovery.sql failed: {error}."
-        raise Failure(Exit.SETUP, what, "Correct it and run the job again.") from error
+        raise JobError(Exit.SETUP, what, "Correct it and run the job again.") from error
 
 
 def replace(
@@ -140,7 +140,7 @@ def replace(
     try:
         if left := target.server.drop_former():
             job.figure(former_left=left)
-    except (Failure, ServerError) as error:
+    except (JobError, ServerError) as error:
         say(f"Former databases could not be looked after, the next run does it: {error}.")
     counted = f"{held.rows} rows in {len(held.tables)} tables"
     counted += ", all counted" if not part.inserts else f"; {UNCOUNTED}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack_backup_jobs.choice import doubt
-from stack_backup_jobs.errors import VALUES, Failure, of_volume
+from stack_backup_jobs.errors import VALUES, JobError, of_volume
 from stack_backup_jobs.folder import Folder, read_afresh
 from stack_backup_jobs.formats import (
     MIB,
@@ -28,7 +28,7 @@ from stack_backup_jobs.formats import (
     Exit,
     Manifest,
     MediaState,
-    OtherFormat,
+    OtherFormatError,
     newest,
     plain,
     seconds_of,
@@ -69,9 +69,9 @@ class Finding:
 def program(job: Job) -> Outcome:
     settings = load(Settings)
     if not settings.replica_volume + settings.media_replica_volume:
-        raise Failure(Exit.USAGE, "Neither REPLICA_VOLUME nor MEDIA_REPLICA_VOLUME is set.", VALUES)
+        raise JobError(Exit.USAGE, "Neither REPLICA_VOLUME nor MEDIA_REPLICA_VOLUME is set.", VALUES)
     if settings.replica_volume and not settings.replica_folder:
-        raise Failure(Exit.USAGE, "The variable REPLICA_FOLDER is not set.", VALUES)
+        raise JobError(Exit.USAGE, "The variable REPLICA_FOLDER is not set.", VALUES)
     check = Check(job, settings)
     if settings.replica_volume:
         check.dumps(Folder(job, Path(settings.replica_volume, settings.replica_folder)))
@@ -79,7 +79,7 @@ def program(job: Job) -> Outcome:
         check.media(Path(settings.media_replica_volume))
     if check.findings:
         text = " ".join(f"{finding.what} {finding.advice}" for finding in check.findings)
-        raise Failure(check.findings[0].code, text)
+        raise JobError(check.findings[0].code, text)
     return Outcome(Exit.DONE, "sound", " ".join(check.sound))
 
 
@@ -181,7 +181,7 @@ class Check:
             failure = of_volume(error, broke)
             self._find(failure.code, failure.what, failure.advice)
             return False
-        except Failure as failure:
+        except JobError as failure:
             if failure.code != Exit.DATA:
                 self._find(failure.code, f"{broke}: {failure.what}", failure.advice)
                 return False
@@ -242,7 +242,7 @@ class Check:
                 return
             try:
                 state = MediaState.parse(text.decode(errors="replace"))
-            except OtherFormat as error:
+            except OtherFormatError as error:
                 what = f'The state of the media replica has the format "{error}", which is not known here.'
                 self._find(Exit.SETUP, what, "Bring the releases of both stacks to the same version.")
                 return

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack_backup_jobs.choice import newest_in, shrunk
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.folder import Folder, deadline_of_the_job, read_afresh, sha256_of, source
 from stack_backup_jobs.formats import Dump, Exit, newest
 from stack_backup_jobs.job import Job, Outcome, say
@@ -65,7 +65,7 @@ def check_target(folder: Folder, dump: Dump, before: Dump | None) -> None:
         found.manifest.get("namespace") if found and found.manifest else "" for found in (dump, before)
     )
     if before and ours != theirs:
-        raise Failure(
+        raise JobError(
             Exit.PERMISSION,
             f'The folder {folder.path} holds dumps of namespace "{theirs}", and this is one of "{ours}".',
             "Let each stack write to a folder of its own (value databaseReplica.folder), or move the others "
@@ -76,7 +76,7 @@ def check_target(folder: Folder, dump: Dump, before: Dump | None) -> None:
 def check_share(dump: Dump, before: Dump | None, share: int) -> None:
     """What the volume of the dumps and the database were lost together, only the replica can tell."""
     if before and (why := shrunk(dump.manifest, before, share)):
-        raise Failure(
+        raise JobError(
             Exit.DATA,
             f"{dump.name}, the newest verified dump of the source, shrank since {before.name}, the newest of "
             f"the replica. {why}; it was not copied, and no dump was removed.",
@@ -87,7 +87,7 @@ def check_share(dump: Dump, before: Dump | None, share: int) -> None:
 def check_age(dump: Dump, maximum: int, passed: str) -> None:
     """A source that stands still must not push out what may be the last good dumps."""
     if dump.age > maximum:
-        raise Failure(
+        raise JobError(
             Exit.DATA,
             f"The newest verified dump of the source, {dump.name}, is {dump.age // 60} minutes old, and may "
             f"be {maximum // 60}; no dump was removed. {passed}",
@@ -108,7 +108,7 @@ def retain(job: Job, folder: Folder, settings: Settings, read: str) -> None:
     removed = folder.prune(settings.keep, settings.grace_seconds, whole, "An old dump of the replica")
     job.figure(verified=folder.verified(), removed=removed)
     if damaged:
-        raise Failure(
+        raise JobError(
             Exit.DATA,
             "These dumps of the replica are not what their manifests say, and count for nothing: "
             f"{', '.join(damaged)}.",

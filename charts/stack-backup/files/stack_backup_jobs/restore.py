@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack_backup_jobs import compare
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.folder import Folder, copy, read_afresh
 from stack_backup_jobs.formats import MIB, Dump, Exit, Manifest
 from stack_backup_jobs.job import Job, say
@@ -28,7 +28,7 @@ from stack_backup_jobs.session import (
     Row,
     ServerError,
     Session,
-    Unreachable,
+    UnreachableError,
     codec,
     identifier,
     literal,
@@ -114,7 +114,7 @@ class Restore:
                 "whole."
             )
         elif digest != manifest.get("sha256"):
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"The dump {self.dump.name} is not what its manifest says: its sha256 differs.",
                 "It was changed or damaged: use another dump, and check the volume and its file server.",
@@ -127,7 +127,7 @@ class Restore:
     def _copy(self, path: Path, folder: Path) -> tuple[Path, str]:
         need, free = self.dump.size + MIB, shutil.disk_usage(folder).free
         if free < need:
-            raise Failure(
+            raise JobError(
                 Exit.NO_ROOM,
                 f"The scratch space has {free // MIB} MiB, and the dump needs {need // MIB} MiB.",
                 "Raise the value databaseRecovery.scratch.size.",
@@ -139,27 +139,27 @@ class Restore:
     def _check_text(self) -> None:
         name = self.dump.name
         if not self.dumped.whole:
-            raise Failure(
+            raise JobError(
                 Exit.DATA, f"{name} is cut off: its text ends before its last line.", "Use another dump."
             )
         if self.dumped.foreign:
             first = self.dumped.foreign[0]
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"{name} holds a command that no dump has: {first.word} at byte {first.at} of its text.",
                 "It may be meant to run a program in this pod: find out who wrote it, and use another dump.",
             )
         if not re.match(r"\d+", self.dumped.version):
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"{name} does not say which version of PostgreSQL it is from.",
                 "It is no dump of pg_dumpall.",
             )
 
     def part(self, database: str) -> Part:
-        """Raises Failure when the dump has no such database."""
+        """Raises JobError when the dump has no such database."""
         if database not in self.dumped.parts:
-            raise Failure(
+            raise JobError(
                 Exit.SOURCE,
                 f"{self.dump.name} holds no database {database}.",
                 f"It holds: {' '.join(self.dumped.parts)}. Check that the backup is of the right server "
@@ -178,10 +178,10 @@ class Restore:
     # ---- can the server hold it? ----
 
     def check(self, target: Target, part: Part) -> None:
-        """All that can be refused before anything is done. Raises Failure."""
+        """All that can be refused before anything is done. Raises JobError."""
         name, major = self.dump.name, int(re.findall(r"\d+", self.dumped.version)[0])
         if major > target.major:
-            raise Failure(
+            raise JobError(
                 Exit.SETUP,
                 f"The dump is from PostgreSQL {self.dumped.version}, and the server is {target.version}.",
                 "A server of the same or a newer major version is needed.",
@@ -195,7 +195,7 @@ class Restore:
             }
             for extension, version in compare.expected(self.dump.manifest, part.name).extensions.items():
                 if extension not in there:
-                    raise Failure(
+                    raise JobError(
                         Exit.SETUP,
                         f"The image lacks the extension {extension}, which the database {part.name} of {name}"
                         " needs.",
@@ -217,7 +217,7 @@ class Restore:
             return
         there = {str(name) for (name,) in target.server.query("SELECT spcname FROM pg_tablespace")}
         if missing := sorted(part.tablespaces - there - {""}):
-            raise Failure(
+            raise JobError(
                 Exit.SETUP,
                 f"The server lacks tablespaces that the database {part.name} of {self.dump.name} uses:"
                 f" {', '.join(missing)}.",
@@ -232,7 +232,7 @@ class Restore:
         with target.server.session() as session:
             strong = self.roles.strong(session)
         if part.owner in strong:
-            raise Failure(
+            raise JobError(
                 Exit.SETUP,
                 f"The database {part.name} of {self.dump.name} belongs to {part.owner}, which has or can get"
                 f" a superuser's rights, and here it must belong to {owner} (value database.owner), who must"
@@ -240,7 +240,7 @@ class Restore:
                 "Name that owner in the values, or give the database to that one where the dump is from.",
             )
         if not self.options.other_owner:
-            raise Failure(
+            raise JobError(
                 Exit.SETUP,
                 f"The database {part.name} of {self.dump.name} belongs to {part.owner}, and here it must"
                 f" belong to {owner}"
@@ -262,7 +262,7 @@ class Restore:
     # ---- the new database ----
 
     def load(self, target: Target, part: Part, *, watched: bool) -> compare.Held:
-        """Makes the new database and brings it to its end but for the swap; what it holds. Raises Failure."""
+        """Makes the new database, ready for the swap; returns what it holds. Raises JobError."""
         try:
             room = self._room(target, part) if watched else None
             self._make(target, part)
@@ -283,7 +283,7 @@ class Restore:
         try:
             with self._job.lap("load_seconds"):
                 self._outcome(part, loader.run())
-        except (Failure, ServerError):
+        except (JobError, ServerError):
             if watch is not None and watch.failure is not None:
                 raise watch.failure from None
             raise
@@ -350,7 +350,7 @@ class Restore:
                 continue
             try:
                 session.query(f"SELECT set_config({literal(str(key))}, {literal(str(value))}, false)")
-            except Unreachable:
+            except UnreachableError:
                 raise
             except ServerError as error:
                 say(f"{key} of the database is not set: {error}.")  # nor does a login set it
@@ -392,7 +392,7 @@ class Restore:
         try:
             side = target.side.encode().decode(codec(part.properties_encoding), "surrogateescape")
             session.execute(renamed(statement, side))
-        except Unreachable:
+        except UnreachableError:
             raise
         except ServerError as error:
             said = re.sub(r"\s+", " ", statement)[:80]
@@ -402,7 +402,7 @@ class Restore:
         self._accept(f"ROLE {name}", f"what the dump sets of the role {name}", error)
 
     def _accept(self, name: str, said: str, error: ServerError) -> None:
-        """What is not in the database goes on where it is accepted. Raises Failure."""
+        """What is not in the database goes on where it is accepted. Raises JobError."""
         if not is_accepted(name, self.options.accepted):
             say(f"The server refuses: {said}")
             raise failure_of(Broken(name, error)) from error
@@ -435,7 +435,7 @@ class Restore:
 def _analyses(session: Session, table: str) -> bool:
     try:
         session.execute(f"ANALYZE {table}")
-    except Unreachable:
+    except UnreachableError:
         raise
     except ServerError as error:
         say(f"{table} could not be analysed: {error}.")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier, literal
+from stack_backup_jobs.session import ServerError, Session, UnreachableError, identifier, literal
 
 _NAME = r'("(?:[^"]|"")*"|[^\s";]+)'
 _CREATE = re.compile(rf"CREATE ROLE {_NAME};", re.DOTALL)
@@ -105,7 +105,7 @@ class Roles:
             session.execute("SAVEPOINT before")
             try:
                 session.execute(statement)
-            except Unreachable:
+            except UnreachableError:
                 raise
             except ServerError as error:
                 session.execute("ROLLBACK TO SAVEPOINT before")

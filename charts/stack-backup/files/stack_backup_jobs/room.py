@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.formats import MIB, Exit
 from stack_backup_jobs.job import say
-from stack_backup_jobs.session import ServerError, Session, Unreachable, literal
+from stack_backup_jobs.session import ServerError, Session, UnreachableError, literal
 from stack_backup_jobs.target import Target
 
 ROW_COST = 13
@@ -31,8 +31,8 @@ class Free:
     filesystem: tuple[str, str]
     bytes: int
 
-    def failure(self, rest: str, advice: str = LARGER) -> Failure:
-        return Failure(Exit.NO_ROOM, f"{self.what} has {self.bytes // MIB} MiB left, {rest}", advice)
+    def failure(self, rest: str, advice: str = LARGER) -> JobError:
+        return JobError(Exit.NO_ROOM, f"{self.what} has {self.bytes // MIB} MiB left, {rest}", advice)
 
 
 class Room:
@@ -75,7 +75,7 @@ class Room:
             session.execute("TRUNCATE room")
             session.execute(f"COPY room (line) FROM PROGRAM 'LC_ALL=C df -P -k {' '.join(places)}'")
             rows = session.query("SELECT line FROM room ORDER BY number")
-        except Unreachable:
+        except UnreachableError:
             raise
         except ServerError as error:
             say(f"The server cannot be asked for the free space of its volume: {error}.")
@@ -93,13 +93,15 @@ class Room:
 
     def check(self, size: int) -> int:
         """Is there room for a database of so many bytes beside the live one? How much of it goes to which
-        tablespace, nobody knows before. Returns the bytes that must remain free. Raises Failure, ServerError.
+        tablespace, nobody knows before. Returns the bytes that must remain free.
+
+        Raises JobError, ServerError.
         """
         with self._target.server.session() as session:
             free = self.look(session)
             ((most,),) = session.query("SELECT pg_size_bytes(current_setting('max_wal_size'))")
         if not free:
-            raise Failure(
+            raise JobError(
                 Exit.SETUP,
                 "The server may not be asked for the room on its volume (COPY … FROM PROGRAM).",
                 "Look yourself, and set databaseRecovery.serverRoom to the free bytes, such as 50Gi.",
@@ -137,7 +139,7 @@ class Watch:
     def __init__(self, target: Target, room: Room, reserve: int, stop: Callable[[], None]) -> None:
         self._server, self._room, self._reserve, self._stop = target.server, room, reserve, stop
         self._over = threading.Event()
-        self.failure: Failure | None = None
+        self.failure: JobError | None = None
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 

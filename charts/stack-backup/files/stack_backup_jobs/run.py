@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from stack_backup_jobs.errors import VALUES, Failure, Stopped, of_volume
+from stack_backup_jobs.errors import VALUES, JobError, Stopped, of_volume
 from stack_backup_jobs.formats import MESSAGE_LIMIT, Exit, Figure, Verdict
 from stack_backup_jobs.job import Job, Outcome, say, write
 from stack_backup_jobs.process import family
@@ -77,7 +77,7 @@ def deadline() -> int:
     text = os.environ.get("DEADLINE_SECONDS", "")
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > RESERVE):
         what = f'The variable DEADLINE_SECONDS is "{text}"; it must be a whole number from {RESERVE + 1} on.'
-        raise Failure(Exit.USAGE, what, VALUES)
+        raise JobError(Exit.USAGE, what, VALUES)
     return int(text) - RESERVE
 
 
@@ -106,7 +106,7 @@ class Supervisor:
     def run(self) -> int:
         try:
             self._allowed = float(deadline())
-        except Failure as failure:
+        except JobError as failure:
             return self._verdict(failure.code, "failed", f"{failure.what} {failure.advice}")
         # Messages are kept apart, and none is ever sent in part.
         ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
@@ -293,7 +293,7 @@ def attended(program: Callable[[Job], Outcome], job: Job) -> None:
         job.deaf()
     except Stopped:  # wherever it came, in the handling of another exception, too
         job.deaf()
-        end = end or told(Failure(Exit.STOPPED, TOLD))
+        end = end or told(JobError(Exit.STOPPED, TOLD))
     if job.stopped and end["outcome"] == "failed":
         end["stopped"] = True
     job.tell(end=end)  # at once: what follows may hang
@@ -306,14 +306,14 @@ def attended(program: Callable[[Job], Outcome], job: Job) -> None:
 def end_of(program: Callable[[Job], Outcome], job: Job) -> dict[str, Any]:
     try:
         outcome = program(job)
-        return {**told(Failure(outcome.code, outcome.message)), "outcome": outcome.word, "untouched": ""}
+        return {**told(JobError(outcome.code, outcome.message)), "outcome": outcome.word, "untouched": ""}
     except Stopped:
         raise
     except BaseException as error:
         return told(of_any(error))
 
 
-def told(failure: Failure) -> dict[str, Any]:
+def told(failure: JobError) -> dict[str, Any]:
     """A failure as the supervisor is told of it; what says too much is cut."""
     return {
         "code": int(failure.code),
@@ -332,9 +332,9 @@ def untouched_by(job: Job) -> str:
         return "It is not known how far the run came: look before anything else is done."
 
 
-def of_any(error: BaseException) -> Failure:
+def of_any(error: BaseException) -> JobError:
     """Every exception as a failure."""
-    if isinstance(error, Failure):
+    if isinstance(error, JobError):
         return error
     if isinstance(error, OSError):
         say("".join(traceback.format_exception(error)[-2:]).strip())
@@ -344,4 +344,4 @@ def of_any(error: BaseException) -> Failure:
     for line in traceback.format_exception(error):
         say(line.rstrip())
     what = f"The program stopped unexpectedly: {type(error).__name__}: {error}."
-    return Failure(Exit.PASSING, what, "Report this.")
+    return JobError(Exit.PASSING, what, "Report this.")

@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.job import Job, say
-from stack_backup_jobs.session import Address, ServerError, Session, Unreachable, identifier, literal
+from stack_backup_jobs.session import Address, ServerError, Session, UnreachableError, identifier, literal
 
 MAINTENANCE = "postgres"
 """The database for what concerns the server as a whole."""
@@ -62,12 +62,12 @@ _CLASSES = {
 """By the beginning of an SQLSTATE, the longest first: exit code and advice."""
 
 
-def of_server(error: ServerError, doing: str = "Asking the server") -> Failure:
+def of_server(error: ServerError, doing: str = "Asking the server") -> JobError:
     """What a server said while that was done."""
     for length in (5, 3, 2):
         if (known := _CLASSES.get(error.sqlstate[:length])) is not None:
-            return Failure(known[0], f"{doing} failed: {error}.", known[1])
-    return Failure(Exit.DATA, f"{doing} failed: {error}.", "Read the lines above and the log of the server.")
+            return JobError(known[0], f"{doing} failed: {error}.", known[1])
+    return JobError(Exit.DATA, f"{doing} failed: {error}.", "Read the lines above and the log of the server.")
 
 
 def password_in(path: Path) -> str:
@@ -77,13 +77,13 @@ def password_in(path: Path) -> str:
     except FileNotFoundError:
         password = ""
     if not password:
-        raise Failure(
+        raise JobError(
             Exit.SETUP,
             f"There is no password in {path.name} (the Secret or its key is missing or empty).",
             "Create the Secret with the key that the values name (database.secret).",
         )
     if "\n" in password or "\0" in password:
-        raise Failure(Exit.SETUP, f"The password in {path.name} has several lines.", "Correct the Secret.")
+        raise JobError(Exit.SETUP, f"The password in {path.name} has several lines.", "Correct the Secret.")
     return password
 
 
@@ -97,7 +97,7 @@ class Server:
         return f"{self.address.host}:{self.address.port}"
 
     def session(self, database: str = MAINTENANCE, *, encoding: str = "UTF8", **settings: str) -> Session:
-        """Raises ServerError, Unreachable."""
+        """Raises ServerError, UnreachableError."""
         return Session(
             self.address,
             database,
@@ -109,7 +109,7 @@ class Server:
         )
 
     def query(self, sql: str, database: str = MAINTENANCE) -> list[tuple[str | None, ...]]:
-        """One question in a session of its own. Raises Failure."""
+        """One question in a session of its own. Raises JobError."""
         try:
             with self.session(database) as session:
                 return session.query(sql)
@@ -145,7 +145,7 @@ class Server:
             say(f"Dropping {name}: a recovery has replaced it, and its time is over.")
             try:
                 self.drop(name)
-            except Unreachable:
+            except UnreachableError:
                 raise
             except ServerError as error:
                 say(f"{name} cannot be dropped: {error}.")
@@ -186,7 +186,7 @@ class OfServer:
     password_file: Path
 
     def server(self) -> Server:
-        """Raises Failure."""
+        """Raises JobError."""
         password = password_in(self.password_file)
         return Server(Address(self.pghost, self.pgport), self.database_superuser, password)
 
@@ -199,11 +199,11 @@ def client_version(job: Job) -> str:
 
 def check_client(client: str, version: str, major: int) -> None:
     """An image of another major version is not the server's own: what it does, the server's would not do.
-    Raises Failure.
+    Raises JobError.
     """
     found = re.match(r"\d+", client)
     if (own := int(found[0]) if found else 0) != major:
-        raise Failure(
+        raise JobError(
             Exit.SETUP,
             f"The image's PostgreSQL is version {client}, {'older' if own < major else 'newer'} than the"
             f" server's {version}.",

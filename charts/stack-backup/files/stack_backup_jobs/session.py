@@ -81,7 +81,7 @@ class ServerError(Exception):
         return cls(said.get(b"M", ""), said.get(b"C", "XX000"))
 
 
-class Unreachable(ServerError):
+class UnreachableError(ServerError):
     """No connection, or it was lost; `errno` is None where the server itself has closed it."""
 
     errno: int | None = None
@@ -189,8 +189,8 @@ def scram_proof(password: str, first: bytes, server_first: bytes) -> tuple[bytes
 class Session:
     """One session; of one thread, but for `cancel`.
 
-    All raise ServerError and Unreachable. Where an answer is not taken to its end (a signal, a generator that
-    was left), it is `broken`: it can only be closed then, which cancels what runs.
+    All raise ServerError and UnreachableError. Where an answer is not taken to its end (a signal, a generator
+    that was left), it is `broken`: it can only be closed then, which cancels what runs.
     """
 
     _key: bytes | None
@@ -368,7 +368,7 @@ class Session:
             self._socket = context.wrap_socket(self._socket)
             self._again = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
         elif answer != b"N":
-            raise Unreachable("no PostgreSQL server answers there", "08P01") if answer else self._lost()
+            raise UnreachableError("no PostgreSQL server answers there", "08P01") if answer else self._lost()
 
     def _authenticate(self, body: bytes) -> None:
         """Trust, a clear password, md5 or SCRAM-SHA-256."""
@@ -406,7 +406,7 @@ class Session:
 
     def _ask(self, sql: str | bytes) -> None:
         if self._busy:
-            raise Unreachable("the session was left in the middle of an answer", "08003")
+            raise UnreachableError("the session was left in the middle of an answer", "08003")
         data = sql if isinstance(sql, bytes) else _text(sql, self._codec)
         if b"\0" in data:
             raise ServerError("PostgreSQL takes no text with a NUL in it", "22021")
@@ -458,7 +458,7 @@ class Session:
         self._fill(5)
         kind, length = struct.unpack_from("!ci", self._buffer, self._at)
         if length < 4 or (self._deadline is not None and length > _ROOM):
-            raise Unreachable("no PostgreSQL server answers there", "08P01")
+            raise UnreachableError("no PostgreSQL server answers there", "08P01")
         self._fill(length + 1)
         body = self._buffer[self._at + 5 : self._at + length + 1]
         self._at += length + 1
@@ -494,7 +494,7 @@ class Session:
                     if self._wait(select.POLLIN | select.POLLOUT) & select.POLLIN:
                         self._hear()
         except OSError as error:
-            with contextlib.suppress(Unreachable):
+            with contextlib.suppress(UnreachableError):
                 while self._deadline is None:
                     self._message()  # why it has closed the connection may have come before
             raise self._lost(error) from error
@@ -547,7 +547,7 @@ class Session:
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         return ready[0][1]
 
-    def _lost(self, error: OSError | None = None) -> Unreachable:
+    def _lost(self, error: OSError | None = None) -> UnreachableError:
         """The connection is gone; the server may have said why."""
         self._key, self._busy = None, True
         last = self.notices[-1] if self.notices else None
@@ -558,10 +558,10 @@ class Session:
         return lost
 
 
-def _unreachable(error: OSError | None, sqlstate: str) -> Unreachable:
+def _unreachable(error: OSError | None, sqlstate: str) -> UnreachableError:
     if error is None:
-        return Unreachable("the server has closed the connection", sqlstate)
-    lost = Unreachable(error.strerror or str(error) or type(error).__name__, sqlstate)
+        return UnreachableError("the server has closed the connection", sqlstate)
+    lost = UnreachableError(error.strerror or str(error) or type(error).__name__, sqlstate)
     if isinstance(error, TimeoutError):
         lost.errno = errno.ETIMEDOUT
     elif not isinstance(error, socket.gaierror) and not hasattr(error, "library"):

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stack_backup_jobs.errors import VALUES, Failure
+from stack_backup_jobs.errors import VALUES, JobError
 from stack_backup_jobs.formats import Exit
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ def one_of(*words: str, default: str | None = None) -> Any:
 
 def load(kind: type[T]) -> T:
     """An instance of a dataclass whose field `keep_days` is the variable KEEP_DAYS. Types: str, int, bool,
-    Path and list[str] (words). Raises Failure for what is missing or makes no sense.
+    Path and list[str] (words). Raises JobError for what is missing or makes no sense.
     """
     fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
     return kind(**{field.name: _value(field) for field in fields})
@@ -40,7 +40,7 @@ def _value(field: dataclasses.Field[Any]) -> Any:
     name, kind = field.name.upper(), str(field.type)
     text = os.environ.get(name) or field.metadata.get("default")
     if text is None:
-        raise Failure(Exit.USAGE, f"The variable {name} is not set.", VALUES)
+        raise JobError(Exit.USAGE, f"The variable {name} is not set.", VALUES)
     if kind == "int":
         least = field.metadata.get("least", 0)
         if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) >= least):
@@ -56,5 +56,5 @@ def _value(field: dataclasses.Field[Any]) -> Any:
     return Path(text) if kind == "Path" else text
 
 
-def _odd(name: str, text: str, wanted: str) -> Failure:
-    return Failure(Exit.USAGE, f'The variable {name} is "{text}"; it must be {wanted}.', VALUES)
+def _odd(name: str, text: str, wanted: str) -> JobError:
+    return JobError(Exit.USAGE, f'The variable {name} is "{text}"; it must be {wanted}.', VALUES)

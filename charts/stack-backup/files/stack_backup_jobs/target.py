@@ -12,11 +12,18 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.formats import Exit, stamp
 from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.server import Server, of_server
-from stack_backup_jobs.session import ServerError, Session, Unreachable, identifier, literal, scram_verifier
+from stack_backup_jobs.session import (
+    ServerError,
+    Session,
+    UnreachableError,
+    identifier,
+    literal,
+    scram_verifier,
+)
 
 LOCK = 1937006963  # "stck"
 LOCK_PATIENCE = 30.0
@@ -74,7 +81,7 @@ class Target:
                         "locktype = 'advisory'"
                         f" AND granted AND classid = 0 AND objid = {LOCK}"
                     )
-                    raise Failure(
+                    raise JobError(
                         Exit.PASSING,
                         "Another recovery is at work in this server:"
                         f" {holder[0][0] if holder else 'it has just ended'}.",
@@ -122,7 +129,7 @@ class Target:
         try:
             with self.server.session() as session:
                 session.execute(f"CREATE DATABASE {identifier(self.side)} {create} CONNECTION LIMIT 0")
-        except Unreachable:
+        except UnreachableError:
             raise
         except ServerError as error:
             failure = of_server(error, "Making the new database")
@@ -181,7 +188,7 @@ class Target:
         except ServerError as error:
             if not self.done(was):
                 failure = of_server(error, "Replacing the live database")
-                raise Failure(failure.code, failure.what, failure.advice) from error
+                raise JobError(failure.code, failure.what, failure.advice) from error
         self._begun = self._fenced = False
         self._leaves(self.ask(was))
         return was
@@ -227,14 +234,14 @@ class Target:
                 for statement in statements:
                     session.execute(statement)
                 return
-            except Unreachable:
+            except UnreachableError:
                 raise
             except ServerError as error:
                 session.execute("ROLLBACK")
                 if error.sqlstate != "55006" or time.monotonic() > deadline:  # somebody is in it
                     advice = "Stop what connects to it as a superuser, and run the job again."
                     what = f"The live database could not be replaced: {error}."
-                    raise Failure(Exit.PASSING, what, advice) from error
+                    raise JobError(Exit.PASSING, what, advice) from error
                 time.sleep(0.2)
 
     def done(self, was: bool) -> bool:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stack_backup_jobs.choice import newest_in, shrunk
-from stack_backup_jobs.errors import Failure
+from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.folder import Folder, deadline_of_the_job, source
 from stack_backup_jobs.formats import Dump, Exit, newest, seconds_of
 from stack_backup_jobs.job import Job, Outcome
@@ -40,7 +40,7 @@ def program(job: Job) -> Outcome:
     hourly = source(job, settings.backup_volume / settings.source_folder, advice)
     dump, passed = newest_in(hourly)
     if dump.age > settings.maximum_age_seconds:
-        raise Failure(
+        raise JobError(
             Exit.DATA,
             f"The newest verified dump {dump.name} is {dump.age // 60} minutes old, and may be "
             f"{settings.maximum_age_seconds // 60}. {passed}",
@@ -103,7 +103,7 @@ class Tier:
             return ours[-1], False
         before = newest(good)
         if before and (why := shrunk(dump.manifest, before, self._share)):
-            raise Failure(
+            raise JobError(
                 Exit.DATA,
                 f"{dump.name}, the newest verified dump, shrank since {before.name}, the newest {self.name} "
                 f"one. {why}; it was not taken, and no dump was removed.",

@@ -28,7 +28,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from stack_backup_jobs.errors import Failure, user
+from stack_backup_jobs.errors import JobError, user
 from stack_backup_jobs.formats import OWN, Exit
 from stack_backup_jobs.job import say
 from stack_backup_jobs.process import Forked
@@ -356,7 +356,7 @@ class Tree(NamedTuple):
 
 
 def listings(scratch: Path, threads: int, exclude: Sequence[str], *trees: Tree) -> list[Listing]:
-    """Of several trees at once. Raises Failure where one cannot be read as a whole."""
+    """Of several trees at once. Raises JobError where one cannot be read as a whole."""
     found = [Listing(scratch) for _ in trees]
     walks: list[Forked[tuple[dict[str, object], list[OSError]]]] = []
 
@@ -374,7 +374,7 @@ def listings(scratch: Path, threads: int, exclude: Sequence[str], *trees: Tree) 
                 attributes, errors = process.result()
             except EOFError:
                 what = f"The process that listed it was killed: {tree.root}."
-                raise Failure(
+                raise JobError(
                     Exit.KILLED, what, "Raise the memory limit of this job (value resources)."
                 ) from None
             if errors:
@@ -388,7 +388,7 @@ def listings(scratch: Path, threads: int, exclude: Sequence[str], *trees: Tree) 
     return found
 
 
-def unreadable(errors: list[OSError], what: str) -> Failure:
+def unreadable(errors: list[OSError], what: str) -> JobError:
     """Names some, and judges by the first."""
     for error in errors[:SHOWN]:
         say(f"Cannot be read: {shown(os.fsencode(error.filename or ''))}: {error.strerror}")
@@ -403,7 +403,7 @@ def unreadable(errors: list[OSError], what: str) -> Failure:
         )
     elif first.errno in (errno.ESTALE, errno.ENOENT):
         code, advice = Exit.PASSING, "The next run tries again; if it comes back, check the file server."
-    return Failure(
+    return JobError(
         code,
         f"{what} cannot be read as a whole: {shown(os.fsencode(first.filename or ''))}: {first.strerror}.",
         advice,

@@ -1,0 +1,344 @@
+"""The commands of `stack-backup`, their arguments and their ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from stack_backup import CliError, Exit
+from stack_backup_jobs.formats import NAME, seconds_of, stamp, time_of
+
+if TYPE_CHECKING:
+    from stack_backup.release import Release
+
+# What needs the `kubernetes` client is imported where it is used: so help and wrong arguments answer at once.
+
+app = typer.Typer(
+    name="stack-backup",
+    help="Back up and recover a Fragalysis stack's data, on any cluster, through your kubeconfig.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+class Format(StrEnum):
+    text = "text"
+    json = "json"
+
+
+class Kind(StrEnum):
+    database = "database"
+    media = "media"
+
+
+class Unfinished(StrEnum):
+    """As media-recovery's own setting."""
+
+    refuse = "refuse"
+    last_complete = "last-complete"
+    as_it_is = "as-it-is"
+
+
+Kubeconfig = Annotated[
+    str | None, typer.Option(envvar="KUBECONFIG", help="The kubeconfig file.", show_default="~/.kube/config")
+]
+Context = Annotated[
+    str | None, typer.Option(help="Context of the kubeconfig.", show_default="its current one")
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="The stack's namespace.", show_default="the context's own"),
+]
+Output = Annotated[
+    Format, typer.Option("--output", "-o", help="`json`: one document on standard output, and nothing else.")
+]
+Dump = Annotated[
+    str | None,
+    typer.Option(
+        help="`latest`, or the time in a dump's name, such as 2022-11-28T08:51:08Z.",
+        show_default="the release's value",
+    ),
+]
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"stack-backup {version('stack-backup')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """What holds for every command."""
+
+
+@app.command()
+def status(
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = Format.text,
+) -> int:
+    """How every job is: schedule, last success, last verdict, next run. Exit code 1: one is red."""
+    from stack_backup import show
+    from stack_backup import status as jobs_status
+
+    release = _connect(kubeconfig, context, namespace)
+    jobs = jobs_status.of_release(release)
+    red = any(job.red for job in jobs)
+    if output is Format.json:
+        _print_json({"namespace": release.namespace, "red": red, "jobs": [job.as_dict() for job in jobs]})
+    else:
+        show.status(_console(), release.namespace, jobs)
+    return Exit.RED if red else 0
+
+
+@app.command("list")
+def list_points(
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = Format.text,
+) -> int:
+    """The restore points: every dump and media replica of the release. A Job lists them, and is deleted."""
+    from stack_backup import points, show
+
+    release = _connect(kubeconfig, context, namespace)
+    if output is Format.json:
+        places, media = points.of_release(release)
+        _print_json(
+            {
+                "namespace": release.namespace,
+                "places": [place.as_dict() for place in places],
+                "media": [one.as_dict() for one in media],
+            }
+        )
+    else:
+        console = _console()
+        with console.status("Listing the volumes ..."):
+            places, media = points.of_release(release)
+        show.points(console, release.namespace, places)
+        show.media(console, release.namespace, media)
+    problems = [place.problem for place in places] + [one.problem for one in media]
+    return Exit.RED if any(problems) else 0
+
+
+@app.command()
+def run(
+    job: Annotated[
+        str, typer.Argument(help="Name of a job, such as postgres-backup-hourly; `status` lists them.")
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A variable of the program for this run alone; repeatable."
+        ),
+    ] = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = Format.text,
+) -> int:
+    """Run a job now, follow its log, and end with its program's own exit code."""
+    environment = dict(_variable(one) for one in set_ or [])
+    return _run(_connect(kubeconfig, context, namespace), job, environment, output)
+
+
+@app.command()
+def recover(
+    what: Annotated[
+        Kind, typer.Argument(help="The stack's database, or its media files.", show_default=False)
+    ],
+    dump: Dump = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Media only: also delete what the replica does not have.")
+    ] = False,
+    unfinished: Annotated[
+        Unfinished | None,
+        typer.Option(
+            help="Media only: what becomes of a replica whose mirror was cut off: refused, recovered as of "
+            "the last complete mirror, or as it lies there.",
+            show_default="the release's value",
+        ),
+    ] = None,
+    confirm: Annotated[
+        str | None, typer.Option(metavar="NAMESPACE", help="The namespace whose data is to be replaced.")
+    ] = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = Format.text,
+) -> int:
+    """Replace the stack's database by a dump, or bring its media files back from the replica."""
+    environment: dict[str, str] = {}
+    if dump is not None:
+        if what is Kind.media:
+            raise CliError(
+                Exit.USAGE, "--dump is for the database: media have one replica. Nothing was started."
+            )
+        environment["DUMP"] = _stamp(dump)
+    if delete:
+        if what is Kind.database:
+            raise CliError(Exit.USAGE, "--delete is for media; nothing was started.")
+        environment["DELETE"] = "true"
+    if unfinished is not None:
+        if what is Kind.database:
+            raise CliError(Exit.USAGE, "--unfinished is for media; nothing was started.")
+        environment["UNFINISHED"] = unfinished.value
+    release = _connect(kubeconfig, context, namespace)
+    job = f"{what}-recovery"
+    release.cronjob(job)
+    environment["CONFIRM"] = _confirmed(release.namespace, what, dump, confirm, ask=output is Format.text)
+    return _run(release, job, environment, output)
+
+
+@app.command()
+def drill(
+    dump: Dump = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = Format.text,
+) -> int:
+    """Restore a dump in a pod, count it, throw it away: proof that it can be restored, and how fast."""
+    environment = {} if dump is None else {"DUMP": _stamp(dump)}
+    return _run(_connect(kubeconfig, context, namespace), "database-drill", environment, output)
+
+
+def _connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Release:
+    from stack_backup.release import connect
+
+    return connect(kubeconfig, context, namespace)
+
+
+def _run(release: Release, job: str, environment: Mapping[str, str], output: Format) -> int:
+    from stack_backup import follow, show
+
+    started = follow.start(release, job, environment)
+    console = Console(quiet=output is Format.json, highlight=False)
+    try:
+        console.print(f"Job {started.name} in {release.namespace}", soft_wrap=True)
+        with show.progress(console, job, started.usual) as state:
+            end = started.follow(lambda line: console.print(Text(line), soft_wrap=True), state)
+    except KeyboardInterrupt:
+        raise CliError(
+            Exit.INTERRUPTED, f"Job {started.name} in {release.namespace} goes on without this command."
+        ) from None
+    except CliError as problem:
+        raise CliError(
+            problem.code, f"{problem} It was Job {started.name} in {release.namespace}."
+        ) from problem
+    code, sentence = follow.exit_code(end), follow.message(end, started.pods)
+    if output is Format.json:
+        _print_json(
+            {
+                "namespace": release.namespace,
+                "job": job,
+                "name": started.name,
+                "exit": code,
+                "reason": end.reason,
+                "message": sentence,
+                "seconds": end.seconds,
+                "verdict": end.verdict,
+            }
+        )
+    else:
+        show.verdict(console, release.namespace, started.name, end, code, sentence)
+    return code
+
+
+def _confirmed(namespace: str, what: Kind, dump: str | None, confirm: str | None, *, ask: bool) -> str:
+    """The namespace, typed by a person or given as --confirm. Raises CliError."""
+    if confirm is None:
+        if not (ask and sys.stdin.isatty()):
+            raise CliError(
+                Exit.USAGE,
+                f"A recovery replaces the {what} of {namespace}: confirm it with --confirm {namespace}. "
+                "Nothing was started.",
+            )
+        source = f" by the dump {dump}" if dump else ""
+        _console().print(f"The [bold]{what}[/] of [bold]{namespace}[/] will be replaced{source}.")
+        confirm = typer.prompt("Type the namespace to go on", default="", show_default=False)
+    if confirm != namespace:
+        raise CliError(
+            Exit.REFUSED,
+            f"The confirmation is {confirm!r}, but the namespace is {namespace!r}. Nothing was started.",
+        )
+    return confirm
+
+
+def _stamp(dump: str) -> str:
+    """`latest` or a time; a dump's whole name will do."""
+    if dump == "latest":
+        return dump
+    name = dump.rpartition("/")[2]
+    with suppress(ValueError):
+        return time_of(name) if NAME.fullmatch(name) else stamp(seconds_of(name))
+    raise CliError(
+        Exit.USAGE,
+        f"{dump!r} is no dump; give `latest` or a time such as 2022-11-28T08:51:08Z. Nothing was started.",
+    )
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not _VARIABLE.fullmatch(name):
+        raise CliError(Exit.USAGE, f"--set {text!r} is not of the form NAME=VALUE. Nothing was started.")
+    return name, value
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = app(list(arguments), prog_name="stack-backup", standalone_mode=False)
+    except CliError as problem:
+        return _fail(arguments, problem.code, str(problem))
+    except typer.Abort:
+        return _fail(arguments, Exit.INTERRUPTED, "Interrupted; nothing was started.")
+    except typer.TyperException as error:
+        return _fail(arguments, Exit.USAGE, _usage(error))
+    return int(code or 0)
+
+
+def _usage(error: typer.TyperException) -> str:
+    say = getattr(error, "format_message", None)
+    return str(say() if say else error)
+
+
+def _fail(arguments: Sequence[str], code: int, sentence: str) -> int:
+    if sentence:  # without any argument, the help has said it all
+        print(f"stack-backup: {sentence}", file=sys.stderr)
+    if _wants_json(arguments):
+        _print_json({"exit": int(code), "error": sentence})
+    return int(code)
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Also where the arguments are so wrong that they could not be taken apart."""
+    joined = " ".join(arguments)
+    return re.search(r"(?:^| )(?:--output|-o)[ =]?json(?: |$)", joined) is not None

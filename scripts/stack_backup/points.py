@@ -1,0 +1,183 @@
+"""Restore points: the dumps, and the media replicas, on the volumes that the release's jobs mount.
+
+Only a pod sees a volume: so a Job is made that mounts it read-only, lists it (`stack_backup_jobs.listing`)
+and is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stack_backup import CliError, Exit
+from stack_backup.follow import Run, exit_code
+from stack_backup.release import Release
+from stack_backup.runs import Object, with_environment
+from stack_backup_jobs.formats import MediaState
+from stack_backup_jobs.listing import DUMP, MEDIA, Point
+
+# Where jobs mount volumes of dumps; of several jobs with one claim, the first lends its pod.
+MOUNTS = (
+    ("database-recovery", "source"),
+    ("postgres-backup-hourly", "database-backup"),
+    ("postgres-replicator-backup", "database-replica"),
+    ("replica-check", "database-replica"),
+)
+MEDIA_MOUNTS = (
+    ("media-recovery", "media-replica"),
+    ("replica-check", "media-replica"),
+    ("media-replicator", "media-replica"),
+)
+DEADLINE = 300
+PLACE = "/dumps"
+LENT = ("programs", "tmp", "tools")
+"""Volumes of the job's own pod that the listing needs, too: the programs and their interpreter."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A volume of dumps, a job of the release that mounts it, and why it could not be listed (else empty)."""
+
+    claim: str
+    job: str
+    points: list[Point]
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Media:
+    """A replica of media. `status` is `complete`, `in-progress` (since `since`), or empty where no mirror has
+    left its state; the rest is of the last complete mirror. `problem`: why it could not be looked at.
+    """
+
+    claim: str
+    job: str
+    status: str = ""
+    since: str | None = None
+    completed: str | None = None
+    files: int | None = None
+    bytes: int | None = None
+    namespace: str | None = None
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def of_release(release: Release) -> tuple[list[Place], list[Media]]:
+    """The dumps, newest first, and the media, on every volume that the release's jobs mount."""
+    cronjobs = release.cronjobs()
+    wanted = [(DUMP, *one) for one in _claims(cronjobs, MOUNTS)]
+    wanted += [(MEDIA, *one) for one in _claims(cronjobs, MEDIA_MOUNTS)]
+    if not wanted:
+        raise CliError(
+            Exit.NO_RELEASE,
+            f"No job of the release in {release.namespace} mounts a volume of dumps or of media.",
+        )
+    places: list[Place] = []
+    media: list[Media] = []
+    runs: list[tuple[str, str, str, Run]] = []
+    try:
+        for what, cronjob, volume, claim in wanted:
+            body = listing_job(cronjob, volume, what)
+            run = Run(release, "list", body["metadata"]["name"])
+            runs.append((what, claim, cronjob["metadata"]["name"], run))
+            release.create(body)
+        for what, claim, job, run in runs:
+            found, problem = _read(run)
+            if what == DUMP:
+                places.append(Place(claim, job, _points(found), problem))
+            else:
+                media.append(_media(claim, job, found, problem))
+    finally:
+        for *_, run in runs:
+            release.delete("Job", run.name)
+    return places, media
+
+
+def _claims(
+    cronjobs: dict[str, Object], mounts: tuple[tuple[str, str], ...]
+) -> Iterator[tuple[Object, Object, str]]:
+    seen = set()
+    for job, name in mounts:
+        if job not in cronjobs:
+            continue
+        for volume in cronjobs[job]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]:
+            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+            if volume["name"] == name and claim is not None and claim not in seen:
+                seen.add(claim)
+                yield cronjobs[job], volume, claim
+
+
+def listing_job(cronjob: Object, volume: Object, what: str = DUMP) -> Object:
+    """A Job with the pod of a CronJob, stripped to its interpreter, its limits and one volume, read-only.
+
+    It has no owner, as it is no run of that job and must not count as one. Nobody has to delete it.
+    """
+    name = cronjob["metadata"]["name"]
+    template = cronjob["spec"]["jobTemplate"]["spec"]["template"]
+    asked = {"JOB": "list", "DEADLINE_SECONDS": str(DEADLINE), "PLACE": PLACE, "WHAT": what}
+    pod = with_environment(template, asked)["spec"]
+    pod["volumes"] = [one for one in pod["volumes"] if one["name"] in LENT] + [volume]
+    pod["initContainers"] = [one for one in pod.get("initContainers", ()) if one["name"] == "python"]
+    (container,) = pod["containers"]
+    mounts = [one for one in container["volumeMounts"] if one["name"] in LENT]
+    container |= {
+        "resources": container["resources"] | {"requests": {"cpu": "20m", "memory": "64Mi"}},
+        "command": ["/bin/sh", "/programs/start.sh", "list"],
+        "volumeMounts": [*mounts, {"name": volume["name"], "mountPath": PLACE, "readOnly": True}],
+    }
+    labels = {"app.kubernetes.io/name": "stack-backup-list"}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": f"list-dumps-{secrets.token_hex(3)}", "labels": labels},
+        "spec": {
+            "activeDeadlineSeconds": DEADLINE,
+            "backoffLimit": 0,
+            "ttlSecondsAfterFinished": DEADLINE,
+            "template": {"metadata": {"labels": labels | {"app.kubernetes.io/component": name}}, "spec": pod},
+        },
+    }
+
+
+def _read(run: Run) -> tuple[list[Any], str]:
+    """What a listing Job has found, and why that is not all."""
+    lines: list[str] = []
+    states: list[str] = []
+    end = run.follow(lines.append, states.append)
+    if exit_code(end) == 0 and end.verdict:
+        parts = (line.partition("\t") for line in lines)
+        return [json.loads(found) for word, _, found in parts if word in (DUMP, MEDIA)], ""
+    waits = (state for state in reversed(states) if "waits" in state or "no node" in state)
+    said = end.verdict.get("message") or (lines[-1] if lines else next(waits, ""))
+    return [], f"It could not be listed ({end.reason or 'cut off'}). {said}".rstrip()
+
+
+def _media(claim: str, job: str, found: list[Any], problem: str) -> Media:
+    if not found:
+        return Media(claim, job, problem=problem)
+    (members,) = found
+    state = MediaState(**members)
+    ever = bool(state.completed)
+    return Media(
+        claim=claim,
+        job=job,
+        status=state.status,
+        since=state.since,
+        completed=state.completed or None,
+        files=state.files if ever else None,
+        bytes=state.bytes if ever else None,
+        namespace=state.namespace,
+    )
+
+
+def _points(found: list[Any]) -> list[Point]:
+    points = [Point(**members) for members in found]
+    return sorted(points, key=lambda point: (point.time, point.folder), reverse=True)

@@ -1,0 +1,223 @@
+"""What a person sees: tables, verdicts, the progress of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from stack_backup.points import Media, Place
+from stack_backup.runs import JobResult
+from stack_backup.status import JobStatus
+
+_POINT = {"verified": "green", "suspicious": "yellow", "unverified": "yellow", "future": "red"}
+_NOT_FIGURES = ("job", "exit", "outcome", "message")
+
+
+def status(console: Console, namespace: str, jobs: list[JobStatus]) -> None:
+    table = Table(
+        title=f"Jobs of {namespace}",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("Job", no_wrap=True)
+    for name in ("Schedule", "Last success", "Last run", "Next run", ""):
+        table.add_column(name)
+    for job in jobs:
+        table.add_row(job.job, _schedule(job), _success(job), _last_run(job), _next_run(job), _light(job))
+    console.print(table)
+    for job in jobs:
+        if job.red:
+            console.print(Text.assemble((job.job, "bold red"), f": {job.red}. ", _why(job)))
+    red = sum(bool(job.red) for job in jobs)
+    good = "[bold green]All is well.[/]"
+    console.print(f"[bold red]{red} of {len(jobs)} jobs are red.[/]" if red else good)
+
+
+def _schedule(job: JobStatus) -> str:
+    if not job.schedule:
+        return "by hand"
+    zone = "" if job.time_zone in ("Etc/UTC", "UTC") else f" {job.time_zone}"
+    return f"{job.schedule}{zone}"
+
+
+def _success(job: JobStatus) -> str:
+    return "never" if job.last_success_age is None else f"{duration(job.last_success_age)} ago"
+
+
+def _last_run(job: JobStatus) -> str:
+    if job.last_run is None:
+        return "-"
+    outcome = job.last_run.verdict.get("outcome", "failed" if job.last_run.exit_code else "complete")
+    return f"{outcome} ({job.last_run.exit_code})" if job.last_run.exit_code else str(outcome)
+
+
+def _next_run(job: JobStatus) -> str:
+    if job.suspended:
+        return "held"
+    return "-" if job.next_run is None else f"in {duration(-_age(job.next_run))}"
+
+
+def _light(job: JobStatus) -> Text:
+    if job.running:
+        return Text("running", "cyan")
+    if job.red:
+        return Text("red", "bold red")
+    if job.suspended:
+        return Text("held", "yellow")
+    return Text("ok", "green") if job.last_success is not None else Text("not yet run", "dim")
+
+
+def _why(job: JobStatus) -> str:
+    return job.last_run.message if job.last_run is not None and job.last_run.exit_code else ""
+
+
+def points(console: Console, namespace: str, places: list[Place]) -> None:
+    for place in places:
+        if place.problem:
+            console.print(f"[bold red]Claim {place.claim}:[/] ", end="")
+            console.print(Text(place.problem))
+            continue
+        if not place.points:
+            console.print(f"Claim {place.claim} of {namespace} (job {place.job}) holds no dump.")
+            continue
+        table = Table(
+            title=f"Dumps on claim {place.claim} of {namespace} (job {place.job})",
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for name, justify in (
+            ("Time (UTC)", "left"),
+            ("Age", "right"),
+            ("Folder", "left"),
+            ("Size", "right"),
+        ):
+            table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        table.add_column("Rows", justify="right")
+        table.add_column("State")
+        for point in place.points:
+            table.add_row(
+                point.time,
+                duration(_age(point.time)),
+                point.folder,
+                size(point.bytes),
+                "-" if point.rows is None else f"{point.rows:,}",
+                Text(point.state, _POINT[point.state]),
+            )
+        console.print(table)
+
+
+def media(console: Console, namespace: str, replicas: list[Media]) -> None:
+    for one in replicas:
+        name = f"Media on claim {one.claim} of {namespace} (job {one.job}): "
+        if one.problem:
+            console.print(Text.assemble((name, "bold red"), one.problem))
+        else:
+            console.print(Text.assemble((name, "bold"), _media(one), "."))
+
+
+def _media(one: Media) -> str:
+    if not one.status:
+        return "no mirror has left its state there"
+    last = "never complete"
+    if one.completed and one.files is not None and one.bytes is not None:
+        ago = duration(_age(one.completed))
+        last = f"complete at {one.completed} ({ago} ago), {one.files:,} files, {size(one.bytes)}"
+    return last if one.status == "complete" else f"{last}; a mirror is in progress since {one.since}"
+
+
+def _age(stamp: str) -> float:
+    return time.time() - datetime.fromisoformat(stamp).timestamp()
+
+
+def verdict(console: Console, namespace: str, name: str, end: JobResult, code: int, sentence: str) -> None:
+    """How a run ended, as a person wants to read it."""
+    figures = Table.grid(padding=(0, 2))
+    for key, value in end.verdict.items():
+        if key not in _NOT_FIGURES:
+            figures.add_row(Text(key.replace("_", " "), "dim"), _figure(key, value))
+    outcome = end.verdict.get("outcome", end.reason or "complete")
+    colour = "red" if code else "green"
+    title = f"{end.job}: {outcome}" + (f", exit code {code}" if code else "")
+    parts: list[RenderableType] = [Text(sentence)]
+    if figures.row_count:
+        parts += [Text(), figures]
+    console.print(Panel(Group(*parts), title=f"[bold]{title}[/]", title_align="left", border_style=colour))
+    if code:
+        console.print(
+            f"The log stays with Job {name}: kubectl --namespace {namespace} logs job/{name}", soft_wrap=True
+        )
+
+
+def _figure(key: str, value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if key.endswith("bytes"):
+            return size(value)
+        return duration(value) if key.endswith("seconds") else f"{value:,}"
+    return str(value)
+
+
+class _Bar(ProgressColumn):
+    """As long as the job usually takes, and never full before it is over; a pulse where nobody knows."""
+
+    max_refresh = None
+
+    def render(self, task: Task) -> ProgressBar:
+        took = task.elapsed or 0.0
+        done = 0.0 if task.total is None else min(took, task.total * 0.98)
+        return ProgressBar(total=task.total, completed=done, width=24, pulse=task.total is None)
+
+
+class _Time(ProgressColumn):
+    """`40 s, about 3 min left`."""
+
+    def render(self, task: Task) -> Text:
+        took = task.elapsed or 0.0
+        left = (
+            "" if task.total is None or took >= task.total else f", about {duration(task.total - took)} left"
+        )
+        return Text(f"{duration(took)}{left}")
+
+
+@contextmanager
+def progress(console: Console, title: str, usual: float | None) -> Iterator[Callable[[str], None]]:
+    """A bar while a run goes on, on a terminal; gives what shows the state. `usual` is in seconds."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), _Bar(), _Time())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=usual)
+        yield lambda state: bar.update(task, description=f"{title}: {state}")
+
+
+def size(count: int) -> str:
+    """`3.3 GiB`, `812 B`."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `3 min`, `5 h 12 min`, `12 days`."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 2 * 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} days"

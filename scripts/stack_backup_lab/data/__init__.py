@@ -1,0 +1,1 @@
+"""Data as production has it: a database with molecules, trees of media files, and their comparison."""

@@ -1,0 +1,45 @@
+"""The stacks of the stories: their namespaces, and their values for a cluster on one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stack_backup_lab.paths import PROJECT
+
+NAMESPACE = "production-stack"
+STAGING = "staging-stack"
+DEVELOPER = "stack-alice-default"
+
+VALUES = PROJECT / "values" / "production.yaml"
+STAGING_VALUES = VALUES.with_name("staging.yaml")
+DEVELOPER_VALUES = VALUES.with_name("developer.yaml")
+
+JOB = "postgres-backup-hourly"
+CLAIM = "database-backup"
+FOLDER = "hourly"
+MEDIA = "media"
+
+_LITTLE = {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}}
+_SCRATCH = {"scratch": {"size": "1Gi"}}
+TEST_MACHINE: Mapping[str, Any] = {
+    "database": {"image": {"repository": "localhost/stack-database", "tag": "15"}},
+    "backup": {"dumpSize": "15Mi", **_LITTLE},
+    **dict.fromkeys(("tiers", "databaseReplica", "mediaReplica", "replicaCheck", "offsite"), _LITTLE),
+    **dict.fromkeys(("databaseRecovery", "drill"), _LITTLE | _SCRATCH),
+    "mediaRecovery": _LITTLE,
+    "volumes": {
+        "databaseBackup": {"size": "1Gi", "accessModes": ["ReadWriteOnce"]},
+        "databaseReplica": {"size": "1Gi"},
+        "mediaReplica": {"size": "1Gi"},
+    },
+}
+"""Values laid over a stack's for a cluster on one machine: its own image, little data, small volumes."""
+
+_OFF = {"enabled": False}
+BACKUP_ALONE: Mapping[str, Any] = dict.fromkeys(
+    ("tiers", "databaseReplica", "mediaReplica", "databaseRecovery", "mediaRecovery", "drill"), _OFF
+)
+"""Laid over production's values where only the hourly backup is of interest."""
+
+EVERY_MINUTE: Mapping[str, Any] = {"backup": {"schedule": "* * * * *"}}
