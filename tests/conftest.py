@@ -10,6 +10,8 @@ import pytest
 
 from stack_backup_lab.bed import tools
 
+pytest.register_assert_rewrite("tests.conformance")
+
 # In the order in which they run: what is cheap fails first.
 LAYERS = ("unit", "render", "cli", "jobs", "scale", "cluster")
 LAYER_OF = pytest.StashKey[dict[str, str]]()

@@ -25,7 +25,7 @@ class Story(HourlyStory):
 
 @pytest.fixture(scope="module")
 def story(stack: ClusterStack, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    story = Story(stack, tmp_path_factory.mktemp("dumps"), molecules=1000, scheduled=True)
+    story = Story(stack, tmp_path_factory.mktemp("dumps"), molecules=1000)
     story.evidence = list(tell(story.steps()))
     return story
 

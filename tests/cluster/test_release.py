@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pyhelm3.errors import Error as HelmError
 
 from stack_backup_lab.paths import BIN
 from stack_backup_lab.render import CHART, RELEASE, render
+from stack_backup_lab.runtime import StackError
 from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup_lab.runtime.kube import KubeError, Object
 from stack_backup_lab.runtime.manifests import namespace_object
@@ -202,7 +202,7 @@ def test_a_run_that_waits_keeps_the_programs_that_it_began_with(stack: ClusterSt
 
 def test_a_second_release_in_the_namespace_is_refused(stack: ClusterStack) -> None:
     before = _identity(stack)
-    with pytest.raises(HelmError, match="invalid ownership metadata"):
+    with pytest.raises(StackError, match="invalid ownership metadata"):
         stack.install(VALUES, release="another")
     assert _identity(stack) == before
     assert RELEASE in stack.releases()

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from stack_backup.runs import JobResult
 from stack_backup_lab import LabError
 
 
 class StackError(LabError):
-    """A runtime could not do what it was asked: no job of ours has failed by it."""
+    """A runtime could not do what it was asked. How a job of the release ended is never one."""
 
 
 def claim_of(cronjob: Mapping[str, Any], volume: str) -> str:
-    """The name of the claim behind a volume of a CronJob's pod. Raises KeyError where there is none."""
+    """The name of the claim behind a volume of a CronJob's pod. Raises StackError where there is none."""
     for one in cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]:
         if one["name"] == volume and "persistentVolumeClaim" in one:
             return str(one["persistentVolumeClaim"]["claimName"])
-    raise KeyError(f"{cronjob['metadata']['name']} mounts no claim as {volume}")
+    raise StackError(f"{cronjob['metadata']['name']} mounts no claim as {volume}.")
 
 
 class Volume(Protocol):
@@ -70,7 +70,10 @@ class Server(Protocol):
 
 
 class Stack(Protocol):
-    """One namespace with a database, its Secret, and a release of the chart."""
+    """One namespace with a database, its Secret, and a release of the chart.
+
+    What is not there (a CronJob, a claim) and what Helm refuses is a StackError that names it.
+    """
 
     @property
     def namespace(self) -> str: ...
@@ -93,12 +96,6 @@ class Stack(Protocol):
         brings its confirmation, or names a dump.
         """
 
-    def await_scheduled(self, job: str, *, timeout: float = 600) -> JobResult:
-        """Wait for the controller's next own run of the CronJob `job` and for its end.
-
-        The local runtime has no controller: there it is `run`.
-        """
-
     def claim_of(self, job: str, volume: str) -> str:
         """The name of the claim that the CronJob `job` mounts as its volume `volume`."""
 
@@ -106,6 +103,14 @@ class Stack(Protocol):
 
     def scratch_server(self, version: int | None = None) -> AbstractContextManager[Server]:
         """A second, empty server of the stack's own image, gone when the context ends."""
+
+
+@runtime_checkable
+class ScheduledStack(Stack, Protocol):
+    """A stack whose CronJobs have a controller."""
+
+    def await_scheduled(self, job: str, *, timeout: float = 600) -> JobResult:
+        """Wait for the controller's next own run of the CronJob `job` and for its end."""
 
 
 class Runtime(Protocol):

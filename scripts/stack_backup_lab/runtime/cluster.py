@@ -29,8 +29,8 @@ from stack_backup.runs import (
 )
 from stack_backup_lab.bed.kind_cluster import EXPORT
 from stack_backup_lab.paths import BIN
-from stack_backup_lab.render import CHART, RELEASE, merge_values
-from stack_backup_lab.runtime import claim_of
+from stack_backup_lab.render import CHART, RELEASE, merge_values, sentence
+from stack_backup_lab.runtime import StackError, claim_of
 from stack_backup_lab.runtime.kube import Kube, KubeError, Object, PortForward
 from stack_backup_lab.runtime.local import AWKWARD, DATABASE, IMAGE, USER
 from stack_backup_lab.runtime.manifests import (
@@ -196,7 +196,7 @@ class ClusterStack:
     # The release
 
     def install(self, values: Mapping[str, Any], release: str = RELEASE) -> None:
-        """See `runtime.Stack.install`. Helm's refusal is a `pyhelm3.errors.Error` with its sentence.
+        """See `runtime.Stack.install`.
 
         The nodes cannot mount NFS: a claim over a folder that they share takes the place of each export.
         """
@@ -210,7 +210,10 @@ class ClusterStack:
                 release, chart, dict(values), namespace=self.namespace, create_namespace=False, timeout="2m"
             )
 
-        asyncio.run(install())
+        try:
+            asyncio.run(install())
+        except pyhelm3.errors.Error as error:
+            raise StackError(sentence(str(error))) from error
 
     def stand_in_for_nfs(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Claims for the exports that `values` name, and the values that let the chart use them."""
@@ -316,8 +319,8 @@ class ClusterStack:
     def _cronjob(self, job: str) -> Object:
         cronjob = self.kube.get("CronJob", job, self.namespace)
         if cronjob is None:
-            raise KubeError(
-                f"there is no CronJob {job} in {self.namespace}; nothing was run: install the release first"
+            raise StackError(
+                f"There is no CronJob {job} in {self.namespace}; nothing was run: install the release first."
             )
         return cronjob
 
@@ -351,6 +354,8 @@ class ClusterStack:
 
     def volume(self, claim: str) -> ClusterVolume:
         if claim not in self._volumes:
+            if self.kube.get("PersistentVolumeClaim", claim, self.namespace) is None:
+                raise StackError(f"There is no claim {claim} in {self.namespace}.")
             self._volumes[claim] = ClusterVolume(self.kube, self.namespace, claim, self._image)
         return self._volumes[claim]
 

@@ -23,8 +23,8 @@ from typing import Any
 from stack_backup.runs import JobResult, with_environment
 from stack_backup_jobs.formats import verdict_of
 from stack_backup_lab.bed import images, system
-from stack_backup_lab.render import CHART, Objects, render
-from stack_backup_lab.runtime import claim_of
+from stack_backup_lab.render import CHART, Objects, RenderError, render
+from stack_backup_lab.runtime import StackError, claim_of
 from stack_backup_lab.runtime.folders import own_folder
 from stack_backup_lab.runtime.pod import Faults, Image, NotStartedError, Pod, Surroundings
 from stack_backup_lab.runtime.postgres import SUPERUSER, LocalServer
@@ -250,7 +250,11 @@ class LocalStack:
 
     def install(self, values: Mapping[str, Any]) -> None:
         """Render the chart with `values`; claims that are new are made, existing ones keep their files."""
-        self.apply(render(values, namespace=self.namespace, chart=self._chart))
+        try:
+            objects = render(values, namespace=self.namespace, chart=self._chart)
+        except RenderError as error:
+            raise StackError(str(error)) from error
+        self.apply(objects)
 
     def apply(self, objects: Objects) -> None:
         """Put these objects in the place of the release's."""
@@ -271,10 +275,10 @@ class LocalStack:
     ) -> RunningJob:
         """Make a Job from the CronJob `job` and return while it runs; `environment` as in `run`.
 
-        Raises KeyError when there is no such CronJob, NotStartedError when its pod would wait for something
-        for ever, SandboxError when the pod asks for something that cannot be had here.
+        Raises NotStartedError when its pod would wait for something for ever, SandboxError when the pod asks
+        for something that cannot be had here.
         """
-        template = self._objects.get("CronJob", job)["spec"]["jobTemplate"]
+        template = self._cronjob(job)["spec"]["jobTemplate"]
         name = f"{job}-{secrets.token_hex(3)}"
         around = Surroundings(
             namespace=self.namespace,
@@ -317,15 +321,18 @@ class LocalStack:
         with running:
             return running.wait(timeout)
 
-    def await_scheduled(self, job: str, *, timeout: float = 600) -> JobResult:
-        """There is no controller here: `run`."""
-        return self.run(job, timeout=timeout)
-
     def claim_of(self, job: str, volume: str) -> str:
-        return claim_of(self._objects.get("CronJob", job), volume)
+        return claim_of(self._cronjob(job), volume)
+
+    def _cronjob(self, job: str) -> dict[str, Any]:
+        try:
+            return self._objects.get("CronJob", job)
+        except KeyError:
+            raise StackError(f"There is no CronJob {job} in {self.namespace}.") from None
 
     def volume(self, claim: str) -> LocalVolume:
-        """Raises KeyError when the release has no such claim."""
+        if claim not in self._claims:
+            raise StackError(f"There is no claim {claim} in {self.namespace}.")
         return LocalVolume(self._namespaces, self._claims[claim])
 
     @contextlib.contextmanager

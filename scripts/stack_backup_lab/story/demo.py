@@ -51,7 +51,6 @@ def main() -> int:
                 folder,
                 molecules=options.molecules,
                 files=options.media_files,
-                scheduled=options.cluster,
             )
             evidence = list(_live(console, story))
     except LabError as error:

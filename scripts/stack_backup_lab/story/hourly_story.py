@@ -24,7 +24,7 @@ from stack_backup_jobs.formats import MANIFESTS, NAME, TEMPORARY, Manifest, mani
 from stack_backup_lab.data import comparison, dataset
 from stack_backup_lab.paths import PROJECT
 from stack_backup_lab.render import merge_values
-from stack_backup_lab.runtime import Server, Stack
+from stack_backup_lab.runtime import ScheduledStack, Server, Stack
 from stack_backup_lab.story.engine import Step, StoryError, megabytes, same
 from stack_backup_lab.story.stacks import BACKUP_ALONE, CLAIM, EVERY_MINUTE, FOLDER, JOB, TEST_MACHINE, VALUES
 
@@ -50,7 +50,7 @@ class Round:
 class HourlyStory:
     """The story on one empty stack. `rounds` fills as it goes.
 
-    `scheduled`: the first run is made by the CronJob's controller and not by hand. `values` are laid over
+    Where the CronJob has a controller, the first run is left to it. `values` are laid over
     production's and `TEST_MACHINE`. Dumps are fetched to `folder`.
     """
 
@@ -60,14 +60,12 @@ class HourlyStory:
         folder: Path,
         *,
         molecules: int = 5000,
-        scheduled: bool = False,
         values: Mapping[str, Any] | None = None,
     ) -> None:
         self.rounds: list[Round] = []
         self._stack = stack
         self._folder = folder
         self._molecules = molecules
-        self._scheduled = scheduled
         self._values = merge_values(VALUES, TEST_MACHINE, BACKUP_ALONE, values or {})
         self._earlier: dict[str, str] = {}
         self._held: comparison.Snapshot
@@ -78,8 +76,8 @@ class HourlyStory:
         yield Step("Fill the database with real input", self._fill)
         for number in (1, 2):
             note = f"written after backup {number}"
-            if self._scheduled and number == 1:
-                yield Step("Wait for the scheduled backup", self._await_backup)
+            if number == 1 and isinstance(self._stack, ScheduledStack):
+                yield Step("Wait for the scheduled backup", partial(self._await_backup, self._stack))
             else:
                 yield Step("Run the hourly backup" if number == 1 else "Run it again", self._backup)
             yield Step("Check the dump and its manifest", self._check_volume)
@@ -104,11 +102,11 @@ class HourlyStory:
             f", {summary.large_objects} large objects"
         )
 
-    def _await_backup(self) -> str:
+    def _await_backup(self, stack: ScheduledStack) -> str:
         self._held = comparison.snapshot(self._stack.database)
         self._stack.install(merge_values(self._values, EVERY_MINUTE))
         try:
-            return self._published(self._stack.await_scheduled(JOB, timeout=240))
+            return self._published(stack.await_scheduled(JOB, timeout=240))
         finally:
             self._stack.install(self._values)
 
@@ -130,7 +128,9 @@ class HourlyStory:
     def _check_volume(self) -> str:
         volume, name = self._stack.volume(CLAIM), self._round.dump
         names = [one for one in volume.list(FOLDER) if one != MANIFESTS]
-        if self._scheduled:  # the controller may have begun one more run before its schedule was taken back
+        if isinstance(
+            self._stack, ScheduledStack
+        ):  # the controller may have begun one more run before its schedule was taken back
             names = [one for one in names if not one.startswith(TEMPORARY)]
         strange = [one for one in names if not NAME.fullmatch(one)]
         same("names in the folder that are no dump's", strange, [])

@@ -22,7 +22,7 @@ from stack_backup.runs import JobResult
 from stack_backup_jobs.formats import Exit
 from stack_backup_lab.data import comparison, dataset, media_files
 from stack_backup_lab.render import merge_values
-from stack_backup_lab.runtime import Stack
+from stack_backup_lab.runtime import ScheduledStack, Stack
 from stack_backup_lab.story.engine import Step, StoryError, megabytes
 from stack_backup_lab.story.stacks import (
     CLAIM,
@@ -80,7 +80,7 @@ class Round:
 class WholeStory:
     """The story on three empty stacks. `rounds` fills as it goes.
 
-    `scheduled`: the first backup is made by the CronJob's controller, not by hand. Trees of media files are
+    Where a CronJob has a controller, the first backup is left to it. Trees of media files are
     made and compared in `folder`, on this machine.
     """
 
@@ -93,7 +93,6 @@ class WholeStory:
         *,
         molecules: int = 5000,
         files: int = 500,
-        scheduled: bool = False,
         rounds: int = 2,
     ) -> None:
         self.rounds: list[Round] = []
@@ -101,7 +100,7 @@ class WholeStory:
         self._folder = folder
         self._tree = folder / "media"
         self._molecules, self._files = molecules, files
-        self._scheduled, self._number = scheduled, rounds
+        self._number = rounds
         self._values = merge_values(VALUES, TEST_MACHINE, WITH_PAIR)
         self._mirrored: media_files.Snapshot = {}
 
@@ -110,8 +109,8 @@ class WholeStory:
         yield Step("Fill production's database and media with real input", self._fill)
         for number in range(1, self._number + 1):
             note = f"written after backup {number}"
-            if self._scheduled and number == 1:
-                yield Step("Wait for the scheduled backup", self._await_backup)
+            if number == 1 and isinstance(self._production, ScheduledStack):
+                yield Step("Wait for the scheduled backup", partial(self._await_backup, self._production))
             else:
                 yield Step("Back up production's database", self._backup)
             yield Step("Go on writing rows and files", partial(self._go_on, note))
@@ -157,11 +156,11 @@ class WholeStory:
 
     # Production's jobs
 
-    def _await_backup(self) -> str:
+    def _await_backup(self, stack: ScheduledStack) -> str:
         held = self._snapshot(self._production)
         self._production.install(merge_values(self._values, EVERY_MINUTE))
         try:
-            return self._begin(self._production.await_scheduled(JOB, timeout=240), held)
+            return self._begin(stack.await_scheduled(JOB, timeout=240), held)
         finally:
             self._production.install(self._values)
 
