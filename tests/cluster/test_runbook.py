@@ -13,13 +13,13 @@ import psycopg
 import pytest
 import yaml
 
-from stack_backup.runs import JobResult
 from stack_backup_lab.data import dataset
 from stack_backup_lab.paths import BIN, PROJECT
 from stack_backup_lab.render import load_values, merge_values
 from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup_lab.story.stacks import JOB, MEDIA, STAGING, STAGING_VALUES, TEST_MACHINE, VALUES
 from tests.cluster.documents import commands
+from tests.outcomes import green
 from tests.render import contract
 
 RUNBOOK = PROJECT / "docs" / "recovery-runbook.md"
@@ -70,11 +70,6 @@ def notes(stack: ClusterStack) -> str:
         row = connection.execute(NOTES.encode()).fetchone()
     assert row is not None
     return str(row[0])
-
-
-def green(result: JobResult) -> JobResult:
-    assert result.succeeded, result.log
-    return result
 
 
 @pytest.fixture(scope="module")

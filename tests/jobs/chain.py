@@ -14,6 +14,7 @@ from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.local import DATABASE, USER, LocalStack, LocalVolume
 from stack_backup_lab.runtime.pod import Faults
 from stack_backup_lab.runtime.postgres import SUPERUSER
+from tests.outcomes import green
 from tests.render import contract
 
 RECOVERY, DRILL = "database-recovery", "database-drill"
@@ -96,18 +97,6 @@ class Chain:
         found = differences(self.production, self.staging)
         assert not found, "\n".join(found[:40])
         return result
-
-
-def green(result: JobResult) -> JobResult:
-    assert result.succeeded, result.log
-    return result
-
-
-def red(result: JobResult, code: int, *words: str) -> JobResult:
-    assert result.exit_code == code, result.log
-    for word in words:
-        assert word.lower() in result.verdict["message"].lower(), result.verdict["message"]
-    return result
 
 
 def written(stack: LocalStack, database: str = DATABASE) -> list[str]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from stack_backup.runs import JobResult
 from stack_backup_jobs import formats
 from stack_backup_jobs.formats import MANIFESTS, dump_name, manifest_name, stamp
 from stack_backup_lab.runtime.local import LocalVolume
@@ -169,15 +168,3 @@ class DumpFolder:
             return False
         text = self.volume.read(self.manifest_path(name)).decode("utf-8", "surrogateescape")
         return formats.Manifest.parse(text).agrees(name, len(self.read(name)))
-
-
-def assert_failed(result: JobResult, code: int, *words: str) -> None:
-    """Red, with the documented exit code, and a verdict whose one sentence holds `words`."""
-    assert result.exit_code == code, result.log
-    verdict = result.verdict
-    assert verdict, f"no verdict in the termination message:\n{result.log}"
-    assert (verdict["job"], verdict["exit"], verdict["outcome"]) == (result.job, code, "failed"), verdict
-    for word in words:
-        assert word.lower() in verdict["message"].lower(), verdict["message"]
-    assert "\n" not in verdict["message"]
-    assert result.log.splitlines()[-1].startswith("{"), "the verdict is the last line of the log"

@@ -11,10 +11,11 @@ from stack_backup_jobs.formats import MANIFESTS, stamp
 from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.local import LocalStack, RunningJob
 from stack_backup_lab.runtime.pod import Faults
-from tests.jobs.dumps import FINAL, DumpFolder, Sample, assert_failed
+from tests.jobs.dumps import FINAL, DumpFolder, Sample
+from tests.outcomes import green
 from tests.render import contract
 
-__all__ = ["FINAL", "DumpFolder", "Hourly", "Sample", "assert_failed"]
+__all__ = ["FINAL", "DumpFolder", "Hourly", "Sample"]
 
 JOB = contract.HOURLY
 NAMESPACE = contract.NAMESPACE
@@ -58,7 +59,7 @@ class Hourly(DumpFolder):
         """Take a backup that must succeed; its file name."""
         before = self.dumps()
         result = self.run(**faults)
-        assert result.succeeded, result.log
+        green(result)
         [name] = set(self.dumps()) - set(before)
         assert result.verdict["dump"] == name
         return name

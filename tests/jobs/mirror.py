@@ -18,6 +18,7 @@ from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.local import LocalStack, LocalVolume, RunningJob
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
+from tests.outcomes import green
 
 NAMESPACE = "media-stack"
 IMAGE = "postgres:15"
@@ -87,8 +88,7 @@ class Media:
     def mirror(self, **environment: str) -> JobResult:
         """A mirror that must succeed, and be exact."""
         result = self.run(environment=environment)
-        assert result.succeeded, result.log
-        assert result.verdict["outcome"] == "copied"
+        green(result, "copied")
         assert (
             media_files.differences(media_files.snapshot(self.source), media_files.snapshot(self.replica))
             == []
@@ -101,8 +101,7 @@ class Media:
         """A recovery to the target that must succeed."""
         self.install(TO_STAGING)
         result = self.run(RECOVERY, environment=environment)
-        assert result.succeeded, result.log
-        assert result.verdict["outcome"] == "copied"
+        green(result, "copied")
         return result
 
     def state(self) -> dict[str, str]:
@@ -150,17 +149,6 @@ def partial(folder: Path) -> list[str]:
     return [
         str(path) for path in folder.rglob("*") if re.search(r"\.[0-9a-f]{8}\.stack\.partial$", path.name)
     ]
-
-
-def assert_failed(result: JobResult, code: int, *words: str) -> None:
-    """Red, with the documented exit code, and a verdict whose sentence holds `words`."""
-    assert result.exit_code == code, result.log
-    verdict = result.verdict
-    assert verdict, f"no verdict in the termination message:\n{result.log}"
-    assert (verdict["job"], verdict["exit"], verdict["outcome"]) == (result.job, code, "failed"), verdict
-    for word in words:
-        assert word.lower() in verdict["message"].lower(), verdict["message"]
-    assert result.log.splitlines()[-1].startswith("{"), "the verdict is the last line of the log"
 
 
 def make_fifo(path: Path) -> None:

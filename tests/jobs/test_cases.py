@@ -32,11 +32,10 @@ from tests.jobs.chain import (
     ask,
     conninfo,
     differences,
-    green,
     names,
-    red,
     value,
 )
+from tests.outcomes import green, red
 from tests.render import contract
 
 UNTOUCHED = "The live database is as it was"

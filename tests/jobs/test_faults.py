@@ -15,6 +15,7 @@ from stack_backup_lab.runtime.local import LocalRuntime, LocalStack, RunningJob
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs.faults import fail, fail_python, hold, hold_python, kill_python, patch_python
 from tests.jobs.test_local_runtime import IMAGE, cron_job, pod_of
+from tests.outcomes import green
 
 PACKAGE = """
 class Store:
@@ -77,7 +78,7 @@ def start(stack: LocalStack, text: str, faults: Faults, image: str = IMAGE) -> R
 def lines(stack: LocalStack, text: str, python: str, image: str = IMAGE) -> list[str]:
     with start(stack, text, Faults(python=python), image) as job:
         result = job.wait(60)
-    assert result.succeeded, result.log
+    green(result)
     return result.log.splitlines()
 
 

@@ -18,7 +18,8 @@ from psycopg import sql
 from stack_backup_lab.data import comparison, dataset
 from stack_backup_lab.runtime.local import LocalRuntime, LocalStack
 from tests.jobs import faults
-from tests.jobs.hourly import CLAIM, FINAL, FOLDER, JOB, KEEP, NAMESPACE, VALUES, Hourly, assert_failed
+from tests.jobs.hourly import CLAIM, FINAL, FOLDER, JOB, KEEP, NAMESPACE, VALUES, Hourly
+from tests.outcomes import green, red
 
 
 def counted(stack: LocalStack) -> dict[str, int]:
@@ -158,7 +159,7 @@ def test_zstd_does(hourly: Hourly) -> None:
     hourly.install({"backup": {"compressor": "zstd"}})
     with hourly.unharmed():
         result = hourly.run(without=ZSTD)
-    assert_failed(result, 78, "no zstd", "value backup.compressor")
+    red(result, 78, "no zstd", "value backup.compressor")
 
 
 def test_the_file_is_plain_gzip_for_any_reader(hourly: Hourly, tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_a_former_database_is_dropped_when_its_time_is_over_though_it_is_a_templ
         with psycopg.connect(hourly.stack.database.dsn("postgres"), autocommit=True) as connection:
             there = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall()
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    assert result.succeeded, result.log
+    green(result)
     assert there == []
     assert "former_left" not in result.verdict
 
@@ -252,7 +253,7 @@ def test_a_template_that_takes_no_connections_is_named(hourly: Hourly) -> None:
         finally:
             connection.execute("ALTER DATABASE golden IS_TEMPLATE false")
             connection.execute("DROP DATABASE golden")
-    assert result.succeeded, result.log
+    green(result)
     assert result.verdict["not_backed_up"] == ["golden"]
     assert "golden" in result.verdict["message"]
 
@@ -287,7 +288,7 @@ def test_an_earlier_manifest_that_cannot_be_read_is_told_but_the_new_dump_is_pub
     failing = faults.fail_python("open", code, f"{old[-1]!r} in path and '.tsv' in path")
     with hourly.unharmed(published=1):
         result = hourly.run(python=failing)
-    assert_failed(result, number, old[-1], "is published and whole", "none was removed")
+    red(result, number, old[-1], "is published and whole", "none was removed")
 
 
 PUBLISHING = "'/hourly/backup-' in target"
@@ -326,7 +327,7 @@ def test_of_two_runs_in_the_same_second_one_publishes(hourly: Hourly, point: str
 def test_an_answer_lost_by_the_file_server_is_no_failure(hourly: Hourly, code: str) -> None:
     with hourly.unharmed(published=1):
         result = hourly.run(python=lost_link(code))
-    assert result.succeeded, result.log
+    green(result)
 
 
 def lost_link(code: str) -> str:

@@ -15,7 +15,8 @@ from psycopg import sql
 from stack_backup.runs import JobResult
 from stack_backup_lab.runtime.local import USER
 from tests.jobs import faults
-from tests.jobs.hourly import FOLDER, Hourly, assert_failed
+from tests.jobs.hourly import FOLDER, Hourly
+from tests.outcomes import red
 
 WRITING = "'/.tmp.backup-' in path and '.manifest' not in path"
 """What is done to the unfinished dump."""
@@ -31,7 +32,7 @@ def refused(hourly: Hourly, code: int, *words: str, **changes: Any) -> JobResult
     """A run that must fail and leave all as it was."""
     with hourly.unharmed():
         result = hourly.run(**changes)
-    assert_failed(result, code, UNTOUCHED, *words)
+    red(result, code, UNTOUCHED, *words)
     return result
 
 
@@ -95,7 +96,7 @@ def test_server_that_crashes_amid_a_dump(hourly: Hourly) -> None:
         hourly.stack.database.start()
         job.release("go")
         result = job.wait()
-    assert_failed(result, 69, "pg_dumpall did not finish", UNTOUCHED)
+    red(result, 69, "pg_dumpall did not finish", UNTOUCHED)
 
 
 def test_server_that_shuts_down_amid_a_dump(hourly: Hourly) -> None:
@@ -104,7 +105,7 @@ def test_server_that_shuts_down_amid_a_dump(hourly: Hourly) -> None:
         with hourly.stack.database.stopped():
             job.release("go")
             result = job.wait()
-    assert_failed(result, 69, "pg_dumpall did not finish", UNTOUCHED)
+    red(result, 69, "pg_dumpall did not finish", UNTOUCHED)
 
 
 @contextlib.contextmanager
@@ -148,7 +149,7 @@ def test_database_dropped_amid_a_dump(hourly: Hourly) -> None:
             connection.execute("DROP DATABASE passing")
             job.release("go")
             result = job.wait()
-    assert_failed(result, 75, "passing", UNTOUCHED)
+    red(result, 75, "passing", UNTOUCHED)
 
 
 def test_lock_that_is_never_given_up_ends_at_the_inner_deadline(hourly: Hourly) -> None:
@@ -242,7 +243,7 @@ def test_volume_that_is_full_before_the_first_dump(hourly: Hourly) -> None:
     hourly.volume.clear()
     with hourly.volume.limited(300_000):
         result = hourly.run()
-        assert_failed(result, 73, "No space left")
+        red(result, 73, "No space left")
         assert hourly.dumps() == hourly.others() == []
 
 
@@ -336,7 +337,7 @@ def test_told_to_stop(hourly: Hourly, point: str) -> None:
         job.reached("reached")
         job.signal(signal.SIGTERM)
         result = job.wait()
-    assert_failed(result, 143, "told to stop", UNTOUCHED)
+    red(result, 143, "told to stop", UNTOUCHED)
 
 
 def kill_at(hourly: Hourly, point: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.jobs import faults
 from tests.jobs.hourly import FOLDER, KEEP, Hourly
+from tests.outcomes import green
 
 HOUR = timedelta(hours=1)
 
@@ -15,7 +16,7 @@ HOUR = timedelta(hours=1)
 def test_twenty_four_verified_dumps_are_kept(hourly: Hourly) -> None:
     planted = hourly.plant_verified(KEEP + 6)
     result = hourly.run()
-    assert result.succeeded, result.log
+    green(result)
     kept = hourly.dumps()
     assert kept[:-1] == planted[-(KEEP - 1) :]
     assert kept == hourly.verified()
@@ -37,7 +38,7 @@ def test_unverified_files_neither_count_nor_push_out_a_good_dump(hourly: Hourly)
     older = [hourly.plant(HOUR * (100 + n), verified=False, dump=b"junk") for n in range(3)]
     older.append(hourly.plant(HOUR * 200))
     result = hourly.run()
-    assert result.succeeded, result.log
+    green(result)
     left = hourly.dumps()
     assert {*good, *between, wrong_size, foreign} <= set(left), "all that is newer than the 24th verified one"
     assert not {*older} & set(left)
@@ -123,7 +124,7 @@ def test_a_dump_from_the_future_is_neither_newest_nor_removed(hourly: Hourly) ->
     future = hourly.plant(-timedelta(days=365 * 70), sql_bytes=10**12)
     planted = hourly.plant_verified(KEEP)
     result = hourly.run()
-    assert result.succeeded, result.log
+    green(result)
     assert future in hourly.dumps()
     assert f"{future}: its time is in the future" in result.log
     assert planted[0] not in hourly.dumps()

@@ -33,11 +33,11 @@ from tests.jobs.mirror import (
     TO_STAGING,
     VALUES,
     Media,
-    assert_failed,
     fill_up,
     partial,
 )
 from tests.jobs.mutants import mutant
+from tests.outcomes import green, red
 
 DELETE = {"DELETE": "true"}
 LAST = {"UNFINISHED": "last-complete"}
@@ -70,7 +70,7 @@ def refused(tree: Media, code: int, *words: str, **changes: Any) -> JobResult:
     """A run that must fail before it touches anything."""
     with tree.untouched(tree.replica), tree.untouched(tree.target):
         result = tree.run(RECOVERY, **changes)
-    assert_failed(result, code, "No file of the stack was touched.", *words)
+    red(result, code, "No file of the stack was touched.", *words)
     return result
 
 
@@ -209,14 +209,14 @@ def test_replica_that_lost_a_file_deletes_nothing(tree: Media) -> None:
     (tree.replica / "names" / "case").unlink()
     refused(tree, 65, "Nothing is deleted by such a replica", environment=DELETE)
     result = tree.run(RECOVERY)
-    assert_failed(result, 65, "were copied", tree.state()["files"])
+    red(result, 65, "were copied", tree.state()["files"])
     assert [line.split(":")[0] for line in differences(tree)] == ["'names/case'"]
 
 
 def test_a_file_of_the_replica_that_cannot_be_read_costs_no_other(tree: Media) -> None:
     (tree.replica / "names" / "case").chmod(0)
     result = tree.run(RECOVERY)
-    assert_failed(result, 77, "1 files of the replica", "names/case", "all others were", "999:999")
+    red(result, 77, "1 files of the replica", "names/case", "all others were", "999:999")
     (tree.replica / "names" / "case").chmod(0o644)
     assert [line.split(":")[0] for line in differences(tree)] == ["'names/case'"]
 
@@ -230,7 +230,7 @@ def test_volume_that_is_a_replica(tree: Media) -> None:
     tree.volume(TARGET).write(".stack-backup/state", b"format\t1\n")
     try:
         with tree.untouched(tree.replica):
-            assert_failed(tree.run(RECOVERY), 77, "is a replica itself")
+            red(tree.run(RECOVERY), 77, "is a replica itself")
     finally:
         tree.volume(TARGET).remove(".stack-backup")
 
@@ -251,7 +251,7 @@ def test_volume_that_fills_up_amid_a_copy(tree: Media) -> None:
         job.reached("reached")
         fill_up(tree.volume(TARGET), 3 << 20)
         job.release("go")
-        assert_failed(job.wait(), 73, "space", "each of them whole")
+        red(job.wait(), 73, "space", "each of them whole")
         (tree.target / "filler").unlink()
         recovered, source = media_files.snapshot(tree.target), media_files.snapshot(tree.source)
         files = {path: entry for path, entry in recovered.items() if entry.kind == "file"}
@@ -268,7 +268,7 @@ def test_a_mirror_that_begins_meanwhile(tree: Media) -> None:
         state = tree.replica / ".stack-backup" / "state"
         state.write_text(state.read_text().replace("complete\n", "in-progress\n"))
         job.release("go")
-        assert_failed(job.wait(), 75, "A mirror began meanwhile")
+        red(job.wait(), 75, "A mirror began meanwhile")
 
 
 def test_a_stack_that_writes_meanwhile(tree: Media) -> None:
@@ -277,7 +277,7 @@ def test_a_stack_that_writes_meanwhile(tree: Media) -> None:
         tree.set("names/case", "x", tree.target)
         job.release("go")
         result = job.wait()
-    assert_failed(result, 75, "1 files are not as in the replica", "stop what writes there")
+    red(result, 75, "1 files are not as in the replica", "stop what writes there")
     assert "names/case" in result.log
     tree.recover()
 
@@ -288,7 +288,7 @@ def test_twenty_thousand_files_and_one_of_three_gigabytes(stack: LocalStack) -> 
     media_files.fill(tree.source, files=20_000, large=3 << 30)
     source = media_files.snapshot(tree.source)
     result = tree.run()
-    assert result.succeeded, result.log
+    green(result)
     assert result.verdict["files"] > 20_000
     assert result.verdict["bytes"] > 3 << 30
     assert media_files.differences(source, media_files.snapshot(tree.replica)) == []

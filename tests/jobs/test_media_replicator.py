@@ -35,12 +35,12 @@ from tests.jobs.mirror import (
     TARGET,
     VALUES,
     Media,
-    assert_failed,
     fill_up,
     make_fifo,
     partial,
 )
 from tests.jobs.mutants import mutant
+from tests.outcomes import green, red
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def refused(tree: Media, code: int, *words: str, **changes: Any) -> JobResult:
     """A run that must fail before it touches anything."""
     with tree.untouched(tree.replica), tree.untouched(tree.source):
         result = tree.run(**changes)
-    assert_failed(result, code, "Nothing was deleted from the replica, nor changed in it.", *words)
+    red(result, code, "Nothing was deleted from the replica, nor changed in it.", *words)
     return result
 
 
@@ -201,7 +201,7 @@ def test_the_trash_is_emptied_by_age(mirrored: Media) -> None:
     (trash / names[0] / "out").symlink_to(mirrored.source)
     media_files.give(trash, 999)
     with mirrored.untouched(mirrored.source):
-        assert_failed(mirrored.run(environment={"SENTINEL": ".stack"}), 66)
+        red(mirrored.run(environment={"SENTINEL": ".stack"}), 66)
         assert len(mirrored.trash()) == 5, "a red run empties nothing"
         mirrored.mirror()
     assert sorted(path.name for path in trash.iterdir()) == [*names[2:], "something-else"]
@@ -218,7 +218,7 @@ def test_a_mirror_of_another_tool_is_taken_over(tree: Media) -> None:
 def test_what_is_no_file_is_named_and_left_out(mirrored: Media) -> None:
     make_fifo(mirrored.source / "pipe")
     result = mirrored.run()
-    assert result.succeeded, result.log
+    green(result)
     assert "Special: pipe" in result.log
     assert not (mirrored.replica / "pipe").exists()
 
@@ -338,7 +338,7 @@ def test_replica_that_fills_up_amid_a_copy(mirrored: Media) -> None:
         job.reached("reached")
         fill_up(mirrored.volume(REPLICA), 4 << 20)
         job.release("go")
-        assert_failed(job.wait(), 73, "space", "the next run goes on")
+        red(job.wait(), 73, "space", "the next run goes on")
         (mirrored.replica / "filler").unlink()
         assert media_files.differences(before, media_files.snapshot(mirrored.replica)) == [], (
             "nor is anything deleted"
@@ -375,7 +375,7 @@ def test_a_stack_that_is_used_meanwhile(mirrored: Media) -> None:
         (mirrored.source / "names" / "CASE").unlink()
         job.release("go")
         result = job.wait()
-    assert result.succeeded, result.log
+    green(result)
     mirrored.mirror()
 
 
@@ -401,7 +401,7 @@ def always_written(file: Path) -> Iterator[None]:
 def passed_over(tree: Media, *names: str, **changes: Any) -> JobResult:
     """A mirror that is complete but for these files, which it names."""
     result = tree.run(**changes)
-    assert result.succeeded, result.log
+    green(result)
     counted = [result.verdict.get("exceptions", 0), int(tree.state().get("exceptions", 0))]
     assert counted == [len(names), len(names)]
     assert tree.state()["status"] == "complete"
@@ -445,7 +445,7 @@ def test_a_file_that_cannot_be_read_costs_no_other(mirrored: Media) -> None:
         (mirrored.source / "new").chmod(0)
         job.release("go")
         result = job.wait()
-    assert result.succeeded, result.log
+    green(result)
     assert result.verdict["exceptions"] == 2
     assert "Passed over: new: Permission denied" in result.log
     assert (mirrored.replica / "names" / "tab\tstop").read_bytes() == b"content of tab\tstop"
@@ -461,7 +461,7 @@ def test_a_file_of_another_century_costs_no_other(mirrored: Media, year: int) ->
     mirrored.set("names/case", "edited")
     for copied in (2, 0):
         result = mirrored.run()
-        assert result.succeeded, result.log
+        green(result)
         assert result.verdict["copied"] == copied, "it is not copied again every night"
         assert mirrored.state()["status"] == "complete"
         assert (mirrored.replica / "dated").read_text() == "one more"
@@ -510,7 +510,7 @@ def test_many_odd_files_are_no_odd_files(mirrored: Media) -> None:
         (mirrored.source / "new" / str(number)).chmod(0)
     mirrored.set("other", "one more")
     result = mirrored.run()
-    assert_failed(result, 77, "11 of", "passed over", "The mirror itself is complete", "999:999")
+    red(result, 77, "11 of", "passed over", "The mirror itself is complete", "999:999")
     assert (mirrored.state()["status"], mirrored.state()["exceptions"]) == ("complete", "11")
     assert (mirrored.replica / "other").exists()
 
@@ -521,7 +521,7 @@ def test_what_belongs_to_the_file_server_is_left_out(mirrored: Media) -> None:
     (mirrored.source / "lost+found").chmod(0)
     mirrored.set("lost+found/theirs", "of the export", mirrored.replica)
     result = mirrored.run()
-    assert result.succeeded, result.log
+    green(result)
     assert result.verdict["copied"] == 0
     assert (mirrored.replica / "lost+found" / "theirs").exists()
     assert not (mirrored.replica / "names/.snapshot").exists()
@@ -540,7 +540,7 @@ def test_source_that_is_emptied_amid_a_run(mirrored: Media) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         job.release("go")
         result = job.wait()
-    assert_failed(result, 66, "no file at all", "in its trash")
+    red(result, 66, "no file at all", "in its trash")
     [line] = media_files.differences(before, media_files.snapshot(mirrored.replica))
     assert line.startswith("'names/CASE'"), "only what was to go before"
 
@@ -561,7 +561,7 @@ def test_a_run_that_is_killed_leaves_nothing_partial_and_the_next_goes_on(
         job.signal(number)
         result = job.wait()
     if number == signal.SIGTERM:
-        assert_failed(result, 143, "told to stop", "the next run goes on")
+        red(result, 143, "told to stop", "the next run goes on")
         assert not (mirrored.replica / ".stack-backup" / "lock").exists()
     else:
         assert result.exit_code == 137
@@ -586,7 +586,7 @@ def test_two_runs_at_once(mirrored: Media) -> None:
         with mirrored.untouched(mirrored.source):
             state = mirrored.state()
             result = mirrored.run(environment=patience)
-        assert_failed(result, 75, "Another run is at work", MIRROR)
+        red(result, 75, "Another run is at work", MIRROR)
         assert mirrored.state() == state
         job.release("go")
         assert job.wait().succeeded
@@ -597,7 +597,7 @@ def test_the_inner_deadline(mirrored: Media) -> None:
     mirrored.set("new", "one more")
     with mirrored.start(python=AMID, environment={"DEADLINE_SECONDS": "123"}) as job:
         result = job.wait(timeout=60)
-    assert_failed(result, 124, "3 s")
+    red(result, 124, "3 s")
     mirrored.mirror()
 
 
@@ -609,7 +609,7 @@ def test_replica_that_loses_a_file_amid_a_run(mirrored: Media) -> None:
         (mirrored.replica / "names/CASE").write_text("x\n")
         job.release("go")
         result = job.wait()
-    assert_failed(result, 65, "2 files are missing or differ")
+    red(result, 65, "2 files are missing or differ")
     assert "names/case" in result.log
     assert mirrored.state()["status"] == "in-progress"
     mirrored.mirror()
@@ -622,7 +622,7 @@ def test_replica_in_which_somebody_writes_amid_a_run(mirrored: Media) -> None:
         (mirrored.replica / "theirs").write_text("x\n")
         job.release("go")
         result = job.wait()
-    assert_failed(result, 65, "1 are only there")
+    red(result, 65, "1 are only there")
 
 
 @pytest.mark.parametrize(
@@ -635,7 +635,7 @@ def test_replica_that_refuses_amid_a_run(mirrored: Media, event: str, code: str,
     (mirrored.source / "names" / "CASE").unlink()
     before = media_files.snapshot(mirrored.replica)
     result = mirrored.run(python=faults.fail_python(event, code, "'.stack.partial' in path"))
-    assert_failed(result, expected, os.strerror(getattr(errno, code)), "the next run goes on")
+    red(result, expected, os.strerror(getattr(errno, code)), "the next run goes on")
     assert media_files.differences(before, media_files.snapshot(mirrored.replica)) == [], (
         "nothing is deleted after an error"
     )
@@ -646,7 +646,7 @@ def test_replica_that_gives_no_second_names(mirrored: Media) -> None:
     """What is replaced is then moved to the trash, and the new file takes its name."""
     mirrored.set("names/case", "edited")
     result = mirrored.run(python=faults.fail_python("os.link", "EOPNOTSUPP"))
-    assert result.succeeded, result.log
+    green(result)
     [trash] = mirrored.trash()
     assert (trash / "names/case").read_bytes() == b"content of case"
     assert differences(mirrored) == []
@@ -681,9 +681,7 @@ def test_trash_that_cannot_be_emptied_costs_no_mirror(mirrored: Media) -> None:
     (mirrored.replica / ".stack-backup/trash/2026-01-01T00:00:00Z").chmod(0o755)
     mirrored.set("new", "one more")
     result = mirrored.run()
-    assert_failed(
-        result, 77, "The trash 2026-01-01T00:00:00Z could not be emptied", "The mirror itself is complete"
-    )
+    red(result, 77, "The trash 2026-01-01T00:00:00Z could not be emptied", "The mirror itself is complete")
     assert mirrored.state()["status"] == "complete"
     assert differences(mirrored) == []
 

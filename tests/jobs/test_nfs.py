@@ -21,6 +21,7 @@ from stack_backup_lab.bed import images
 from stack_backup_lab.render import CHART, render
 from stack_backup_lab.runtime.nfs import Machine, Nfs
 from tests.jobs.hourly import FOLDER, NAMESPACE, VALUES, Hourly
+from tests.outcomes import green
 
 BIG = 64 << 20
 """Bytes of a dump that takes long enough to be interrupted."""
@@ -113,8 +114,7 @@ def assert_whole(replicator: OnNfs, hourly: Hourly, name: str) -> None:
 
 def test_replica_over_nfs(replicator: OnNfs, hourly: Hourly, source: str) -> None:
     result = replicator.run()
-    assert result.succeeded, result.log
-    assert result.verdict["outcome"] == "published"
+    green(result, "published")
     assert result.verdict["dump"] == source
     assert_whole(replicator, hourly, source)
     status = (replicator.nfs.path / FOLDER / source).stat()
@@ -191,7 +191,7 @@ def test_server_that_stays_away_publishes_nothing(
 
     replicator.nfs.start()
     result = replicator.run()
-    assert result.succeeded, result.log
+    green(result)
     folder = replicator.nfs.path / FOLDER
     assert (folder / source_of_some_size).read_bytes() == hourly.read(source_of_some_size)
     # What the dead run left stays until no run can be at it any more, and is nothing to a reader.
@@ -216,7 +216,7 @@ def test_server_that_hangs_amid_a_copy(source_of_some_size: str, replicator: OnN
     assert not [name for name in replicator.names() if name.startswith("backup-")]
 
     result = replicator.run()
-    assert result.succeeded, result.log
+    green(result)
     assert (replicator.nfs.path / FOLDER / source_of_some_size).read_bytes() == hourly.read(
         source_of_some_size
     )
@@ -240,7 +240,7 @@ def test_media_mirrored_over_nfs(postgres15: Path, tmp_path: Path) -> None:
             binds={"/media": media},
         )
         result = mirror.run()
-        assert result.succeeded, result.log
+        green(result)
         found = subprocess.run(
             ["diff", "--recursive", "--no-dereference", "--exclude=.stack-backup", media, nfs.path],
             check=False,
@@ -253,7 +253,7 @@ def test_media_mirrored_over_nfs(postgres15: Path, tmp_path: Path) -> None:
 
         (media / "targets/7.sdf").unlink()
         result = mirror.run()
-        assert result.succeeded, result.log
+        green(result)
         [kept] = (nfs.path / ".stack-backup/trash").rglob("7.sdf")
         assert kept.read_text() == "molecule 7"
         assert not (nfs.path / "targets/7.sdf").exists()

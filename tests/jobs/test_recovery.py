@@ -22,6 +22,7 @@ from stack_backup_lab.runtime.local import LocalRuntime, LocalStack, LocalVolume
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
 from tests.jobs.mutants import mutant
+from tests.outcomes import green, red
 from tests.render import contract
 
 JOB = "database-recovery"
@@ -176,26 +177,15 @@ def unharmed(world: World) -> Iterator[None]:
     assert _state(world.staging) == before
 
 
-def assert_red(result: JobResult, code: int, *words: str) -> None:
-    assert result.exit_code == code, result.log
-    message = result.verdict["message"]
-    for word in words:
-        assert word.lower() in message.lower(), message
-    assert (result.verdict["outcome"], result.verdict["exit"]) == ("failed", code)
-
-
 def refused(world: World, code: int, *words: str, **options: Any) -> JobResult:
     with unharmed(world):
         result = world.recover(**options)
-    assert_red(result, code, "The live database is as it was", *words)
+    red(result, code, "The live database is as it was", *words)
     return result
 
 
 def recovered(world: World, **options: Any) -> JobResult:
-    result = world.recover(**options)
-    assert result.succeeded, result.log
-    assert result.verdict["outcome"] == "recovered"
-    return result
+    return green(world.recover(**options), "recovered")
 
 
 def plant(world: World, stamp: str, sql: bytes, *, suffix: str = "gz") -> None:
@@ -291,7 +281,7 @@ def test_former_databases_are_dropped_when_their_time_is_over(old: World) -> Non
 def test_production_dropped_its_database(world: World) -> None:
     world.production.database.execute("DROP DATABASE frag WITH (FORCE)")
     result = world.production.run(JOB, environment={"CONFIRM": contract.NAMESPACE})
-    assert result.succeeded, result.log
+    green(result)
     assert world.differences(world.production) == []
     dataset.add_rows_after(world.production.database, LATER)
 
@@ -346,7 +336,7 @@ def test_a_dump_without_a_manifest_is_never_the_latest(old: World) -> None:
     assert recovered(old).verdict["dump"] == old.dump
     old.replica.remove(old.manifest)
     refused_result = old.recover()
-    assert_red(refused_result, 66, "verified", OLD)
+    red(refused_result, 66, "verified", OLD)
 
 
 def test_a_dump_without_guards_around_its_text(old: World) -> None:
@@ -384,7 +374,7 @@ def newer(runtime: LocalRuntime) -> Iterator[LocalStack]:
 
 def test_a_newer_server_takes_an_older_dump(old: World, newer: LocalStack) -> None:
     result = newer.run(JOB, environment={"CONFIRM": NAMESPACE})
-    assert result.succeeded, result.log
+    green(result)
     with psycopg.connect(newer.database.dsn("frag")) as connection:
         for (_, name), table in old.held.tables.items():
             count = connection.execute(f"SELECT count(*) FROM ONLY {name}".encode()).fetchone()
@@ -401,7 +391,7 @@ def test_an_old_dump_of_the_newer_server(runtime: LocalRuntime) -> None:
         dataset.add_rows_after(stack.database, LATER)
         environment = {"CONFIRM": contract.NAMESPACE, "DUMP": re.sub(r"backup-(.*)-dumpall.*", r"\1", dump)}
         result = stack.run(JOB, environment=environment)
-        assert result.succeeded, result.log
+        green(result)
         now = comparison.snapshot(stack.database, [dataset.DATABASE])
         assert [one for one in comparison.differences(held, now) if one.database == dataset.DATABASE] == []
 
@@ -436,7 +426,7 @@ def test_the_server_that_was_dumped_is_refused(world: World) -> None:
     environment = {"CONFIRM": contract.NAMESPACE, "ALLOW_SOURCE_SERVER": "false"}
     before = comparison.snapshot(world.production.database)
     result = world.production.run(JOB, environment=environment)
-    assert_red(result, 77, "this very server", "allowSourceServer")
+    red(result, 77, "this very server", "allowSourceServer")
     assert comparison.differences(before, comparison.snapshot(world.production.database)) == []
 
 
@@ -449,7 +439,7 @@ def test_one_byte_is_different(old: World) -> None:
 def test_a_dump_that_was_cut_off(old: World) -> None:
     old.replica.write(old.path, old.replica.read(old.path)[:-100])
     refused(old, 65, "size", dump=old.stamp)
-    assert_red(old.recover(), 66, "verified")
+    red(old.recover(), 66, "verified")
 
 
 @pytest.mark.parametrize("share", [0.3, 0.999])
@@ -514,7 +504,7 @@ def test_no_password_and_no_server(old: World) -> None:
         secret["root_password"] = password
     with old.staging.database.stopped():
         result = old.recover()
-    assert_red(result, 69, "refused", "The live database is as it was")
+    red(result, 69, "refused", "The live database is as it was")
 
 
 # ---- ends from outside ----
@@ -545,7 +535,7 @@ def test_told_to_stop(old: World, point: str) -> None:
         job.reached("heard")
         job.release("go")
         result = job.wait()
-    assert_red(result, 143, "told to stop", "The live database is as it was")
+    red(result, 143, "told to stop", "The live database is as it was")
 
 
 def test_told_to_stop_after_the_swap(old: World) -> None:
@@ -556,7 +546,7 @@ def test_told_to_stop_after_the_swap(old: World) -> None:
         job.reached("heard")
         job.release("go")
         result = job.wait()
-    assert_red(result, 143, "is live already", "frag_former_")
+    red(result, 143, "is live already", "frag_former_")
     assert old.differences(old.staging) == []
     recovered(old)
 
@@ -568,7 +558,7 @@ def test_two_recoveries_at_once(old: World) -> None:
         first.reached("reached")
         before = _databases(old.staging)
         second = old.recover(python=hasty)
-        assert_red(second, 75, "another recovery is at work", "The live database is as it was")
+        red(second, 75, "another recovery is at work", "The live database is as it was")
         assert _databases(old.staging) == before
         first.release("go")
         assert first.wait().succeeded, first.wait().log

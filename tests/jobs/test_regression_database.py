@@ -13,7 +13,8 @@ import pytest
 
 from stack_backup_lab.runtime.local import USER, LocalRuntime, LocalStack
 from stack_backup_lab.runtime.postgres import SOCKETS, SUPERUSER
-from tests.jobs.chain import STAGING_NAMESPACE, Chain, green
+from tests.jobs.chain import STAGING_NAMESPACE, Chain
+from tests.outcomes import green
 from tests.render import contract
 
 IMAGE = "postgres-regress:15"

@@ -19,9 +19,10 @@ from stack_backup_lab.render import merge_values, render
 from stack_backup_lab.runtime.local import LocalRuntime, LocalStack, LocalVolume, RunningJob
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
-from tests.jobs.dumps import DumpFolder, Sample, assert_failed
+from tests.jobs.dumps import DumpFolder, Sample
 from tests.jobs.hourly import IMAGE, VALUES
 from tests.jobs.mutants import mutant
+from tests.outcomes import green, red
 
 JOB = "replica-check"
 NAMESPACE = "staging-stack"
@@ -70,8 +71,7 @@ class Check:
     def sound(self, **changes: Any) -> Mapping[str, Any]:
         """A run that must be green; its verdict."""
         result = self.run(**changes)
-        assert result.succeeded, result.log
-        assert result.verdict["outcome"] == "sound"
+        green(result, "sound")
         return result.verdict
 
     def mirror(self, files: Mapping[str, bytes] = FILES, age: timedelta = HOUR, **state: str) -> None:
@@ -145,9 +145,9 @@ def check(staging: LocalStack, sample: Sample) -> Check:
     return found
 
 
-def red(check: Check, code: int, *words: str, **changes: Any) -> JobResult:
+def alarm(check: Check, code: int, *words: str, **changes: Any) -> JobResult:
     result = check.run(**changes)
-    assert_failed(result, code, *words)
+    red(result, code, *words)
     return result
 
 
@@ -184,7 +184,7 @@ def test_a_dump_that_the_replicator_brought(check: Check, production: LocalStack
     assert brought.succeeded, brought.log
     assert check.sound()["dump"] == brought.verdict["dump"]
     check.dumps.damage(brought.verdict["dump"])
-    red(check, 65, brought.verdict["dump"], "altered")
+    alarm(check, 65, brought.verdict["dump"], "altered")
 
 
 def test_media_that_the_mirror_brought(check: Check) -> None:
@@ -199,7 +199,7 @@ def test_media_that_the_mirror_brought(check: Check) -> None:
     verdict = check.sound()
     assert verdict["media_files"] == verdict["media_sampled"] == len(FILES)
     check.media.write("targets/two\nlines\tand a tab", b"2")
-    red(check, 65, "two\\nlines\\tand a tab", "altered")
+    alarm(check, 65, "two\\nlines\\tand a tab", "altered")
 
 
 # ---- the dumps ----
@@ -209,7 +209,7 @@ def test_a_dump_is_read_once(check: Check) -> None:
     first = check.sound()
     unread = faults.fail_python(READ, "EIO", OF_DUMP)
     assert check.sound(python=unread)["read_at"] == first["read_at"]
-    again = red(check, 74, "read", python=unread, environment={"REREAD_SECONDS": "0"})
+    again = alarm(check, 74, "read", python=unread, environment={"REREAD_SECONDS": "0"})
     assert "Reading" in again.log
 
 
@@ -228,7 +228,7 @@ def test_a_dump_that_changed_after_it_was_found_whole(check: Check, how: str) ->
     check.dumps.damage(newest)
     if how == "with its times":
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    red(check, 65, newest, "was altered", "Do not recover from it")
+    alarm(check, 65, newest, "was altered", "Do not recover from it")
 
 
 def test_a_damage_that_no_time_tells_is_found_when_it_is_read_again(check: Check) -> None:
@@ -244,7 +244,7 @@ def test_a_damage_that_no_time_tells_is_found_when_it_is_read_again(check: Check
     check.state.write("dump", f"{memory[0]}\n{key}\n".encode())
     check.sound()
     check.state.write("dump", f"{int(memory[0]) - 86400}\n{key}\n".encode())
-    red(check, 65, newest, "was altered")
+    alarm(check, 65, newest, "was altered")
 
 
 @pytest.mark.parametrize("memory", [b"", b"junk", b"99999999999\nx\n", b"\xff\x00\n\n\n"])
@@ -258,42 +258,42 @@ def test_an_altered_dump_stays_red(check: Check) -> None:
     newest = check.dumps.dumps()[-1]
     check.dumps.damage(newest)
     for _ in range(2):
-        red(check, 65, newest, "was altered")
+        alarm(check, 65, newest, "was altered")
 
 
 def test_an_old_dump(check: Check) -> None:
     newest = check.dumps.dumps()[-1]
-    red(check, 65, newest, "120 minutes old", "may be 60", environment={"MAXIMUM_AGE_SECONDS": "3600"})
-    red(check, 65, newest, "120 minutes old", environment={"MAXIMUM_AGE_SECONDS": "3600"})
+    alarm(check, 65, newest, "120 minutes old", "may be 60", environment={"MAXIMUM_AGE_SECONDS": "3600"})
+    alarm(check, 65, newest, "120 minutes old", environment={"MAXIMUM_AGE_SECONDS": "3600"})
 
 
 def test_a_short_dump_is_not_hidden_by_an_older_whole_one(check: Check) -> None:
     newest = check.dumps.dumps()[-1]
     check.dumps.volume.write(f"hourly/{newest}", check.dumps.read(newest)[:-1])
-    red(check, 65, newest, "differ in name or size")
+    alarm(check, 65, newest, "differ in name or size")
 
 
 def test_a_short_dump_is_told_though_a_newer_one_is_whole(check: Check) -> None:
     oldest = check.dumps.dumps()[0]
     check.dumps.volume.write(f"hourly/{oldest}", b"short")
-    red(check, 65, oldest, "differ in name or size")
+    alarm(check, 65, oldest, "differ in name or size")
 
 
 def test_no_verified_dump(check: Check) -> None:
     check.dumps.volume.clear()
     check.dumps.plant(HOUR, verified=False)
-    red(check, 66, "no verified dump")
+    alarm(check, 66, "no verified dump")
 
 
 def test_an_empty_replica(check: Check) -> None:
     check.dumps.volume.clear()
-    red(check, 66, "no folder /replica/hourly", "postgres-replicator-backup")
+    alarm(check, 66, "no folder /replica/hourly", "postgres-replicator-backup")
 
 
 def test_only_a_suspicious_dump(check: Check) -> None:
     check.dumps.volume.clear()
     name = check.dumps.plant(HOUR, suspicious="yes")
-    red(check, 66, "no verified dump", f"{name} is marked as suspicious")
+    alarm(check, 66, "no verified dump", f"{name} is marked as suspicious")
 
 
 @pytest.mark.parametrize("cut", ["the end of the SQL", "the end of the stream", "bytes that are no gzip"])
@@ -308,7 +308,7 @@ def test_a_dump_that_was_published_broken(check: Check, sample: Sample, cut: str
     }[cut]
     agreeing: dict[str, Any] = {"sha256": hashlib.sha256(dump).hexdigest(), "sql_bytes": len(short)}
     name = check.dumps.plant(HOUR, dump=dump, **agreeing)
-    red(check, 65, name, "does not unpack to a whole dump")
+    alarm(check, 65, name, "does not unpack to a whole dump")
 
 
 def test_a_dump_with_a_command_that_no_dump_has(check: Check, sample: Sample) -> None:
@@ -316,12 +316,12 @@ def test_a_dump_with_a_command_that_no_dump_has(check: Check, sample: Sample) ->
     dump = gzip.compress(text, 1)
     digest = hashlib.sha256(dump).hexdigest()
     name = check.dumps.plant(HOUR, dump=dump, sha256=digest, sql_bytes=len(text))
-    red(check, 65, name, "command that no dump has")
+    alarm(check, 65, name, "command that no dump has")
 
 
 def test_a_dump_that_holds_another_amount_than_its_manifest_says(check: Check) -> None:
     name = check.dumps.plant(HOUR, sql_bytes=12345)
-    red(check, 65, name, "does not unpack to a whole dump")
+    alarm(check, 65, name, "does not unpack to a whole dump")
 
 
 REFUSALS = {
@@ -335,7 +335,7 @@ REFUSALS = {
 @pytest.mark.parametrize("error", REFUSALS)
 def test_a_dump_that_cannot_be_read(check: Check, error: str) -> None:
     message, code = REFUSALS[error]
-    red(check, code, message, "newest dump", python=faults.fail_python(READ, error, OF_DUMP))
+    alarm(check, code, message, "newest dump", python=faults.fail_python(READ, error, OF_DUMP))
 
 
 @pytest.mark.parametrize("error", REFUSALS)
@@ -343,17 +343,17 @@ def test_a_manifest_that_cannot_be_read_is_not_an_older_dump(check: Check, error
     message, code = REFUSALS[error]
     newest = check.dumps.dumps()[-1]
     fault = faults.fail_python("open", error, f"path.endswith('/.manifest/{newest}.tsv')")
-    result = red(check, code, message, "dumps cannot be read", python=fault)
+    result = alarm(check, code, message, "dumps cannot be read", python=fault)
     assert "dump" not in result.verdict
 
 
 def test_a_reader_that_fails_is_no_fault_of_the_dump(check: Check) -> None:
     broken = faults.fail_python("stack_backup_jobs.reader:Reader.feed", "EAGAIN")
-    red(check, 75, "has the right sha256", "broke off", python=broken)
+    alarm(check, 75, "has the right sha256", "broke off", python=broken)
 
 
 def test_a_folder_that_cannot_be_listed(check: Check) -> None:
-    red(check, 74, "Input/output error", python=faults.fail_python("os.scandir", "EIO", OF_FOLDER))
+    alarm(check, 74, "Input/output error", python=faults.fail_python("os.scandir", "EIO", OF_FOLDER))
 
 
 OF_FOLDER = "path == '/replica/hourly'"
@@ -370,19 +370,19 @@ def test_a_dump_from_the_future_is_not_the_newest(check: Check) -> None:
 
 def test_no_state(check: Check) -> None:
     check.media.clear()
-    red(check, 66, "no state", "media-replicator")
+    alarm(check, 66, "no state", "media-replicator")
 
 
 def test_a_first_mirror_in_progress(check: Check) -> None:
     check.mirror_again(status="in-progress", completed="", files="", bytes="")
-    red(check, 66, "never been complete", "in progress since")
+    alarm(check, 66, "never been complete", "in progress since")
 
 
 def test_an_old_mirror(check: Check) -> None:
     late = {"environment": {"MEDIA_MAXIMUM_AGE_SECONDS": "3500"}}
-    red(check, 65, "ended 60 minutes ago", "may be 58", **late)
+    alarm(check, 65, "ended 60 minutes ago", "may be 58", **late)
     check.mirror_again(status="in-progress")
-    red(check, 65, "ended 60 minutes ago", **late)
+    alarm(check, 65, "ended 60 minutes ago", **late)
 
 
 def test_a_mirror_in_progress_is_fine_and_nothing_is_compared(check: Check) -> None:
@@ -401,14 +401,14 @@ def test_a_mirror_that_begins_while_the_files_are_counted(check: Check) -> None:
         check.media.write("targets/A71/aligned.pdb", b"half")
         job.release("go")
         result = job.wait()
-    assert result.succeeded, result.log
+    green(result)
     assert "A mirror has begun meanwhile" in result.log
 
 
 def test_what_the_mirror_left_out_or_passed_over(check: Check) -> None:
     for name in ("lost+found/1", "targets/.nfs0001"):
         check.media.write(name, b"the file server's")
-    red(check, 65, f"holds {len(FILES) + 2} files")
+    alarm(check, 65, f"holds {len(FILES) + 2} files")
     check.mirror_again(exclude="lost+found\t.nfs*", exceptions="3")
     verdict = check.sound()
     assert (verdict["media_files"], verdict["media_exceptions"]) == (len(FILES), 3)
@@ -417,18 +417,18 @@ def test_what_the_mirror_left_out_or_passed_over(check: Check) -> None:
 
 def test_a_file_too_few(check: Check) -> None:
     check.media.remove("targets/A71/empty")
-    red(check, 65, f"holds {len(FILES) - 1} files", f"counted {len(FILES)}")
+    alarm(check, 65, f"holds {len(FILES) - 1} files", f"counted {len(FILES)}")
 
 
 def test_a_file_too_many(check: Check) -> None:
     check.media.write("targets/more", b"")
-    red(check, 65, f"holds {len(FILES) + 1} files", f"counted {len(FILES)}")
+    alarm(check, 65, f"holds {len(FILES) + 1} files", f"counted {len(FILES)}")
 
 
 def test_a_byte_too_many(check: Check) -> None:
     check.media.write("-rf", b"3333")
     size = sum(map(len, FILES.values()))
-    red(check, 65, f"of {size + 1} bytes", f"of {size}", '"-rf"')
+    alarm(check, 65, f"of {size + 1} bytes", f"of {size}", '"-rf"')
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -438,14 +438,14 @@ def test_any_altered_file_of_the_sample_is_named(check: Check, path: str) -> Non
     else:
         check.media.remove(path)
     shown = escaped(path).encode(errors="surrogateescape").decode(errors="replace")
-    red(check, 65, f'missing or altered: "{shown}"')
+    alarm(check, 65, f'missing or altered: "{shown}"')
 
 
 def test_a_link_in_the_place_of_a_file(check: Check) -> None:
     path = check.media.path / "-rf"
     path.rename(check.media.path / "moved")
     path.symlink_to("moved")
-    red(check, 65, '"-rf"', "missing or altered")
+    alarm(check, 65, '"-rf"', "missing or altered")
 
 
 def test_a_sample_of_many_files_is_read_a_few_at_a_time_and_all_in_the_end(check: Check) -> None:
@@ -481,13 +481,13 @@ ZEROS = hashlib.sha256(bytes(200 << 20)).hexdigest()
 
 def test_no_sample(check: Check) -> None:
     check.media.remove(".stack-backup/sample.tsv")
-    red(check, 66, "no sample")
+    alarm(check, 66, "no sample")
 
 
 @pytest.mark.parametrize("line", ["junk", f"{'a' * 64}\t12", f"{'a' * 64}\tx\tpath", f"{'A' * 64}\t1\tpath"])
 def test_a_damaged_sample(check: Check, line: str) -> None:
     check.media.write(".stack-backup/sample.tsv", f"{line}\n".encode())
-    red(check, 65, "sample", "damaged")
+    alarm(check, 65, "sample", "damaged")
 
 
 @pytest.mark.parametrize(
@@ -503,26 +503,26 @@ def test_a_damaged_sample(check: Check, line: str) -> None:
 )
 def test_a_damaged_state(check: Check, state: dict[str, str]) -> None:
     check.mirror_again(**state)
-    red(check, 65, "state", "damaged")
+    alarm(check, 65, "state", "damaged")
 
 
 @pytest.mark.parametrize("version", ["", "2"])
 def test_a_state_of_another_format(check: Check, version: str) -> None:
     check.mirror_again(format=version)
-    red(check, 78, "format", "same version")
+    alarm(check, 78, "format", "same version")
 
 
 def test_a_mirror_that_ended_in_the_future(check: Check) -> None:
     check.mirror_again(completed=stamp(-HOUR))
-    red(check, 65, "in the future", "clocks")
+    alarm(check, 65, "in the future", "clocks")
 
 
 @pytest.mark.parametrize("error", REFUSALS)
 def test_media_that_cannot_be_read(check: Check, error: str) -> None:
     message, code = REFUSALS[error]
     folder = faults.fail_python("os.scandir", error, "path == '/media-replica/targets/A71'")
-    red(check, code, message, "as a whole", python=folder)
-    red(check, code, message, "file of the media", python=faults.fail_python(READ, error, OF_MEDIA))
+    alarm(check, code, message, "as a whole", python=folder)
+    alarm(check, code, message, "file of the media", python=faults.fail_python(READ, error, OF_MEDIA))
 
 
 # ---- both ----
@@ -532,7 +532,7 @@ def test_what_is_wrong_with_both_is_told_at_once(check: Check) -> None:
     newest = check.dumps.dumps()[-1]
     check.dumps.damage(newest)
     check.media.clear()
-    result = red(check, 65, newest, "was altered", "no state")
+    result = alarm(check, 65, newest, "was altered", "no state")
     assert result.verdict["dump"] == newest
 
 
@@ -542,7 +542,7 @@ def test_one_replica_alone_can_be_checked(check: Check) -> None:
     check.mirror()
     check.dumps.volume.clear()
     assert "dump" not in check.sound(**NO_DUMPS)
-    red(check, 64, "Neither", environment={"REPLICA_VOLUME": "", "MEDIA_REPLICA_VOLUME": ""})
+    alarm(check, 64, "Neither", environment={"REPLICA_VOLUME": "", "MEDIA_REPLICA_VOLUME": ""})
 
 
 @pytest.mark.parametrize(("key", "claim"), [("database", "media-replica"), ("media", "database-replica")])
@@ -560,7 +560,7 @@ def test_a_stack_with_one_replica_mounts_no_other(check: Check, key: str, claim:
 
 def test_what_was_read_must_be_remembered(check: Check) -> None:
     with check.state.read_only():
-        red(check, 77, "cannot be remembered", "Read-only file system")
+        alarm(check, 77, "cannot be remembered", "Read-only file system")
 
 
 @pytest.mark.parametrize(
@@ -573,7 +573,7 @@ def test_what_was_read_must_be_remembered(check: Check) -> None:
     ],
 )
 def test_variable_that_makes_no_sense(check: Check, name: str, value: str) -> None:
-    red(check, 64, name, environment={name: value})
+    alarm(check, 64, name, environment={name: value})
 
 
 POINTS = {
@@ -596,7 +596,7 @@ def test_ended_from_outside(check: Check, point: str, number: signal.Signals) ->
         result = job.wait()
     assert result.exit_code == 128 + number
     if number == signal.SIGTERM:
-        assert_failed(result, 143, "told to stop")
+        red(result, 143, "told to stop")
         assert [name for name in check.state.list() if name.startswith(".tmp.")] == []
     check.sound()
 

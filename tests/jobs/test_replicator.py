@@ -16,9 +16,10 @@ from stack_backup_lab.render import merge_values, render
 from stack_backup_lab.runtime.local import LocalStack, RunningJob
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
-from tests.jobs.dumps import DumpFolder, Sample, assert_failed
+from tests.jobs.dumps import DumpFolder, Sample
 from tests.jobs.hourly import NAMESPACE, VALUES, Hourly
 from tests.jobs.mutants import mutant
+from tests.outcomes import green, red
 
 JOB = "postgres-replicator-backup"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -72,7 +73,7 @@ def refused(replica: Replica, code: int, *words: str, **changes: Any) -> JobResu
     """A run that must fail and leave source and replica as they were."""
     with replica.hourly.unharmed(), replica.folder.unharmed():
         result = replica.run(**changes)
-    assert_failed(result, code, UNTOUCHED, *words)
+    red(result, code, UNTOUCHED, *words)
     return result
 
 
@@ -84,7 +85,7 @@ def test_the_newest_dump_comes_into_the_replica_with_its_manifest(replica: Repli
     name = replica.hourly.backup()
     with replica.hourly.unharmed(), replica.folder.unharmed(published=1):
         result = replica.run()
-    assert result.succeeded, result.log
+    green(result)
     verdict = result.verdict
     assert (verdict["outcome"], verdict["dump"], verdict["verified"]) == ("published", name, 1)
     assert verdict["bytes"] == len(replica.hourly.read(name))
@@ -104,7 +105,7 @@ def test_what_is_there_already_is_success(replica: Replica) -> None:
     assert replica.run().succeeded
     with replica.folder.unharmed():
         result = replica.run()
-    assert result.succeeded, result.log
+    green(result)
     assert (result.verdict["outcome"], result.verdict["dump"]) == ("present", name)
 
 
@@ -112,7 +113,7 @@ def test_two_are_kept(replica: Replica) -> None:
     old = replica.plant_nights(3)
     [new] = replica.hourly.plant_verified(1)
     result = replica.run()
-    assert result.succeeded, result.log
+    green(result)
     assert replica.folder.dumps() == replica.folder.verified() == [old[-1], new]
     assert (result.verdict["removed"], result.verdict["verified"]) == (2, 2)
     assert replica.folder.others() == []
@@ -134,12 +135,12 @@ def test_a_source_that_stands_still_is_copied_but_red_and_removes_nothing(replic
     replica.hourly.plant(HOUR, suspicious="yes")
     with replica.folder.unharmed(published=1):
         result = replica.run()
-    assert_failed(result, 65, name, "240 minutes old", "may be 180", "no dump was removed", "suspicious")
+    red(result, 65, name, "240 minutes old", "may be 180", "no dump was removed", "suspicious")
     assert replica.folder.dumps() == [*old, name]
 
     with replica.folder.unharmed():
         again = replica.run()
-    assert_failed(again, 65, name, "no dump was removed")
+    red(again, 65, name, "no dump was removed")
 
 
 def test_a_source_older_than_the_replica_is_not_copied_over_it(replica: Replica) -> None:
@@ -147,10 +148,10 @@ def test_a_source_older_than_the_replica_is_not_copied_over_it(replica: Replica)
     newer = replica.folder.plant(HOUR)
     with replica.folder.unharmed():
         result = replica.run()
-        assert result.succeeded, result.log
+        green(result)
         assert (result.verdict["outcome"], result.verdict["dump"]) == ("present", newer)
         result = replica.run(environment={"MAXIMUM_AGE_SECONDS": "3600"})
-        assert_failed(result, 65, f"newer {newer}", "120 minutes old")
+        red(result, 65, f"newer {newer}", "120 minutes old")
 
 
 def test_a_damaged_source_is_refused_and_no_other_takes_its_place(replica: Replica) -> None:
@@ -260,14 +261,14 @@ def test_no_good_dump_is_removed_on_the_strength_of_a_damaged_one(replica: Repli
     replica.folder.make_old(DAY)
     [new] = replica.hourly.plant_verified(1)
     result = replica.run()
-    assert_failed(result, 65, f"The replica holds {new}, whole", old[-1], "count for nothing")
+    red(result, 65, f"The replica holds {new}, whole", old[-1], "count for nothing")
     assert replica.folder.dumps() == [old[1], old[2], new], "two good ones, and the damaged one between them"
 
     # The night after, two good ones are newer than the damaged one.
     replica.folder.make_old(DAY)
     newest = replica.hourly.plant(HOUR / 2)
     result = replica.run()
-    assert result.succeeded, result.log
+    green(result)
     assert replica.folder.dumps() == [new, newest]
 
 
@@ -390,7 +391,7 @@ def test_an_answer_lost_by_the_file_server_is_no_failure(replica: Replica, call:
     replica.hourly.plant_verified(1)
     with replica.folder.unharmed(published=1):
         result = replica.run(python=faults.patch_python("stack_backup_jobs.folder", LOST[call]))
-    assert result.succeeded, result.log
+    green(result)
 
 
 def test_an_old_dump_that_cannot_be_removed_is_told(replica: Replica) -> None:
@@ -398,7 +399,7 @@ def test_an_old_dump_that_cannot_be_removed_is_told(replica: Replica) -> None:
     [new] = replica.hourly.plant_verified(1)
     stuck = faults.fail_python("os.remove", "EIO", "'/hourly/backup-' in path")
     result = replica.run(python=stuck)
-    assert_failed(result, 75, f"The replica holds {new}, whole", "could not be removed")
+    red(result, 75, f"The replica holds {new}, whole", "could not be removed")
     assert len(replica.folder.verified()) == 4
 
 
@@ -475,7 +476,7 @@ def test_ended_from_outside(replica: Replica, point: str, number: signal.Signals
         result = job.wait()
     assert result.exit_code == 128 + number
     if number == signal.SIGTERM:
-        assert_failed(result, 143, "told to stop", UNTOUCHED)
+        red(result, 143, "told to stop", UNTOUCHED)
         # A manifest that has its final name stays: another run may count on it.
         assert set(replica.folder.others()) <= {f"{name}.tsv"}
     after = replica.folder.files()

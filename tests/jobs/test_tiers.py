@@ -15,8 +15,9 @@ from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.local import LocalStack, RunningJob
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
-from tests.jobs.dumps import DumpFolder, Sample, assert_failed
+from tests.jobs.dumps import DumpFolder, Sample
 from tests.jobs.hourly import Hourly
+from tests.outcomes import green, red
 
 HOUR = timedelta(hours=1)
 TIERS = {"tiers": {"enabled": True}, "volumes": {"databaseBackup": {"size": "210Gi"}}}
@@ -75,7 +76,7 @@ def refused(tier: Tier, code: int, *words: str, **changes: Any) -> JobResult:
     """A run that must fail and leave both folders as they were."""
     with tier.hourly.unharmed(), tier.folder.unharmed():
         result = tier.run(**changes)
-    assert_failed(result, code, UNTOUCHED, *words)
+    red(result, code, UNTOUCHED, *words)
     return result
 
 
@@ -87,7 +88,7 @@ def test_the_newest_verified_dump_is_linked_and_takes_no_space(daily: Tier) -> N
     newest = daily.hourly.dumps()[-1]
     with daily.hourly.unharmed(), daily.folder.unharmed(published=1):
         result = daily.run()
-    assert result.succeeded, result.log
+    green(result)
     assert (result.verdict["outcome"], result.verdict["dump"]) == ("published", newest)
     assert daily.folder.dumps() == [newest]
     assert daily.inode(newest) == (daily.hourly.volume.path / f"hourly/{newest}").stat().st_ino
@@ -112,7 +113,7 @@ def test_a_run_that_is_repeated_changes_nothing(hourly: Hourly, sample: Sample, 
     tier.hourly.plant_at(NOON + HOUR)
     with tier.folder.unharmed():
         result = tier.run(**ANY_AGE)
-    assert result.succeeded, result.log
+    green(result)
     assert (result.verdict["outcome"], result.verdict["removed"]) == ("present", 0)
     assert result.verdict["dump"] == tier.folder.dumps()[0]
 
@@ -167,7 +168,7 @@ def test_so_many_are_kept(hourly: Hourly, sample: Sample, name: str, keep: int) 
     old = [tier.folder.plant_at(NOON - timedelta(days=32 * n)) for n in range(keep + 2, 0, -1)]
     new = tier.hourly.plant_at(NOON)
     result = tier.run(**ANY_AGE)
-    assert result.succeeded, result.log
+    green(result)
     assert tier.folder.dumps() == [*old[3:], new]
     assert (result.verdict["removed"], result.verdict["verified"]) == (3, keep)
     assert tier.folder.others() == []
@@ -200,7 +201,7 @@ def test_a_suspicious_dump_is_passed_over_for_the_good_one_before_it(daily: Tier
     good = daily.hourly.plant(2 * HOUR)
     daily.hourly.plant(HOUR, suspicious="yes")
     result = daily.run()
-    assert result.succeeded, result.log
+    green(result)
     assert daily.folder.dumps() == [good]
 
 
@@ -242,7 +243,7 @@ def test_a_dump_from_the_future_is_not_the_newest(daily: Tier) -> None:
     good = daily.hourly.plant(HOUR)
     future = daily.hourly.plant(-HOUR)
     result = daily.run()
-    assert result.succeeded, result.log
+    green(result)
     assert daily.folder.dumps() == [good]
     assert f"{future}: its time is in the future" in result.log
 
@@ -279,7 +280,7 @@ def test_what_the_weekly_and_the_monthly_run_missed_the_daily_run_makes_up_for(
     new = daily.hourly.plant(HOUR)
     with monthly.unharmed():
         result = daily.run()
-    assert result.succeeded, result.log
+    green(result)
     assert f"The weekly dump was missed: {new} makes up for it" in result.verdict["message"]
     assert result.verdict["dump"] == new
     assert weekly.dumps() == weekly.verified() == [*weeks[-3:], new], "its own number of dumps is kept"
@@ -328,7 +329,7 @@ def test_where_no_link_can_be_made_the_dump_is_copied(
     failing = faults.fail_python("os.link", code, LINKING)
     with daily.hourly.unharmed(), daily.folder.unharmed(published=1):
         result = daily.run(python=failing)
-    assert result.succeeded, result.log
+    green(result)
     assert message in result.log
     assert daily.folder.read(name) == sample.dump
     assert daily.inode(name) != (daily.hourly.volume.path / f"hourly/{name}").stat().st_ino
@@ -368,7 +369,7 @@ def test_a_dump_is_given_the_manifest_that_it_lacks(daily: Tier, manifest: bytes
     if manifest is not None:
         daily.hourly.volume.write(daily.folder.manifest_path(name), manifest)
     result = daily.run()
-    assert result.succeeded, result.log
+    green(result)
     assert daily.folder.verified() == [name]
 
 
@@ -378,7 +379,7 @@ def test_an_old_dump_that_cannot_be_removed_is_told_but_the_new_one_is_safe(dail
     [new] = daily.hourly.plant_verified(1)
     stuck = faults.fail_python("os.remove", "EIO", "'/daily/backup-' in path")
     result = daily.run(python=stuck)
-    assert_failed(result, 75, f"{new} is safe", "could not be removed")
+    red(result, 75, f"{new} is safe", "could not be removed")
     assert len(daily.folder.verified()) == 9
 
 
@@ -449,7 +450,7 @@ def test_ended_from_outside(daily: Tier, point: str, number: signal.Signals) -> 
         result = job.wait()
     assert result.exit_code == 128 + number
     if number == signal.SIGTERM:
-        assert_failed(result, 143, "told to stop", UNTOUCHED)
+        red(result, 143, "told to stop", UNTOUCHED)
         # What it had given a final name stays: another run may count on it.
         assert set(daily.folder.others()) <= {f"{name}.tsv"}
     after = daily.folder.files()
