@@ -187,20 +187,21 @@ def recover(
 ) -> int:
     """Replace the stack's database by a dump, or bring its media files back from the replica."""
     environment: dict[str, str] = {}
-    if dump is not None:
-        if what is Kind.media:
+    if what is Kind.media:
+        if dump is not None:
             raise CliError(
                 Exit.USAGE, "--dump is for the database: media have one replica. Nothing was started."
             )
-        environment["DUMP"] = _stamp(dump)
-    if delete:
-        if what is Kind.database:
-            raise CliError(Exit.USAGE, "--delete is for media; nothing was started.")
-        environment["DELETE"] = "true"
-    if unfinished is not None:
-        if what is Kind.database:
-            raise CliError(Exit.USAGE, "--unfinished is for media; nothing was started.")
-        environment["UNFINISHED"] = unfinished.value
+        if delete:
+            environment["DELETE"] = "true"
+        if unfinished is not None:
+            environment["UNFINISHED"] = unfinished.value
+    else:
+        for option, given in (("--delete", delete), ("--unfinished", unfinished)):
+            if given:
+                raise CliError(Exit.USAGE, f"{option} is for media; nothing was started.")
+        if dump is not None:
+            environment["DUMP"] = _stamp(dump)
     release = _connect(kubeconfig, context, namespace)
     job = f"{what}-recovery"
     release.cronjob(job)

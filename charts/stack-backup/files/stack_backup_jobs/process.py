@@ -112,7 +112,8 @@ class Forked(Generic[T]):
     """Work of ours in a process of its own: threads would take turns. It is of the same session as we are."""
 
     def __init__(self, work: Callable[[], T]) -> None:
-        self._pipe, end = os.pipe()
+        reading, end = os.pipe()
+        self._pipe = open(reading, "rb")  # noqa: PTH123, SIM115 (a descriptor, closed by its reader or `kill`)
         self._process = os.fork()  # other threads of ours hold nothing that the work needs
         if not self._process:
             _forked(work, end)
@@ -120,7 +121,7 @@ class Forked(Generic[T]):
 
     def result(self) -> T:
         """What the work gives, or raises. EOFError: it was killed."""
-        with open(self._pipe, "rb") as pipe:  # noqa: PTH123 (a descriptor)
+        with self._pipe as pipe:
             said: tuple[T, Exception | None] = pickle.loads(pipe.read())
         process, self._process = self._process, 0
         os.waitpid(process, 0)
@@ -130,6 +131,7 @@ class Forked(Generic[T]):
 
     def kill(self) -> None:
         """If it has not ended. Nobody waits for it: it may be waiting for a file server itself."""
+        self._pipe.close()
         if self._process:
             os.kill(self._process, signal.SIGKILL)
 
