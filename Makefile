@@ -14,7 +14,7 @@ PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup_lab/bed/image_sc
 
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo demo-cluster test check unit mutants lint test-scale test-size bench bench-quick tools cluster docs clean
+.PHONY: help demo demo-cluster test check unit mutants lint test-scale test-size bench bench-quick tools cluster docs site clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +74,14 @@ bench-quick: .venv/.installed ## The same with a tenth of the data, once
 docs: .venv/.installed ## Write the generated files again (the chart's README)
 	$(TESTBED) tools --names helm-docs
 	helm-docs --chart-search-root charts
+
+site: .cache/site/.installed ## The documentation as a site in build/site, its links checked
+	NO_MKDOCS_2_WARNING=1 .cache/site/bin/mkdocs build --strict
+
+.cache/site/.installed: requirements-docs.lock
+	$${PYTHON3:-python3} -m venv --clear .cache/site
+	.cache/site/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	touch $@
 
 clean: ## Remove the test cluster and all that make wrote into this folder
 	@if [ -x $(PYTHON) ]; then $(TESTBED) clean; fi
