@@ -45,7 +45,7 @@ test-scale: .venv/.installed ## The whole story at 1/50 of production's size, ev
 test-size: .venv/.installed ## The same at production's own size, where the disk has room (about 130 GiB); takes hours
 	STACK_BACKUP_SCALE=1 $(PYTHON) -m pytest --capture no tests/scale
 
-lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, helm lint, ct lint, kubeconform, generated files
+lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, codespell, helm lint, ct lint, kubeconform, generated files
 	$(TESTBED) tools --names helm,helm3,ct,kubeconform,helm-docs,shfmt,shellcheck
 	ruff check
 	ruff format --check
@@ -53,6 +53,7 @@ lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, helm lint, ct
 	shellcheck --external-sources $(PROGRAMS)
 	shfmt --indent 2 --case-indent --diff $(PROGRAMS)
 	yamllint --strict .
+	codespell
 	for stack in $(STACKS); do helm lint --strict --namespace $${stack%=*} --values $${stack#*=} charts/stack-backup; done
 	ct lint --config ct.yaml
 	$(PYTHON) -m stack_backup_lab.kubeconform $(STACKS)
