@@ -13,7 +13,7 @@ from stack_backup_lab.bed import tools
 pytest.register_assert_rewrite("tests.conformance")
 
 # In the order in which they run: what is cheap fails first.
-LAYERS = ("unit", "render", "cli", "jobs", "scale", "cluster")
+LAYERS = ("unit", "render", "cli", "awx", "jobs", "scale", "cluster")
 LAYER_OF = pytest.StashKey[dict[str, str]]()
 NOT_RUN = pytest.StashKey[int]()
 
