@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
 TESTBED := $(PYTHON) -m stack_backup_lab.bed
 # By file: what the tests of a file share is made once.
 PARALLEL := --numprocesses auto --dist loadfile
@@ -14,36 +15,38 @@ PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup_lab/bed/image_sc
 
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo demo-cluster test check unit mutants lint test-scale test-size bench bench-quick tools cluster docs site clean
+.PHONY: help demo demo-cluster check unit jobs lint test test-scale test-size coverage mutants bench bench-quick tools \
+  cluster docs site clean
 
-help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+help: ## This list
+	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/.installed ## Tell the whole story on this machine: back up, replicate, recover, lose, recover again (no cluster)
+##@ See it work
+
+demo: ## The whole story on this machine: back up, replicate, recover, lose, recover again
+	@scripts/bootstrap prepare demo
 	$(PYTHON) -m stack_backup_lab.story.demo
 
-demo-cluster: .venv/.installed ## The same story on two kind clusters, the first backup fired by the CronJob's controller
+demo-cluster: ## The same story on two kind clusters, the first backup fired by the CronJob's controller
+	@scripts/bootstrap prepare demo-cluster
 	$(PYTHON) -m stack_backup_lab.story.demo --cluster
 
-test: lint ## Everything: lint, then every test, those at scale by themselves, those on kind clusters last
-	$(PYTHON) -m pytest $(PARALLEL) --ignore tests/scale
-	$(PYTHON) -m pytest tests/scale
-	$(PYTHON) -m pytest --cluster -m cluster
+##@ While you work
 
-check: lint ## The loop while you work: lint, then the unit, render, command line and jobs tests
-	$(PYTHON) -m pytest $(PARALLEL) tests/unit tests/render tests/cli tests/jobs
+check: lint ## The loop: lint, and the quick tests of the code, the chart and the command line
+	$(PYTEST) $(PARALLEL) --quick tests/unit tests/render tests/cli
 
-unit: .venv/.installed ## The package's pure parts alone, in seconds
-	$(PYTHON) -m pytest $(PARALLEL) tests/unit
+unit: .venv/.installed ## The quick tests of the code alone
+	$(PYTEST) $(PARALLEL) --quick tests/unit
 
-mutants: .venv/.installed ## Small changes in the package's pure parts, which the unit tests must see (MODULES="formats choice"): long
-	$(PYTHON) -m tests.mutants $(MODULES)
+jobs: .venv/.installed ## Every job for real on this machine, and every way that it can fail
+	$(TESTBED) prepare jobs
+	$(PYTEST) $(PARALLEL) tests/jobs
 
-test-scale: .venv/.installed ## The whole story at 1/50 of production's size, every limit in the same proportion
-	$(PYTHON) -m pytest --capture no tests/scale
-
-test-size: .venv/.installed ## The same at production's own size, where the disk has room (about 130 GiB); takes hours
-	STACK_BACKUP_SCALE=1 $(PYTHON) -m pytest --capture no tests/scale
+docs: .venv/.installed ## Write the generated files again (the chart's README)
+	$(TESTBED) tools --names helm-docs
+	helm-docs --chart-search-root charts
 
 lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, codespell, helm lint, ct lint, kubeconform, generated files
 	$(TESTBED) tools --names helm,helm3,ct,kubeconform,helm-docs,shfmt,shellcheck
@@ -60,22 +63,6 @@ lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, codespell, he
 	helm-docs --chart-search-root charts --dry-run --log-level warning | diff -u charts/stack-backup/README.md - || \
 	  { echo "charts/stack-backup/README.md is not what helm-docs makes of values.yaml: run 'make docs'." >&2; exit 1; }
 
-tools: .venv/.installed ## Build or fetch every tool into .cache/bin
-	$(TESTBED) tools
-
-cluster: .venv/.installed ## A kind cluster, ready to use
-	$(TESTBED) cluster
-
-bench: .venv/.installed ## Measure every job beside what is run without it: 2 GB of SQL, 135,000 media files
-	$(PYTHON) -m tests.benchmarks
-
-bench-quick: .venv/.installed ## The same with a tenth of the data, once
-	$(PYTHON) -m tests.benchmarks --megabytes 200 --replica-megabytes 300 --files 10000 --rounds 1
-
-docs: .venv/.installed ## Write the generated files again (the chart's README)
-	$(TESTBED) tools --names helm-docs
-	helm-docs --chart-search-root charts
-
 site: .cache/site/.installed ## The documentation as a site in build/site, its links checked
 	NO_MKDOCS_2_WARNING=1 .cache/site/bin/mkdocs build --strict
 
@@ -83,6 +70,48 @@ site: .cache/site/.installed ## The documentation as a site in build/site, its l
 	$${PYTHON3:-python3} -m venv --clear .cache/site
 	.cache/site/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
 	touch $@
+
+##@ Before you push
+
+test: .venv/.installed ## Everything, suite by suite, whatever fails; the end says what did
+	@$(PYTHON) -m tests.suites \
+	  "bed=$(TESTBED) prepare test" \
+	  "lint=make --no-print-directory lint" \
+	  "site=make --no-print-directory site" \
+	  "machine=$(PYTEST) $(PARALLEL) --ignore tests/scale" \
+	  "scale=$(PYTEST) tests/scale" \
+	  "cluster=$(PYTEST) --cluster -m cluster"
+
+test-scale: .venv/.installed ## The whole story at 1/50 of production's size, every limit in the same proportion
+	$(TESTBED) prepare scale
+	$(PYTEST) --capture no tests/scale
+
+test-size: .venv/.installed ## The same at production's own size: hours, and about 130 GiB of disk
+	$(TESTBED) prepare scale
+	STACK_BACKUP_SCALE=1 $(PYTEST) --capture no tests/scale
+
+##@ Measure
+
+coverage: .venv/.installed ## Which lines of the product each layer of tests runs
+	$(TESTBED) prepare jobs
+	$(PYTHON) -m tests.coverage
+
+mutants: .venv/.installed ## Small changes that the unit tests must see (MODULES="formats choice"): minutes a module
+	$(PYTHON) -m tests.mutants $(MODULES)
+
+bench: .venv/.installed ## Every job beside what is run without it: 2 GB of SQL, 135,000 media files
+	$(PYTHON) -m tests.benchmarks
+
+bench-quick: .venv/.installed ## The same with a tenth of the data, once
+	$(PYTHON) -m tests.benchmarks --megabytes 200 --replica-megabytes 300 --files 10000 --rounds 1
+
+##@ What the tests stand on
+
+tools: .venv/.installed ## Every tool in .cache/bin
+	$(TESTBED) tools
+
+cluster: .venv/.installed ## A kind cluster, ready to use
+	$(TESTBED) cluster
 
 clean: ## Remove the test cluster and all that make wrote into this folder
 	@if [ -x $(PYTHON) ]; then $(TESTBED) clean; fi

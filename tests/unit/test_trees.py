@@ -223,6 +223,7 @@ print(json.dumps([count, found[0].files, max(int(peak), walked) // 1024]))
 """
 
 
+@pytest.mark.slow
 def test_three_hundred_thousand_files_take_no_more_memory_than_a_third_of_them() -> None:
     """One folder with 150,000 of them, and the others in folders of 1000; of names with 40 bytes."""
     memory = Path("/dev/shm")  # where it is, files are made in seconds

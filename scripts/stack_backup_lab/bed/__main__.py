@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 
-from stack_backup_lab.bed import BedError, images, node, tools
+from stack_backup_lab.bed import BedError, images, node, prepare, tools
 from stack_backup_lab.paths import CACHE, PROJECT
 
 LEFT_BY_MAKE = (".cache", ".venv", ".pytest_cache", ".mypy_cache", ".ruff_cache", "build")
@@ -23,7 +23,10 @@ def main(arguments: list[str]) -> int:
         commands.add_parser(command, help=help).add_argument(
             "--names", type=lambda text: text.split(","), help="some of them only, separated by commas"
         )
-    commands.add_parser("cluster", help="make a kind kind_cluster, or find it", add_help=False)
+    commands.add_parser("prepare", help="make all that a command of make needs").add_argument(
+        "purpose", choices=prepare.PURPOSES
+    )
+    commands.add_parser("cluster", help="make a kind cluster, or find it", add_help=False)
     commands.add_parser("clean", help="remove what make wrote into this folder, and the test cluster")
     options, rest = parser.parse_known_args(arguments)
     if options.command == "cluster":
@@ -34,6 +37,8 @@ def main(arguments: list[str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "tools":
         tools.ensure(*(options.names or _useful()))
+    elif options.command == "prepare":
+        prepare.prepare(options.purpose)
     elif options.command == "images":
         for name in options.names or images.IMAGES:
             print(f"{name}: {images.rootfs(name)}")

@@ -6,15 +6,26 @@ import fcntl
 import os
 import shlex
 import subprocess
+import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from stack_backup_lab.bed import BedError
 from stack_backup_lab.paths import CACHE
 
 LAST_LINES = 15
 SHOWN_WORDS = 8
+LOCK_INTERVAL = 0.2
+"""Seconds between two attempts at a lock that another process holds."""
+
+_children: set[subprocess.Popen[bytes]] = set()
+"""What `run` waits for, in any thread."""
+_stopped = threading.Event()
+_threads: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""For each lock between processes, who of this one's threads asks for it."""
 
 
 class CommandError(BedError):
@@ -43,6 +54,8 @@ def run(
     With `log`, the output goes to that file while the command runs, so a user can watch it. `env` is added
     to this process's own environment; `timeout` is in seconds. Raises CommandError, with the last lines.
     """
+    if _stopped.is_set():
+        raise BedError("Stopped before it was done.")
     words = [str(word) for word in command]
     shown = shlex.join(words) if len(words) <= SHOWN_WORDS else f"{shlex.join(words[:SHOWN_WORDS])} ..."
     if log is not None:
@@ -60,6 +73,7 @@ def run(
         except FileNotFoundError as error:
             raise CommandError(f"{words[0]} is not installed, so `{shown}` was not run.", 127, "") from error
         status: int | None
+        _children.add(child)
         try:
             printed, _ = child.communicate(None if input is None else input.encode(), timeout)
             status = child.returncode
@@ -72,6 +86,8 @@ def run(
                 child.terminate()  # no child goes on writing behind our back
             child.wait()
             raise
+        finally:
+            _children.discard(child)
     output = (printed if log is None else log.read_bytes()).decode(errors="replace")
     if status == 0:
         return output
@@ -81,15 +97,31 @@ def run(
     raise CommandError(f"`{shown}` {how}:\n{tail}{where}", status, output)
 
 
+def stop() -> None:
+    """End what `run` waits for in other threads, and let it begin nothing more: this process is to end."""
+    _stopped.set()
+    for child in tuple(_children):
+        with suppress(PermissionError):
+            child.terminate()
+
+
 @contextmanager
 def lock(name: str) -> Iterator[None]:
     """Only one process of this machine is inside `lock(name)` at a time; the others wait."""
     path = CACHE / "locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with _threads[name], path.open("w") as handle:
+        if not _taken(handle):
             print(f"{name}: another process is at it; waiting for it to end ...", flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            while not _taken(handle):
+                if _stopped.wait(LOCK_INTERVAL):
+                    raise BedError("Stopped while it waited for another process.")
         yield
+
+
+def _taken(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -10,6 +10,9 @@ from stack_backup_lab.bed import BedError, progress, system
 from stack_backup_lab.bed.commands import lock, run
 from stack_backup_lab.paths import CACHE, LOGS
 
+PACKAGES = ("mmdebstrap", "debian-archive-keyring")
+"""Of this machine, to make root file systems with."""
+
 OPTIONS = [
     "--mode=root",
     # The package files and lists are the cache itself, and /run has what packages need when they start.
@@ -34,7 +37,7 @@ def bootstrap(
     `hooks` are mmdebstrap's own options (`--customize-hook=...`), `seconds` a first estimate of the time it
     takes. An interrupted run leaves the downloaded package files for the next one.
     """
-    system.ensure_packages("mmdebstrap", "debian-archive-keyring")
+    system.ensure_packages(*PACKAGES)
     archives, lists = CACHE / "apt" / suite / "archives", CACHE / "apt" / suite / "lists"
     for folder in (archives, lists):
         (folder / "partial").mkdir(parents=True, exist_ok=True)

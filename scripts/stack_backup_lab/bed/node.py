@@ -103,11 +103,11 @@ def _archive() -> Path:
         return target
     if os.geteuid() != 0:
         raise BedError("Making a node image where no registry answers needs root: run this again as root.")
-    tools.ensure(*BUILT)
     with _folder(target.parent) as work:
         root, small = work / "root", work / "small"
         debian.bootstrap("node", SUITE, PACKAGES, root, seconds=80)
         debian.bootstrap("node-small", SUITE, SMALL_PACKAGES, small, seconds=10, variant="extract")
+        tools.ensure(*BUILT)
         for tree in (root, small):
             shutil.rmtree(tree / "var/cache/apt")  # what apt wrote for itself: 75 MB each
         with progress.step("node", "node image: putting it together", 15):

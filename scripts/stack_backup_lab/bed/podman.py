@@ -19,6 +19,7 @@ from pathlib import Path
 from stack_backup_lab.bed import BedError, system
 from stack_backup_lab.bed.commands import CommandError
 
+PACKAGES = ("podman", "runc", "containernetworking-plugins", "iptables")
 NETWORK = "stack-backup"
 MARK = "/stack-backup"
 """Where a node of ours has the folder that marks it: a mount can be read from dead nodes, too."""
@@ -57,7 +58,7 @@ def engine() -> str:
     found = installed()
     # Where the settings are ours they name runc, which a podman that was there need not have brought.
     if found is None or (found == "podman" and not _has_systemd()):
-        system.ensure_packages("podman", "runc", "containernetworking-plugins", "iptables")
+        system.ensure_packages(*PACKAGES)
     return found or "podman"
 
 

@@ -1,4 +1,4 @@
-"""What a long step is doing, and how long it will still take.
+"""What long steps are doing, and how long they will still take; several may be under way at once.
 
 The estimate is the step's duration the last time it ran on this machine, else the one built in by the caller.
 """
@@ -6,10 +6,11 @@ The estimate is the step's duration the last time it ran on this machine, else t
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from stack_backup_lab.paths import CACHE
@@ -17,6 +18,11 @@ from stack_backup_lab.paths import CACHE
 DURATIONS = CACHE / "durations.json"
 PLAIN_INTERVAL = 60.0
 """Seconds between two lines about the same step where the output is no terminal."""
+
+_turn = threading.RLock()
+"""Of the terminal's last line, and of the file of durations."""
+_under_way: list[Callable[[], str]] = []
+"""What each step under way says of itself, in the order in which they began."""
 
 
 def human(seconds: float) -> str:
@@ -35,7 +41,17 @@ def estimate(step: str, builtin: float) -> float:
 
 def say(text: str) -> None:
     """One line that is seen at once, wherever the output goes."""
-    print(text, flush=True)
+    with _turn:
+        terminal = sys.stdout.isatty()
+        print(f"\r\033[K{text}" if terminal else text, flush=True)
+        if terminal:
+            _show()
+
+
+def _show() -> None:
+    """The terminal's last line: all that is under way."""
+    doing = "; ".join(tell() for tell in _under_way)
+    print(f"\r\033[K{doing[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
 
 
 @contextmanager
@@ -49,35 +65,40 @@ def step(name: str, doing: str, builtin: float) -> Iterator[None]:
     started = time.monotonic()
     ended = threading.Event()
 
-    def show(text: str, end: str = "\n") -> None:
-        print(f"\r\033[K{text}" if terminal else text, end=end, flush=True)
-
     def left() -> str:
         so_far = time.monotonic() - started
+        if so_far < 0.5:
+            return f"{doing} ... about {human(expected)}"
         if so_far < expected:
-            return f"about {human(expected - so_far)} left"
-        return f"longer than usual, at it for {human(so_far)}"
+            return f"{doing} ... about {human(expected - so_far)} left"
+        return f"{doing} ... longer than usual, at it for {human(so_far)}"
 
     def watch() -> None:
         while not ended.wait(1.0 if terminal else PLAIN_INTERVAL):
-            show(f"{doing} ... {left()}", end="" if terminal else "\n")
+            with _turn:
+                if not ended.is_set():
+                    _show() if terminal else say(left())
 
-    show(f"{doing} ... about {human(expected)}", end="" if terminal else "\n")
+    def over(how: str) -> None:
+        ended.set()
+        with _turn:
+            _under_way.remove(left)
+            if how:
+                say(f"{doing}: {how} {human(time.monotonic() - started)}")
+        watcher.join()
+
+    with _turn:
+        _under_way.append(left)
+        _show() if terminal else say(left())
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
         yield
     except BaseException:
-        ended.set()
-        watcher.join()
-        if terminal:
-            show(f"{doing}: stopped after {human(time.monotonic() - started)}")
+        over("stopped after" if terminal else "")
         raise
-    ended.set()
-    watcher.join()
-    took = time.monotonic() - started
-    show(f"{doing}: done in {human(took)}")
-    _record(name, took)
+    over("done in")
+    _record(name, time.monotonic() - started)
 
 
 def _recorded() -> dict[str, float]:
@@ -88,7 +109,9 @@ def _recorded() -> dict[str, float]:
 
 
 def _record(name: str, seconds: float) -> None:
-    DURATIONS.parent.mkdir(parents=True, exist_ok=True)
-    partial = DURATIONS.with_suffix(f".{threading.get_native_id()}")
-    partial.write_text(json.dumps(_recorded() | {name: round(seconds, 1)}, indent=1, sort_keys=True) + "\n")
-    partial.replace(DURATIONS)
+    with _turn:
+        DURATIONS.parent.mkdir(parents=True, exist_ok=True)
+        partial = DURATIONS.with_suffix(f".{threading.get_native_id()}")
+        durations = _recorded() | {name: round(seconds, 1)}
+        partial.write_text(json.dumps(durations, indent=1, sort_keys=True) + "\n")
+        partial.replace(DURATIONS)

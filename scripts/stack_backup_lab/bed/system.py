@@ -12,6 +12,20 @@ from stack_backup_lab.bed import BedError, progress
 from stack_backup_lab.bed.commands import CommandError, lock, run
 from stack_backup_lab.paths import LOGS
 
+SANDBOX = {
+    "bwrap": "bubblewrap",
+    "ip": "iproute2",
+    "mkfs.ext4": "e2fsprogs",
+    "tune2fs": "e2fsprogs",
+    "mount": "mount",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "unshare": "util-linux",
+}
+"""Commands that the local runtime stands on, with the Debian package that brings each."""
+NFS = ("nfs-ganesha", "nfs-ganesha-vfs", "user-mode-linux", "slirp", "kmod", "iproute2")
+"""Packages of a real NFS server and client."""
+
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -42,6 +56,11 @@ def ensure_packages(*names: str) -> None:
                 run(command, log=LOGS / "apt-install.log", env=environment)
             except CommandError as error:
                 raise BedError(f"{listed} could not be installed: {error}") from (updated or error)
+
+
+def sandbox() -> set[str]:
+    """What to install for `SANDBOX`. A command that is there needs no package: so any Linux will do."""
+    return {package for command, package in SANDBOX.items() if shutil.which(command) is None}
 
 
 def require_debian() -> str:

@@ -23,6 +23,8 @@ from stack_backup_lab.paths import BIN, CACHE, LOGS
 
 MODULES = Path(__file__).parent / "go"
 OLDEST_GO = (1, 26)
+OLDEST_HELM, NO_HELM_YET = (3, 16), (5, 0)
+"""The versions that the chart supports: from one, below the other."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,28 @@ def ensure(*names: str) -> None:
     for tool in missing:
         _place(tool, _built(tool))
         _ready.cache_clear()
+
+
+def ensure_any_helm() -> None:
+    """Make sure that BIN has a Helm that the chart supports: one of this machine, if it has any, else ours.
+
+    For who only renders. `ensure("helm")` puts the pinned one into its place again.
+    """
+    helm = TOOLS["helm"]
+    found = shutil.which(helm.name, path=_path_without_bin())
+    if not _ready(helm) and found and _is_supported_helm(found):
+        _place(helm, Path(found))
+    else:
+        ensure(helm.name)
+
+
+def _is_supported_helm(binary: str) -> bool:
+    try:
+        printed = run([binary, *TOOLS["helm"].asks], timeout=60)
+    except (CommandError, OSError):
+        return False
+    said = re.match(r"v(\d+)\.(\d+)", printed)
+    return said is not None and OLDEST_HELM <= (int(said[1]), int(said[2])) < NO_HELM_YET
 
 
 def check(tool: Tool, binary: Path) -> None:

@@ -28,7 +28,7 @@ from stack_backup_lab.runtime import StackError, claim_of
 from stack_backup_lab.runtime.folders import own_folder
 from stack_backup_lab.runtime.pod import Faults, Image, NotStartedError, Pod, Surroundings
 from stack_backup_lab.runtime.postgres import SUPERUSER, LocalServer
-from stack_backup_lab.runtime.sandbox import TOOLS, Namespaces
+from stack_backup_lab.runtime.sandbox import Namespaces
 
 IMAGE = "stack-database:15"
 USER, DATABASE = "fragalysis", "frag"
@@ -365,7 +365,7 @@ class LocalRuntime:
         self, *, image: Callable[[str], Image] = unpacked, chart: Path = CHART, exports: Path | None = None
     ) -> None:
         # A command that is there needs no package: so a machine without apt-get will do too.
-        system.ensure_packages(*{package for name, package in TOOLS.items() if shutil.which(name) is None})
+        system.ensure_packages(*system.sandbox())
         self._image = image
         self._chart = chart
         self._exports = exports

@@ -23,9 +23,6 @@ from types import TracebackType
 from stack_backup_lab.bed import BedError, system
 from stack_backup_lab.runtime.sandbox import Namespaces
 
-PACKAGES = ("nfs-ganesha", "nfs-ganesha-vfs", "user-mode-linux", "slirp", "kmod", "iproute2")
-"""Debian packages of this machine that are needed."""
-
 MODULES = Path("/usr/lib/uml/modules")
 PORT = 2049
 EXPORT = "/export"
@@ -147,7 +144,7 @@ class Nfs:
     """
 
     def __init__(self, *, size: int | None = None, owner: int = 999) -> None:
-        system.ensure_packages(*PACKAGES)
+        system.ensure_packages(*system.NFS)
         self._namespaces = Namespaces("nfs")
         self.folder = self._namespaces.folder
         self._server: subprocess.Popen[bytes] | None = None

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from stack_backup_lab.bed.system import SANDBOX
 from stack_backup_lab.runtime import StackError
 from stack_backup_lab.runtime.folders import FOLDER, own_folder
 from stack_backup_lab.runtime.memory import ROOT, Groups
@@ -29,28 +30,16 @@ from stack_backup_lab.runtime.memory import ROOT, Groups
 UNLIMITED = "STACK_BACKUP_MEMORY"
 """Variable that, set to `unlimited`, lets pods run without memory limits."""
 
-TOOLS = {
-    "bwrap": "bubblewrap",
-    "ip": "iproute2",
-    "mkfs.ext4": "e2fsprogs",
-    "tune2fs": "e2fsprogs",
-    "mount": "mount",
-    "nsenter": "util-linux",
-    "setpriv": "util-linux",
-    "unshare": "util-linux",
-}
-"""Commands needed on this machine, with the Debian package that brings each."""
-
 
 class SandboxError(StackError):
     """The machine cannot hold a stack, or a container was asked for something that cannot be honoured."""
 
 
 def tool(name: str) -> str:
-    """The absolute path of one of `TOOLS`: where they are called, PATH is the container's."""
+    """The absolute path of one of `SANDBOX`: where they are called, PATH is the container's."""
     path = shutil.which(name)
     if path is None:
-        raise SandboxError(f"{name} is missing on this machine: install the package {TOOLS[name]}.")
+        raise SandboxError(f"{name} is missing on this machine: install the package {SANDBOX[name]}.")
     return path
 
 
@@ -145,7 +134,7 @@ class Namespaces:
     def __init__(self, name: str) -> None:
         if os.geteuid() != 0:
             raise SandboxError("The local runtime makes namespaces and mounts: run it as root (sudo).")
-        for command in TOOLS:
+        for command in SANDBOX:
             tool(command)
         self._layers = itertools.count(1)
         self.folder, self._lock = own_folder(name)
