@@ -295,24 +295,6 @@ def test_disk_that_gives_back_something_else(hourly: Hourly) -> None:
     refused(hourly, 74, "reads back differently", python=DAMAGED)
 
 
-# ---- values that never came through the chart ----
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("KEEP", "0"),
-        ("KEEP", "many"),
-        ("COMPRESSOR", "lz4"),
-        ("MINIMUM_SHARE", "-1"),
-        ("PGHOST", ""),
-        ("DATABASE_NAME", ""),
-    ],
-)
-def test_variable_that_makes_no_sense(hourly: Hourly, name: str, value: str) -> None:
-    refused(hourly, 64, name, environment={name: value})
-
-
 # ---- ends from outside ----
 
 READING_BACK = f"{WRITING} and args[1] in ('r', 'rb')"

@@ -161,13 +161,6 @@ def test_another_namespace_is_confirmed(tree: Media) -> None:
     refused(tree, 77, "production-stack", NAMESPACE, environment={"CONFIRM": "production-stack"})
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("DELETE", "yes"), ("DELETE", ""), ("TRANSFERS", "many"), ("BANDWIDTH_LIMIT", "-1")]
-)
-def test_variable_that_makes_no_sense(tree: Media, name: str, value: str) -> None:
-    refused(tree, 64, name, environment={name: value})
-
-
 def in_progress(tree: Media) -> None:
     state = tree.replica / ".stack-backup" / "state"
     state.write_text(state.read_text().replace("complete\n", "in-progress\n"))

@@ -697,25 +697,6 @@ def test_trash_that_fills_the_replica_goes_before_room_is_judged(mirrored: Media
         mirrored.mirror()
 
 
-# ---- configuration ----
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("MINIMUM_SHARE", "most"),
-        ("TRASH_DAYS", ""),
-        ("TRANSFERS", "0"),
-        ("CHECKERS", "-1"),
-        ("SAMPLE_FILES", "1e3"),
-        ("BANDWIDTH_LIMIT", "50M --delete-before"),
-        ("MEDIA_REPLICA_VOLUME", ""),
-    ],
-)
-def test_variable_that_makes_no_sense(mirrored: Media, name: str, value: str) -> None:
-    refused(mirrored, 64, name, environment={name: value})
-
-
 # ---- safeguards taken out: the tests must see it ----
 
 MIRROR_PY, COPIER, TREES, SHARED = (

@@ -563,19 +563,6 @@ def test_what_was_read_must_be_remembered(check: Check) -> None:
         alarm(check, 77, "cannot be remembered", "Read-only file system")
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("MAXIMUM_AGE_SECONDS", "0"),
-        ("MEDIA_MAXIMUM_AGE_SECONDS", "soon"),
-        ("REREAD_SECONDS", "-1"),
-        ("STATE_VOLUME", ""),
-    ],
-)
-def test_variable_that_makes_no_sense(check: Check, name: str, value: str) -> None:
-    alarm(check, 64, name, environment={name: value})
-
-
 POINTS = {
     "the first look": faults.hold_python("os.scandir", OF_FOLDER),
     "the sha256": faults.hold_python(READ, OF_DUMP),

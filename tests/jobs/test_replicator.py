@@ -403,15 +403,6 @@ def test_an_old_dump_that_cannot_be_removed_is_told(replica: Replica) -> None:
     assert len(replica.folder.verified()) == 4
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("KEEP", "0"), ("GRACE_SECONDS", "-1"), ("MAXIMUM_AGE_SECONDS", "soon"), ("REPLICA_VOLUME", "")],
-)
-def test_variable_that_makes_no_sense(replica: Replica, name: str, value: str) -> None:
-    replica.hourly.plant_verified(1)
-    refused(replica, 64, name, environment={name: value})
-
-
 # ---- two runs, and ends from outside ----
 
 

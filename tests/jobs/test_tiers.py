@@ -383,14 +383,6 @@ def test_an_old_dump_that_cannot_be_removed_is_told_but_the_new_one_is_safe(dail
     assert len(daily.folder.verified()) == 9
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("KEEP", "0"), ("TIER", "yearly"), ("MAXIMUM_AGE_SECONDS", "soon"), ("TIER", "")]
-)
-def test_variable_that_makes_no_sense(daily: Tier, name: str, value: str) -> None:
-    daily.hourly.plant_verified(1)
-    refused(daily, 64, name, environment={name: value})
-
-
 # ---- two runs, and ends from outside ----
 
 

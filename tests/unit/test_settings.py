@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stack_backup_jobs.errors import VALUES, JobError
-from stack_backup_jobs.settings import load, number, one_of, optional
+from stack_backup_jobs.settings import load, number, one_of, optional, rate
 
 
 def declared() -> type[Any]:
@@ -34,6 +34,7 @@ def declared() -> type[Any]:
         extra: list[str] = optional()  # noqa: RUF009
         mode: str = one_of("slow", "fast", default="fast")
         place: Path = optional("/work")  # noqa: RUF009
+        speed: float = rate()
 
     return Settings
 
@@ -51,7 +52,7 @@ GIVEN = {
 
 
 def loaded(monkeypatch: pytest.MonkeyPatch, **changes: str) -> Any:
-    for name in (*GIVEN, "SHARE", "JOBS", "NOTE", "EXTRA", "MODE", "PLACE"):
+    for name in (*GIVEN, "SHARE", "JOBS", "NOTE", "EXTRA", "MODE", "PLACE", "SPEED"):
         monkeypatch.delenv(name, raising=False)
     for name, value in (GIVEN | changes).items():
         monkeypatch.setenv(name, value)
@@ -60,11 +61,16 @@ def loaded(monkeypatch: pytest.MonkeyPatch, **changes: str) -> Any:
 
 def test_all_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = ("production", "", 7, 0, 50, 0, 0, False, Path("/backup"), ["hourly", "daily"], "zstd", [])
-    assert astuple(loaded(monkeypatch)) == (*expected, "fast", Path("/work"))
+    assert astuple(loaded(monkeypatch)) == (*expected, "fast", Path("/work"), 0.0)
     assert loaded(monkeypatch, MODE="slow", PLACE="/").place == Path("/")
     changed = loaded(monkeypatch, SHARE="7", JOBS="1", SUSPEND="true", NOTE="a b", EXTRA="x y")
     assert (changed.share, changed.jobs, changed.suspend, changed.note) == (7, 1, True, "a b")
     assert changed.extra == ["x", "y"]
+
+
+def test_a_rate_is_in_bytes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {"": 0, "0": 0, "500": 500, "50M": 50 << 20, "1.5k": 1536, "2G": 2 << 30, "0.001K": 1.024}
+    assert {text: loaded(monkeypatch, SPEED=text).speed for text in wanted} == wanted
 
 
 def test_a_number_has_up_to_fifteen_digits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +104,12 @@ def test_what_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch, name: str) ->
         ("SUSPEND", "yes", "true or false"),
         ("SUSPEND", "True", "true or false"),
         ("COMPRESSOR", "xz", "gzip or zstd"),
+        ("SPEED", "fast", "a number of bytes a second, such as 50M"),
+        ("SPEED", "-1", "a number of bytes a second, such as 50M"),
+        ("SPEED", "50 M", "a number of bytes a second, such as 50M"),
+        ("SPEED", "50M --delete-before", "a number of bytes a second, such as 50M"),
+        ("SPEED", "nan", "a number of bytes a second, such as 50M"),
+        ("SPEED", "1.M", "a number of bytes a second, such as 50M"),
     ],
 )
 def test_what_makes_no_sense_is_named(

@@ -241,6 +241,10 @@ class LocalStack:
         """Where all of the stack runs: for what a test puts beside it, such as an off-site store."""
         return self._namespaces
 
+    @property
+    def claims(self) -> list[str]:
+        return sorted(self._claims)
+
     def add_claim(self, name: str) -> None:
         """Make a claim that the stack brings, such as that of its media. See `runtime.Stack.add_claim`."""
         folder = self._namespaces.folder / "claims" / name

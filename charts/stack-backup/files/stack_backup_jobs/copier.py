@@ -10,7 +10,6 @@ import functools
 import itertools
 import os
 import queue
-import re
 import secrets
 import shutil
 import stat
@@ -117,19 +116,10 @@ class Crew(Generic[T]):
 
 
 class Pace:
-    """Lets all threads together have no more bytes a second than `limit` (`50M`; empty or 0: any)."""
+    """Lets all threads together have no more than `rate` bytes a second (0: any)."""
 
-    def __init__(self, limit: str) -> None:
-        limit = limit or "0"
-        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?[KMGkmg]?", limit, re.ASCII) is None:
-            raise JobError(
-                Exit.USAGE,
-                f'The variable BANDWIDTH_LIMIT is "{limit}"; it must be a number of bytes a second, such as '
-                "50M.",
-                "Correct the values of the release.",
-            )
-        unit = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(limit[-1].lower(), 1)
-        self._rate = float(limit.rstrip("KMGkmg")) * unit
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
         self._free = time.monotonic()
         self._lock = threading.Lock()
 

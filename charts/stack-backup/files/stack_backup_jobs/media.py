@@ -23,7 +23,7 @@ from stack_backup_jobs.copier import Copier, Crew, Odd, Pace
 from stack_backup_jobs.errors import JobError, of_volume
 from stack_backup_jobs.formats import MIB, OWN, STATE, TEMPORARY, Exit, MediaState, OtherFormatError
 from stack_backup_jobs.job import Job
-from stack_backup_jobs.settings import number, optional
+from stack_backup_jobs.settings import number, rate
 from stack_backup_jobs.trees import SHOWN, Difference, Entry, shown
 
 NO_ROOM = "Make room on the volume; the next run goes on from here."
@@ -40,7 +40,7 @@ class Common:
     scratch: Path
     transfers: int = number(1)
     checkers: int = number(1)
-    bandwidth_limit: str = optional()
+    bandwidth_limit: float = rate()
 
 
 def read_state(replica: Path) -> MediaState | None:

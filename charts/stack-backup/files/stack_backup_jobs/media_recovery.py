@@ -15,7 +15,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from stack_backup_jobs import media
-from stack_backup_jobs.copier import Odd, Pace, times_held_in
+from stack_backup_jobs.copier import Odd, times_held_in
 from stack_backup_jobs.errors import JobError, is_folder, status
 from stack_backup_jobs.formats import ADDED, MIB, OWN, TRASH, Exit, MediaState
 from stack_backup_jobs.job import Job, Outcome
@@ -37,7 +37,6 @@ def program(job: Job) -> Outcome:
     os.umask(0o022)
     job.leaves("No file of the stack was touched.")
     settings = load(Settings)
-    Pace(settings.bandwidth_limit)
     if not settings.confirm:
         raise JobError(
             Exit.USAGE,

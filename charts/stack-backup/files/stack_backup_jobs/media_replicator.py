@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stack_backup_jobs import media
-from stack_backup_jobs.copier import Crew, Odd, Pace, out_of_range, times_held_in
+from stack_backup_jobs.copier import Crew, Odd, out_of_range, times_held_in
 from stack_backup_jobs.errors import JobError, is_folder, of_volume, status
 from stack_backup_jobs.folder import deadline_of_the_job
 from stack_backup_jobs.formats import (
@@ -76,7 +76,6 @@ def program(job: Job) -> Outcome:
     os.umask(0o022)  # whoever serves the files may be another user than the one who copies them
     job.leaves("Nothing was deleted from the replica, nor changed in it.")
     mirror = Mirror(job, load(Settings))
-    Pace(mirror.settings.bandwidth_limit)
     mirror.check_source()
     with media.on_target():
         mirror.open_replica()

@@ -42,7 +42,7 @@ from stack_backup_jobs.formats import (
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.measure import Measure, measure, unreadable
 from stack_backup_jobs.rclone import ADVICE, LEAST_ROOM, Rclone, changed, complained
-from stack_backup_jobs.settings import load, number, optional
+from stack_backup_jobs.settings import load, number, optional, rate
 
 REMOTE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*:[^:]*")
 TRASH = re.compile(r"(\d{4}-\d\d-\d\dT\d\d)(\d\d)(\d\dZ)/", re.ASCII)
@@ -65,7 +65,7 @@ class Settings:
     transfers: int = number(1)
     minimum_share: int = number(0)
     """Percent of the files and bytes off-site that the media volume must hold, so that it is copied."""
-    bandwidth_limit: str = optional()
+    bandwidth_limit: float = rate()
     media_volume: str = optional()
     """Nothing where the media are not copied."""
     exclude: str = optional()
@@ -107,7 +107,8 @@ def configured(job: Job, settings: Settings) -> Rclone:
             "Put the remote and its credentials into the configuration of the Secret; name it in the value.",
         )
     limits = {"RCLONE_TRANSFERS": str(settings.transfers), "RCLONE_CHECKERS": "16"}
-    limits |= {"RCLONE_BWLIMIT": settings.bandwidth_limit or "off"}
+    # With a unit: a number alone would be KiB to rclone.
+    limits |= {"RCLONE_BWLIMIT": f"{settings.bandwidth_limit:.0f}B" if settings.bandwidth_limit else "off"}
     rclone = Rclone(job, settings.remote.rstrip("/"), configuration, **limits)
     output = bytearray()
     if (ran := rclone.run("listremotes", take=output.extend)).code:

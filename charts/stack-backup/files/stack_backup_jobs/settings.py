@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,9 @@ from stack_backup_jobs.errors import VALUES, JobError
 from stack_backup_jobs.formats import Exit
 
 T = TypeVar("T")
+
+RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([KMGkmg]?)", re.ASCII)
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def number(least: int = 0, default: int | None = None) -> Any:
@@ -28,9 +32,14 @@ def one_of(*words: str, default: str | None = None) -> Any:
     return dataclasses.field(metadata={"words": words, "default": default})
 
 
+def rate() -> Any:
+    """Bytes a second, such as `50M`; unset or empty: 0, for any."""
+    return dataclasses.field(metadata={"default": "0"})
+
+
 def load(kind: type[T]) -> T:
     """An instance of a dataclass whose field `keep_days` is the variable KEEP_DAYS. Types: str, int, bool,
-    Path and list[str] (words). Raises JobError for what is missing or makes no sense.
+    float (a rate), Path, list[str] (words). Raises JobError for what is missing or makes no sense.
     """
     fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
     return kind(**{field.name: _value(field) for field in fields})
@@ -46,6 +55,10 @@ def _value(field: dataclasses.Field[Any]) -> Any:
         if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) >= least):
             raise _odd(name, text, f"a whole number from {least} on")
         return int(text)
+    if kind == "float":
+        if (found := RATE.fullmatch(text)) is None:
+            raise _odd(name, text, "a number of bytes a second, such as 50M")
+        return float(found[1]) * UNITS[found[2].lower()]
     words = ("true", "false") if kind == "bool" else field.metadata.get("words")
     if words and text not in words:
         raise _odd(name, text, " or ".join(words))
