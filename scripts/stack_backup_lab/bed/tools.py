@@ -178,6 +178,26 @@ _TOOLS = [
         ("main.version={v}",),
     ),
     Tool(
+        "kube-score",
+        "kube-score",
+        "github.com/zegl/kube-score/cmd/kube-score",
+        "github.com/zegl/kube-score",
+        ("version",),
+        "{v}",
+        40,
+        ("main.version={v}",),
+    ),
+    # It knows its version from its module.
+    Tool(
+        "actionlint",
+        "actionlint",
+        "github.com/rhysd/actionlint/cmd/actionlint",
+        "github.com/rhysd/actionlint",
+        ("-version",),
+        "v{v}",
+        10,
+    ),
+    Tool(
         "shfmt",
         "shfmt",
         "mvdan.cc/sh/v3/cmd/shfmt",
