@@ -19,6 +19,7 @@ import pytest
 from stack_backup.runs import finished
 from stack_backup_jobs import formats
 from stack_backup_jobs.formats import MediaState, dump_name, time_of
+from stack_backup_lab.paths import BIN
 from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup_lab.runtime.manifests import namespace_object
@@ -77,6 +78,21 @@ def _json(end: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """The one document on standard output."""
     document: dict[str, Any] = json.loads(end.stdout)
     return document
+
+
+@pytest.mark.usefixtures("stack")
+def test_it_is_a_plugin_of_kubectl(operator: Path) -> None:
+    """By the path of an environment in which it is installed."""
+    place = Path(sys.executable).parent
+    end = subprocess.run(
+        [BIN / "kubectl", "stack-backup", "status", "--namespace", NAMESPACE, "--output", "json"],
+        env=os.environ | {"KUBECONFIG": str(operator), "PATH": f"{place}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert _json(end)["namespace"] == NAMESPACE, end
 
 
 def _jobs(stack: ClusterStack) -> set[str]:
