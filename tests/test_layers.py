@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stack_backup_lab.paths import PROJECT
+from tests import conftest
 
 TESTS = {
     "render/test_a.py": "def test_cheap(): pass\n",
@@ -23,7 +24,9 @@ def _pytest(folder: Path, files: dict[str, str], *arguments: str) -> tuple[int, 
     (folder / "tests" / "conftest.py").write_text(
         (PROJECT / "tests" / "conftest.py").read_text(encoding="utf-8")
     )
-    (folder / "pytest.ini").write_text("[pytest]\ntestpaths = tests\nmarkers =\n    cluster: live\n")
+    (folder / "pytest.ini").write_text(
+        "[pytest]\ntestpaths = tests\nmarkers =\n    cluster: live\n    slow: dear\n"
+    )
     for name, text in files.items():
         (folder / "tests" / name).parent.mkdir(exist_ok=True)
         (folder / "tests" / name).write_text(text)
@@ -49,6 +52,36 @@ def test_layers_run_from_cheap_to_dear(tmp_path: Path) -> None:
     assert code == 0, said
     assert said.index("test_cheap") < said.index("test_job") < said.index("test_live")
     assert "cluster: 1 passed" in said
+
+
+def test_workers_count_by_layer_too(tmp_path: Path) -> None:
+    _, said = _pytest(tmp_path, TESTS, "--numprocesses", "1", "-p", "xdist")
+    assert "render: 1 passed" in said
+    assert "jobs: 1 passed" in said
+
+
+def test_quick_leaves_out_what_is_slow_and_tries_few_examples(tmp_path: Path) -> None:
+    property = """
+import pytest
+from hypothesis import given, settings, strategies
+tried = []
+@settings(max_examples=90, database=None)
+@given(strategies.integers())
+def test_property(_): tried.append(_)
+def test_how_many(): print(f"tried {len(tried)} of them")
+@pytest.mark.slow
+def test_slow(): pass
+"""
+    for arguments, count, left_out in (
+        (["--quick"], conftest.QUICK_EXAMPLES, "1 slow tests are NOT run"),
+        ([], 90, ""),
+    ):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        code, said = _pytest(folder, {"unit/test_a.py": property}, "--capture=no", *arguments)
+        assert code == 0, said
+        assert f"tried {count} of them" in said
+        assert left_out in said
 
 
 @pytest.mark.parametrize(

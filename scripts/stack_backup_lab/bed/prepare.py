@@ -19,6 +19,7 @@ from stack_backup_lab.bed import (
     node,
     podman,
     policy,
+    policy,
     progress,
     system,
     tools,
@@ -77,7 +78,7 @@ def test(start: Start) -> None:
     for name in images.IMAGES:
         start(images.rootfs, name)
     _cluster(start)
-    for environment in (ansible,):
+    for environment in (ansible, policy):
         start(environment.ensure)
 
 

@@ -88,7 +88,7 @@ def _options() -> argparse.Namespace:
 @contextmanager
 def locally() -> Iterator[Stacks]:
     """Three stacks on this machine, with folders in the place of the exports."""
-    tools.ensure("helm")
+    tools.ensure_any_helm()
     runtime = LocalRuntime()
     with ExitStack() as open_stacks:
         production, staging, developer = (
