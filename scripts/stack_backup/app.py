@@ -293,7 +293,7 @@ def _stamp(dump: str) -> str:
         return time_of(name) if NAME.fullmatch(name) else stamp(seconds_of(name))
     raise CliError(
         Exit.USAGE,
-        f"{dump!r} is no dump; give `latest` or a time such as 2022-11-28T08:51:08Z. Nothing was started.",
+        f"{dump!r} is not a dump; give `latest` or a time such as 2022-11-28T08:51:08Z. Nothing was started.",
     )
 
 

@@ -381,7 +381,7 @@ def test_suspicious_and_unverified_dumps_are_no_dumps(drill: Drill) -> None:
 
 def test_a_stale_dump(drill: Drill) -> None:
     name = drill.plant(age=timedelta(hours=4))
-    refused(drill.run(), 65, name, "240 minutes old", "may be 180")
+    refused(drill.run(), 65, name, "240 minutes old", "(maximum: 180)")
 
 
 @pytest.mark.parametrize(

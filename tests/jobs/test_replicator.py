@@ -135,7 +135,7 @@ def test_a_source_that_stands_still_is_copied_but_red_and_removes_nothing(replic
     replica.hourly.plant(HOUR, suspicious="yes")
     with replica.folder.unharmed(published=1):
         result = replica.run()
-    red(result, 65, name, "240 minutes old", "may be 180", "no dump was removed", "suspicious")
+    red(result, 65, name, "240 minutes old", "(maximum: 180)", "no dump was removed", "suspicious")
     assert replica.folder.dumps() == [*old, name]
 
     with replica.folder.unharmed():

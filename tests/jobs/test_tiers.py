@@ -182,7 +182,7 @@ def test_an_old_dump_is_never_taken_in_silence(daily: Tier) -> None:
     name = daily.hourly.plant(timedelta(seconds=10800 + 60))
     for n in range(1, 10):
         daily.folder.plant_at(NOON - timedelta(days=n))
-    refused(daily, 65, name, "181 minutes old", "may be 180", "hourly backup")
+    refused(daily, 65, name, "181 minutes old", "(maximum: 180)", "hourly backup")
 
 
 def test_a_dump_just_young_enough_is_taken(daily: Tier) -> None:

@@ -136,7 +136,7 @@ def test_the_newest_of_one_folder(job: Job) -> None:
     good = folder(job, "hourly", GOOD, GOOD, SUSPICIOUS, UNVERIFIED)
     assert newest_in(good) == (good.dumps()[1], f"{NAMES[2]} {PASSED}")
     assert newest_in(folder(job, "hourly", GOOD, GOOD))[1] == ""
-    advice = "Look why the hourly backup publishes none."
+    advice = "Find out why the hourly backup publishes none."
     nothing = "There is no verified dump in /backup/hourly."
     assert refused(lambda: newest_in(folder(job, "hourly", UNVERIFIED))) == (66, nothing, advice)
     none_good = (66, f"{nothing} {NAMES[0]} {PASSED}", advice)

@@ -110,7 +110,9 @@ def _strings(path: Path) -> tuple[tuple[int, str], ...]:
 def _values() -> dict[tuple[str, ...], bool]:
     """Every value of the chart, and whether it is a map that takes any key."""
     return {
-        key: node.get("type") == "object" and "properties" not in node for key, node in nodes(load()).items()
+        key: node.get("type") == "object"
+        and ("properties" not in node or node.get("additionalProperties") is not False)
+        for key, node in nodes(load()).items()
     }
 
 
@@ -427,13 +429,9 @@ def _imports(module: str) -> frozenset[str]:
 @cache
 def _sections() -> dict[str, str]:
     """The programs' modules, and the sections of their values."""
-    found = {}
-    for path in sorted(TEMPLATES.rglob("*.yaml")):
-        text = _read(path)
-        if (component := re.search(r'"(?:program|component)" "([\w-]+)"', text)) is not None:
-            section = re.search(r'"values" .*?\.Values\.(\w+)', text)
-            assert section, path
-            found[run.JOBS[component[1]]] = section[1]
+    table = _read(TEMPLATES / "_jobs.tpl").replace("{{ . }}", "tier")
+    rows = re.findall(r"(?m)^([a-z-]+):\n  section: (\w+)$", table)
+    found = {run.JOBS[job]: section for job, section in rows}
     assert set(found) == set(run.JOBS.values()) - {"listing"}
     return found
 
@@ -923,7 +921,8 @@ def _times(text: str) -> set[int]:
 
 
 def test_scratch_is_as_large_as_the_guards_ask_for() -> None:
-    guards = re.findall(r'"key" "(\w+)" "times" (\d+)', _read(TEMPLATES / "_guards.tpl"))
+    (table,) = re.findall(r"\$times := dict (.*?) \}\}", _read(TEMPLATES / "validate.yaml"))
+    guards = re.findall(r'"(\w+)" (\d+)', table)
     assert len(guards) > 1
     readme = _read(CHART / "README.md")
     capacity = _read(PROJECT / "docs" / "capacity.md")

@@ -33,7 +33,7 @@ def test_times_are_those_of_utc_wherever_a_pod_is(monkeypatch: pytest.MonkeyPatc
         assert formats.seconds_of("1970-01-01T00:00:00Z") == 0
         assert abs(formats.seconds_of(formats.stamp()) - time.time()) < 2
     time.tzset()
-    with pytest.raises(ValueError, match="'today' is no time such as 2022-11-28T08:51:08Z"):
+    with pytest.raises(ValueError, match="'today' is not a time such as 2022-11-28T08:51:08Z"):
         formats.seconds_of("today")
 
 
@@ -57,7 +57,7 @@ def test_names_sort_by_time(one: int, other: int) -> None:
     ],
 )
 def test_what_is_no_name_of_a_dump_is_none(name: str) -> None:
-    with pytest.raises(ValueError, match="is no name of a dump"):
+    with pytest.raises(ValueError, match="is not the name of a dump"):
         formats.time_of(name)
 
 
@@ -129,8 +129,8 @@ def test_a_state_of_an_earlier_release_is_read() -> None:
         ("format\t2\nstatus\tcomplete\n", "2"),
         ("format\t1\n", "a state of the status ''"),
         ("format\t1\nstatus\tdone\n", "a state of the status 'done'"),
-        ("format\t1\nstatus\tcomplete\nsince\tyesterday\n", "'yesterday' is no time such as"),
-        ("format\t1\nstatus\tcomplete\ncompleted\ttoday\n", "'today' is no time such as"),
+        ("format\t1\nstatus\tcomplete\nsince\tyesterday\n", "'yesterday' is not a time such as"),
+        ("format\t1\nstatus\tcomplete\ncompleted\ttoday\n", "'today' is not a time such as"),
         ("format\t1\nstatus\tcomplete\nfiles\t-1\n", "a state with the numbers ['-1', '0', '0']"),
         ("format\t1\nstatus\tcomplete\nbytes\t1e9\n", "a state with the numbers ['0', '1e9', '0']"),
         (f"format\t1\nstatus\tcomplete\nexceptions\t{10**18}\n", "a state with the numbers ['0', '0', '1000"),

@@ -312,7 +312,7 @@ def test_the_deadline(start: Run) -> None:
         DEADLINE_SECONDS="122",
     ).end()
     assert (ended.code, ended.verdict["exit"]) == (124, 124)
-    assert "did not end within 2 s. All is as it was. Look for what holds it up" in ended.verdict["message"]
+    assert "did not end within 2 s. All is as it was. Find out what holds it up" in ended.verdict["message"]
     assert ended.seconds < 6
 
 

@@ -143,16 +143,16 @@ UNTOUCHED = "Nothing was published, and every earlier dump is as it was."
 
 
 def test_a_dump_that_is_too_old(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    advice = "Look whether the hourly backup has run, and whether this is its volume."
+    advice = "Check whether the hourly backup has run, and whether this is its volume."
     assert refused(job) == (66, f"There is no folder {tmp_path}/hourly.", advice, UNTOUCHED)
     dump = put(job, tmp_path, "hourly", NOW - 100 * HOUR)
     late = put(job, tmp_path, "hourly", NOW - HOUR, marks="suspicious\tyes\n")
     monkeypatch.setenv("MAXIMUM_AGE_SECONDS", str(90 * HOUR + 59))
     code, what, advice, untouched = refused(job)
     assert (code, untouched) == (65, UNTOUCHED)
-    assert advice == "Look why the hourly backup publishes no newer one; then run this job again."
+    assert advice == "Find out why the hourly backup publishes no newer one; then run this job again."
     passed = f"{late} is marked as suspicious, and was passed over."
-    assert what == f"The newest verified dump {dump} is 6000 minutes old, and may be 5400. {passed}"
+    assert what == f"The newest verified dump {dump} is 6000 minutes old (maximum: 5400). {passed}"
     assert not (tmp_path / "daily").exists()
     monkeypatch.setenv("MAXIMUM_AGE_SECONDS", str(100 * HOUR + 60))
     assert program(job).word == "published"

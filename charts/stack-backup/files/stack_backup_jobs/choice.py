@@ -80,7 +80,7 @@ def newest_in(folder: Folder) -> tuple[Dump, str]:
     passed = doubt(dumps)
     if (found := newest(dumps)) is None:
         what = f"There is no verified dump in {folder.path}. {passed}".strip()
-        raise JobError(Exit.SOURCE, what, "Look why the hourly backup publishes none.")
+        raise JobError(Exit.SOURCE, what, "Find out why the hourly backup publishes none.")
     return found, passed
 
 

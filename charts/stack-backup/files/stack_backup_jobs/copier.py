@@ -163,9 +163,7 @@ class Odd:
         if any(code in (errno.EACCES, errno.EPERM) for code, _ in self.why.values()):
             advice = f"The pod's user {user()} must be able to read them: correct their owner or their mode."
             return JobError(Exit.PERMISSION, f"{what}: {self.sentence}.", advice)
-        return JobError(
-            Exit.DATA, f"{what}: {self.sentence}.", "Mend what the lines above name, or rename it."
-        )
+        return JobError(Exit.DATA, f"{what}: {self.sentence}.", "Fix or rename what the lines above name.")
 
 
 class _PassedOver(Exception):

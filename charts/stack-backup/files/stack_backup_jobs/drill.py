@@ -104,7 +104,7 @@ def program(job: Job) -> Outcome:
 
 def chosen(job: Job, settings: Settings) -> tuple[Folder, Dump]:
     """A verified dump; the latest one must be young."""
-    advice = "Look whether the hourly backup has run, and whether this is its volume."
+    advice = "Check whether the hourly backup has run, and whether this is its volume."
     source(job, settings.source_volume, advice)
     folders = folders_in(job, settings.source_volume, settings.source_folders)
     folder, dump = choose(job, folders, settings.dump)
@@ -115,9 +115,9 @@ def chosen(job: Job, settings: Settings) -> tuple[Folder, Dump]:
     if settings.dump == LATEST and dump.age > settings.maximum_age_seconds:
         raise JobError(
             Exit.DATA,
-            f"The newest verified dump {dump.name} is {dump.age // 60} minutes old, and may be"
-            f" {settings.maximum_age_seconds // 60}.",
-            "Look why the hourly backup publishes no newer one.",
+            f"The newest verified dump {dump.name} is {dump.age // 60} minutes old "
+            f"(maximum: {settings.maximum_age_seconds // 60}).",
+            "Find out why the hourly backup publishes no newer one.",
         )
     return folder, dump
 

@@ -53,7 +53,7 @@ STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 def seconds_of(text: str) -> float:
     """Seconds since the epoch of such a time. Raises ValueError for anything else."""
     if STAMP.fullmatch(text) is None:
-        raise ValueError(f"{text!r} is no time such as 2022-11-28T08:51:08Z")
+        raise ValueError(f"{text!r} is not a time such as 2022-11-28T08:51:08Z")
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
 
 
@@ -80,7 +80,7 @@ def manifest_name(name: str) -> str:
 def time_of(name: str) -> str:
     """The time in a dump's name. Raises ValueError for another name."""
     if (found := NAME.fullmatch(name)) is None:
-        raise ValueError(f"{name!r} is no name of a dump")
+        raise ValueError(f"{name!r} is not the name of a dump")
     return found[1]
 
 

@@ -241,8 +241,8 @@ def not_finished(server: Server, there: There, code: int, said: str) -> JobError
     if life != there.life:
         return JobError(
             Exit.UNAVAILABLE,
-            f"{what} The server has begun anew meanwhile.",
-            "Look into its log why; the next run dumps it again.",
+            f"{what} The server has restarted in the meantime.",
+            "Its log says why; the next run dumps it again.",
         )
     if gone := ", ".join(name for name in there.databases if name not in left):
         return JobError(

@@ -73,7 +73,7 @@ def failure_of(broken: Broken) -> JobError:
     return JobError(
         Exit.DATA,
         what,
-        "Mend it where the dump comes from, or use another dump"
+        "Fix it where the dump comes from, or use another dump"
         f', or accept that this object is missing: the value database.accepted, "{broken.name}".',
     )
 
@@ -123,7 +123,7 @@ class Loader:
             raise JobError(
                 Exit.DATA,
                 f"The dump could not be loaded: {len(self._broken)} of its objects are refused: {shown}.",
-                "Mend them where the dump comes from, or accept that they are missing (value "
+                "Fix them where the dump comes from, or accept that they are missing (value "
                 "database.accepted).",
             )
         return self.loaded

@@ -241,9 +241,8 @@ class Mirror:
         if share > 0 and plan.lost > allowed:
             raise JobError(
                 Exit.DATA,
-                f"{plan.lost} of the replica's {paths} files are no longer in the source, and at once it "
-                "may be "
-                f"{allowed}.",
+                f"{plan.lost} of the replica's {paths} files are no longer in the source "
+                f"(maximum in one run: {allowed}).",
                 "Find out whether they were deleted or renamed on purpose. If it is right, run once with "
                 "mediaReplica.minimumShare 0.",
             )

@@ -81,7 +81,7 @@ def program(job: Job) -> Outcome:
         raise JobError(
             Exit.SOURCE,
             f"There is no verified dump in {settings.backup_volume} ({' '.join(settings.folders)}).",
-            "Look why the hourly backup and its tiers publish none.",
+            "Find out why the hourly backup and its tiers publish none.",
         )
     return Run(job, settings, rclone, folders).all()
 
@@ -103,7 +103,8 @@ def configured(job: Job, settings: Settings) -> Rclone:
     if REMOTE.fullmatch(settings.remote) is None:
         raise JobError(
             Exit.SETUP,
-            "The value offsite.remote is no name of a remote with a path, such as s3:backups/production.",
+            "The value offsite.remote is not the name of a remote with a path, such as "
+            "s3:backups/production.",
             "Put the remote and its credentials into the configuration of the Secret; name it in the value.",
         )
     limits = {"RCLONE_TRANSFERS": str(settings.transfers), "RCLONE_CHECKERS": "16"}
@@ -205,7 +206,7 @@ class Run:
                     Exit.SOURCE,
                     f"There is no verified dump in {name} any more, while off-site there are "
                     f"{len(found.good)}; they are kept.",
-                    "Look why that tier publishes none, or take it out of the value offsite.folders.",
+                    "Find out why that tier publishes none, or take it out of the value offsite.folders.",
                 )
             self._counts["kept"] += len(found.good)
             return

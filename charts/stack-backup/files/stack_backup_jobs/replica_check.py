@@ -44,7 +44,7 @@ SAMPLE_FILES, SAMPLE_BYTES = 20, 256 * MIB
 """Of one run: in some days of hourly runs, all of the sample."""
 LINE = re.compile(r"([0-9a-f]{64})\t(0|[1-9][0-9]{0,14})\t(.+)")
 MIRROR = "Run media-replicator in the stack that is backed up, and check the export."
-REPLICATOR = "Look why postgres-replicator-backup of the stack that is backed up brings"
+REPLICATOR = "Find out why postgres-replicator-backup of the stack that is backed up brings"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Check:
                 self._find(
                     Exit.SOURCE,
                     f"The replica of the dumps has no folder {folder.path}.",
-                    "Look whether postgres-replicator-backup runs in the stack that is backed up, and "
+                    "Check whether postgres-replicator-backup runs in the stack that is backed up, and "
                     "whether this is its export.",
                 )
                 return
@@ -137,8 +137,8 @@ class Check:
         if latest.age > self._settings.maximum_age_seconds:
             self._find(
                 Exit.DATA,
-                f"The newest verified dump of the replica, {latest.name}, is {latest.age // 60} minutes old, "
-                f"and may be {self._settings.maximum_age_seconds // 60}. {passed}".strip(),
+                f"The newest verified dump of the replica, {latest.name}, is {latest.age // 60} minutes old "
+                f"(maximum: {self._settings.maximum_age_seconds // 60}). {passed}".strip(),
                 f"{REPLICATOR} no newer one.",
             )
         with self._looking("The newest dump of the replica cannot be read"):
@@ -236,7 +236,7 @@ class Check:
                 self._find(
                     Exit.SOURCE,
                     "The replica of the media has no state: no mirror has ever begun there.",
-                    "Look whether media-replicator runs in the stack that is backed up, and whether this "
+                    "Check whether media-replicator runs in the stack that is backed up, and whether this "
                     "is its export.",
                 )
                 return
@@ -268,9 +268,9 @@ class Check:
         if age > most:
             self._find(
                 Exit.DATA,
-                f"The last complete mirror of the media ended {age // 60} minutes ago, at {state.completed}, "
-                f"and it may be {most // 60}.",
-                "Look why media-replicator of the stack that is backed up does not come to its end.",
+                f"The last complete mirror of the media ended {age // 60} minutes ago, at {state.completed} "
+                f"(maximum: {most // 60}).",
+                "Find out why media-replicator of the stack that is backed up does not come to its end.",
             )
         if age < -600:
             what = f"The last complete mirror of the media ended in the future, at {state.completed}."

@@ -28,7 +28,7 @@ class Settings:
 def program(job: Job) -> Outcome:
     job.leaves("Nothing was published, and every earlier dump of the replica is as it was.")
     settings = load(Settings)
-    advice = "Look whether the hourly backup has run, and whether this is its volume."
+    advice = "Check whether the hourly backup has run, and whether this is its volume."
     origin = source(job, settings.backup_volume / settings.backup_folder, advice)
     dump, passed = newest_in(origin)
     folder = Folder(job, settings.replica_volume / settings.replica_folder)
@@ -89,9 +89,9 @@ def check_age(dump: Dump, maximum: int, passed: str) -> None:
     if dump.age > maximum:
         raise JobError(
             Exit.DATA,
-            f"The newest verified dump of the source, {dump.name}, is {dump.age // 60} minutes old, and may "
-            f"be {maximum // 60}; no dump was removed. {passed}",
-            "Look why the hourly backup publishes no newer one.",
+            f"The newest verified dump of the source, {dump.name}, is {dump.age // 60} minutes old "
+            f"(maximum: {maximum // 60}); no dump was removed. {passed}",
+            "Find out why the hourly backup publishes no newer one.",
         )
 
 

@@ -63,7 +63,7 @@ _OF_THE_SWAP = re.compile(
 )
 
 
-UNCOUNTED = "this dump has INSERT statements, so nobody knows how many there were"
+UNCOUNTED = "this dump has INSERT statements, so their number is unknown"
 
 
 def patterns(text: str) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ class Restore:
             raise JobError(
                 Exit.DATA,
                 f"{name} does not say which version of PostgreSQL it is from.",
-                "It is no dump of pg_dumpall.",
+                "It was not made by pg_dumpall.",
             )
 
     def part(self, database: str) -> Part:

@@ -104,7 +104,7 @@ class Room:
             raise JobError(
                 Exit.SETUP,
                 "The server may not be asked for the room on its volume (COPY … FROM PROGRAM).",
-                "Look yourself, and set databaseRecovery.serverRoom to the free bytes, such as 50Gi.",
+                "Check it yourself, and set databaseRecovery.serverRoom to the free bytes, such as 50Gi.",
             )
         reserve = RESERVE + min(size // 20, LARGEST_RESERVE)
         data, log = size * ROW_COST // 10, min(int(str(most)), size * ROW_COST // 10)

@@ -143,7 +143,7 @@ class Supervisor:
                 return os.waitstatus_to_exitcode(status)
             if self._seconds >= self._allowed:
                 what = f"The job did not end within {int(self._allowed)} s."
-                advice = "Look for what holds it up: a lock in the database, a slow server, or a slow volume."
+                advice = "Find out what holds it up: a lock in the database, a slow server, or a slow volume."
                 self._tell_to_stop(Exit.TIMEOUT, what, advice)
             if self._given_up is not None and time.monotonic() >= self._given_up:
                 return None

@@ -36,15 +36,15 @@ class Settings:
 def program(job: Job) -> Outcome:
     job.leaves("Nothing was published, and every earlier dump is as it was.")
     settings = load(Settings)
-    advice = "Look whether the hourly backup has run, and whether this is its volume."
+    advice = "Check whether the hourly backup has run, and whether this is its volume."
     hourly = source(job, settings.backup_volume / settings.source_folder, advice)
     dump, passed = newest_in(hourly)
     if dump.age > settings.maximum_age_seconds:
         raise JobError(
             Exit.DATA,
-            f"The newest verified dump {dump.name} is {dump.age // 60} minutes old, and may be "
-            f"{settings.maximum_age_seconds // 60}. {passed}",
-            "Look why the hourly backup publishes no newer one; then run this job again.",
+            f"The newest verified dump {dump.name} is {dump.age // 60} minutes old "
+            f"(maximum: {settings.maximum_age_seconds // 60}). {passed}",
+            "Find out why the hourly backup publishes no newer one; then run this job again.",
         )
     tier = Tier(job, settings, settings.tier)
     tier.folder.open()
