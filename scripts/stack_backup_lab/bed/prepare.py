@@ -19,7 +19,6 @@ from stack_backup_lab.bed import (
     node,
     podman,
     policy,
-    policy,
     progress,
     system,
     tools,
