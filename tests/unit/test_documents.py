@@ -46,7 +46,7 @@ ELSEWHERE = {
 OF_OTHERS = {"alternatives.md"}
 """Pages that say what other products have."""
 
-FRAME = {Exit.USAGE, Exit.PASSING, Exit.SETUP, Exit.TIMEOUT, Exit.KILLED, Exit.STOPPED}
+FRAME = {Exit.USAGE, Exit.TRANSIENT, Exit.SETUP, Exit.TIMEOUT, Exit.KILLED, Exit.STOPPED}
 """What every program may end with: `settings`, `run`, start.sh."""
 NEVER = {
     ("database-drill", Exit.UNAVAILABLE): "the server in the pod that went away is 73 or 137 (`explained`)"

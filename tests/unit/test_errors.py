@@ -14,12 +14,12 @@ PERMISSION = (
     f"The pod's user {os.getuid()}:{os.getgid()} must have the right to: check the volume's owner, "
     "and that it is not read-only where it is written."
 )
-PASSING = "The next run tries again; if it comes back, check the file server."
+TRANSIENT = "The next run tries again; if it comes back, check the file server."
 VOLUME = "Check the volume and its file server."
 CODES = {
     **dict.fromkeys(["ENOSPC", "EDQUOT", "EFBIG"], (Exit.NO_ROOM, NO_ROOM)),
     **dict.fromkeys(["EROFS", "EACCES", "EPERM", "ENOTDIR"], (Exit.PERMISSION, PERMISSION)),
-    **dict.fromkeys(["ESTALE", "EAGAIN"], (Exit.PASSING, PASSING)),
+    **dict.fromkeys(["ESTALE", "EAGAIN"], (Exit.TRANSIENT, TRANSIENT)),
     **dict.fromkeys(["EIO", "ENOENT", "ENAMETOOLONG"], (Exit.VOLUME, VOLUME)),
 }
 

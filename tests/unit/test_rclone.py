@@ -34,7 +34,7 @@ def ran(*texts: str) -> Ran:
         (401, "", Exit.PERMISSION),
         (0, "request send failed", Exit.UNAVAILABLE),
         (500, "api error InternalError: AccessDenied is a word here", None),
-        (503, "api error SlowDown: Please reduce your request rate.", Exit.PASSING),
+        (503, "api error SlowDown: Please reduce your request rate.", Exit.TRANSIENT),
     ],
 )
 def test_codes_of_protocols(status: int, code: str, expected: Exit | None) -> None:

@@ -32,7 +32,7 @@ class Stopped(BaseException):
 _VOLUME = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), Exit.NO_ROOM),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR), Exit.PERMISSION),
-    **dict.fromkeys((errno.ESTALE, errno.EAGAIN), Exit.PASSING),
+    **dict.fromkeys((errno.ESTALE, errno.EAGAIN), Exit.TRANSIENT),
 }
 
 
@@ -65,7 +65,7 @@ def of_volume(error: OSError, what: str = "The volume refused", no_room: str = N
         Exit.NO_ROOM: no_room,
         Exit.PERMISSION: f"The pod's user {user()} must have the right to: check the volume's owner, "
         "and that it is not read-only where it is written.",
-        Exit.PASSING: "The next run tries again; if it comes back, check the file server.",
+        Exit.TRANSIENT: "The next run tries again; if it comes back, check the file server.",
         Exit.VOLUME: "Check the volume and its file server.",
     }[code]
     name = error.filename2 or error.filename

@@ -180,7 +180,7 @@ class Folder:
                 self.manifest_file(dump.name).unlink(missing_ok=True)
             except OSError as error:
                 raise JobError(
-                    Exit.PASSING,
+                    Exit.TRANSIENT,
                     f"{kind} could not be removed: {error.strerror}.",
                     "Check the volume: without retention it fills up.",
                 ) from error
@@ -328,7 +328,7 @@ def link(path: Path, name: Path) -> None:
             raise
         if there != number(path):
             raise TakenError(
-                Exit.PASSING,
+                Exit.TRANSIENT,
                 f"The name {name.name} is taken already.",
                 "Two runs began in the same second: the next one will find its own name.",
             ) from error

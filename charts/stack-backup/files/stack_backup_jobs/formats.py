@@ -25,7 +25,7 @@ class Exit(IntEnum):
     UNAVAILABLE = 69
     NO_ROOM = 73
     VOLUME = 74
-    PASSING = 75
+    TRANSIENT = 75
     PERMISSION = 77
     SETUP = 78
     TIMEOUT = 124

@@ -246,7 +246,7 @@ def not_finished(server: Server, there: There, code: int, said: str) -> JobError
         )
     if gone := ", ".join(name for name in there.databases if name not in left):
         return JobError(
-            Exit.PASSING,
+            Exit.TRANSIENT,
             f"{what} The database {gone} is gone, or takes no connections any more.",
             "Run the job again.",
         )

@@ -160,7 +160,7 @@ class Loader:
         with self._lock:
             if self._stopped:
                 session.close()
-                raise JobError(Exit.PASSING, "The load was stopped.")
+                raise JobError(Exit.TRANSIENT, "The load was stopped.")
             self._sessions.append(session)
             self._set[session] = ()
         return session
@@ -305,7 +305,7 @@ class Loader:
             return
         for chunk in self._dump.chunks(block.start):
             if self._stopped:
-                raise JobError(Exit.PASSING, "The load was stopped.")
+                raise JobError(Exit.TRANSIENT, "The load was stopped.")
             piece = chunk[:left]
             left -= len(piece)
             with self._lock:

@@ -132,7 +132,7 @@ class Recovery:
         told = self.settings.unfinished
         if told == "refuse":
             raise JobError(
-                Exit.PASSING,
+                Exit.TRANSIENT,
                 what,
                 "Wait for the end of media-replicator; if it failed, let it run again. If it never will, "
                 "start this job "
@@ -144,7 +144,7 @@ class Recovery:
             state.completed and status(self.replica / OWN / ADDED / state.since)
         ):
             raise JobError(
-                Exit.PASSING,
+                Exit.TRANSIENT,
                 f"{what} What it was cannot be told from tree and trash.",
                 "Start the job with UNFINISHED=as-it-is (value mediaRecovery.unfinished) for what lies "
                 "there.",
@@ -256,7 +256,7 @@ class Recovery:
         """Is every file of the replica in the stack's media, with its size and time?"""
         if media.read_state(self.replica) != self.state:
             raise JobError(
-                Exit.PASSING,
+                Exit.TRANSIENT,
                 "A mirror began meanwhile: what was copied may mix two days.",
                 "Run again after its end.",
             )
@@ -270,7 +270,7 @@ class Recovery:
                     media.named(self.job, found.path, "Not as in the replica")
         if different:
             raise JobError(
-                Exit.PASSING,
+                Exit.TRANSIENT,
                 f"{different} files are not as in the replica.",
                 "The stack wrote to them meanwhile: stop what writes there, and run again.",
             )

@@ -182,7 +182,7 @@ class Mirror:
             owner, now = _seen(lock)
             first = first or now
             if now != first:
-                raise JobError(Exit.PASSING, f"Another run is at work: {owner}.", "Wait for its end.")
+                raise JobError(Exit.TRANSIENT, f"Another run is at work: {owner}.", "Wait for its end.")
             if waited >= self.settings.lock_patience:
                 self.job.say(f"Taking over from a run that was killed: {owner}.")
                 shutil.rmtree(lock, ignore_errors=True)

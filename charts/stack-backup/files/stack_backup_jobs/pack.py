@@ -227,7 +227,7 @@ def ended(code: int, command: str) -> None:
             "Raise the memory limit of this job (value resources).",
         )
     if code:
-        raise JobError(Exit.PASSING, f"{command} ended with {code}.", "Read the lines above.")
+        raise JobError(Exit.TRANSIENT, f"{command} ended with {code}.", "Read the lines above.")
 
 
 def widen(fd: int) -> None:

@@ -35,7 +35,7 @@ ADVICE = {
     Exit.UNAVAILABLE: "Check that the store runs, and that the NetworkPolicy (values "
     "networkPolicy.offsitePeers and offsitePorts) lets this pod reach it.",
     Exit.NO_ROOM: "Make room in the store or keep fewer dumps there; no dump is ever deleted to make room.",
-    Exit.PASSING: "Read the lines above; the next run tries again.",
+    Exit.TRANSIENT: "Read the lines above; the next run tries again.",
     Exit.PERMISSION: "Check the keys in the Secret, and what the store lets them do there.",
     Exit.SETUP: "Correct the configuration of rclone in the Secret, or the value offsite.remote.",
 }
@@ -47,14 +47,14 @@ _TOLD = {
     Exit.NO_ROOM: "QuotaExceeded InsufficientStorage XMinioStorageFull XMinioAdminBucketQuotaExceeded",
     Exit.SETUP: "AuthorizationHeaderMalformed IllegalLocationConstraintException InvalidBucketName "
     "PermanentRedirect",
-    Exit.PASSING: "RequestTimeout ServiceUnavailable SlowDown",
+    Exit.TRANSIENT: "RequestTimeout ServiceUnavailable SlowDown",
 }
 S3 = {code: meaning for meaning, codes in _TOLD.items() for code in codes.split()}
 """The error codes of the S3 protocol, and of stores that speak it, which say more than an HTTP status."""
 HTTP = {
     0: Exit.UNAVAILABLE,
     **dict.fromkeys((401, 403), Exit.PERMISSION),
-    **dict.fromkeys((429, 502, 503, 504), Exit.PASSING),
+    **dict.fromkeys((429, 502, 503, 504), Exit.TRANSIENT),
     507: Exit.NO_ROOM,
 }
 """0: there was no answer."""
@@ -238,14 +238,14 @@ class Rclone:
             if free is not None and free < need:
                 return Exit.NO_ROOM, f"It has {free // MIB} MiB left, and {need // MIB} are needed."
         if (there := self.look()).code:
-            return Exit.SOURCE if there.code in NOT_THERE else there.told() or Exit.PASSING, ""
+            return Exit.SOURCE if there.code in NOT_THERE else there.told() or Exit.TRANSIENT, ""
         # Who says no more than "failure" to what is written is full, or read-only: what it takes tells that.
         for size, code, found in ((0, Exit.PERMISSION, NOTHING), (need, Exit.NO_ROOM, f"{need // MIB} MiB")):
             if (tried := self._try(size)).code:
                 if (told := tried.told()) not in (None, Exit.UNAVAILABLE):
                     return told, ""
                 return (Exit.UNAVAILABLE, "") if self._away() else (code, f"{TAKES} {found}.")
-        return Exit.PASSING, ""
+        return Exit.TRANSIENT, ""
 
     def _away(self) -> bool:
         """Does nobody answer where the configuration says that the store is?"""

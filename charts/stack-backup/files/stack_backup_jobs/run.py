@@ -225,7 +225,7 @@ class Supervisor:
             advice = "Most likely it lacked memory: raise the memory limit of this job (value resources)."
             return self._verdict(Exit.KILLED, "failed", f"The program was killed. {left} {advice}")
         how = f"was ended by the signal {-code}" if code and code < 0 else f"ended with the exit code {code}"
-        return self._verdict(Exit.PASSING, "failed", f"The program {how}. {left} Report this.")
+        return self._verdict(Exit.TRANSIENT, "failed", f"The program {how}. {left} Report this.")
 
     def _verdict(self, code: int, outcome: str, message: str) -> int:
         job, said = os.environ.get("JOB", ""), " ".join(message.split())
@@ -344,4 +344,4 @@ def of_any(error: BaseException) -> JobError:
     for line in traceback.format_exception(error):
         say(line.rstrip())
     what = f"The program stopped unexpectedly: {type(error).__name__}: {error}."
-    return JobError(Exit.PASSING, what, "Report this.")
+    return JobError(Exit.TRANSIENT, what, "Report this.")

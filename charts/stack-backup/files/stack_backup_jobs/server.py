@@ -53,9 +53,9 @@ _CLASSES = {
     "55000": _CONNECTION["3D"],
     "42501": _CONNECTION["28"],
     "531": (Exit.NO_ROOM, "Make the volume of the database larger."),
-    "57014": (Exit.PASSING, "Somebody has cancelled it in the server: run the job again."),
-    "40": (Exit.PASSING, "Run the job again."),
-    "55P03": (Exit.PASSING, "Another session holds a lock: run the job again."),
+    "57014": (Exit.TRANSIENT, "Somebody has cancelled it in the server: run the job again."),
+    "40": (Exit.TRANSIENT, "Run the job again."),
+    "55P03": (Exit.TRANSIENT, "Another session holds a lock: run the job again."),
     "58": (Exit.VOLUME, "Check the server's own volume, and its log."),
     "XX": (Exit.DATA, "Read the log of the server."),
 }

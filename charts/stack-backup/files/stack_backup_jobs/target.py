@@ -82,7 +82,7 @@ class Target:
                         f" AND granted AND classid = 0 AND objid = {LOCK}"
                     )
                     raise JobError(
-                        Exit.PASSING,
+                        Exit.TRANSIENT,
                         "Another recovery is at work in this server:"
                         f" {holder[0][0] if holder else 'it has just ended'}.",
                         "Wait for its end, then run this job again.",
@@ -241,7 +241,7 @@ class Target:
                 if error.sqlstate != "55006" or time.monotonic() > deadline:  # somebody is in it
                     advice = "Stop what connects to it as a superuser, and run the job again."
                     what = f"The live database could not be replaced: {error}."
-                    raise JobError(Exit.PASSING, what, advice) from error
+                    raise JobError(Exit.TRANSIENT, what, advice) from error
                 time.sleep(0.2)
 
     def done(self, was: bool) -> bool:

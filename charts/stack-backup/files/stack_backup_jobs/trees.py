@@ -402,7 +402,7 @@ def unreadable(errors: list[OSError], what: str) -> JobError:
             "lines above name, or leave it out (value mediaReplica.exclude)."
         )
     elif first.errno in (errno.ESTALE, errno.ENOENT):
-        code, advice = Exit.PASSING, "The next run tries again; if it comes back, check the file server."
+        code, advice = Exit.TRANSIENT, "The next run tries again; if it comes back, check the file server."
     return JobError(
         code,
         f"{what} cannot be read as a whole: {shown(os.fsencode(first.filename or ''))}: {first.strerror}.",
