@@ -104,24 +104,24 @@ def test_what_is_there(lost: Lost) -> None:
 
 def test_the_database_was_dropped(lost: Lost) -> None:
     lost.production.database.execute(f"DROP DATABASE {dataset.DATABASE} WITH (FORCE)")
-    assert '"outcome":"recovered"' in lost.follow("The database was dropped or spoilt")
+    assert '"outcome":"recovered"' in lost.follow("The database was dropped or damaged")
     assert notes(lost.production) == BOTH
 
 
 def test_go_back_to_an_earlier_dump_and_take_it_back(lost: Lost) -> None:
     assert lost.dumps[0] in lost.follow("Go back to an earlier dump")
     assert notes(lost.production) == "written before 1"
-    lost.follow("Take back a recovery")
+    lost.follow("Undo a recovery")
     assert notes(lost.production) == BOTH
 
 
 def test_staging_anew_and_one_table_back_from_it(lost: Lost) -> None:
-    lost.follow("Staging, or a developer's stack, anew from production")
+    lost.follow("Refresh staging or a developer's stack from production")
     assert notes(lost.staging) == BOTH
     assert lost.staging.volume(MEDIA).read("targets/one.mol") == b"a molecule"
 
     lost.production.database.execute("DELETE FROM public.viewer_note", dataset.DATABASE)
-    lost.follow("One table back")
+    lost.follow("Restore one table")
     assert notes(lost.production) == BOTH
 
 
