@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stack_backup_lab.bed import BedError, commands, progress, tools
+from stack_backup_lab.bed import BedError, commands, progress, releases, tools
 
 SMALL = tools.TOOLS["shfmt"]
 ENSURE = """
@@ -36,7 +36,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = os.environ["PATH"].split(os.pathsep)
     without = [folder for folder in folders if not (Path(folder) / SMALL.name).exists()]
     monkeypatch.setenv("PATH", os.pathsep.join(without))
+    monkeypatch.setenv(releases.DECIDES, "never")
     tools._ready.cache_clear()
+    releases.answers.cache_clear()
 
 
 def command(path: Path, *lines: str) -> Path:

@@ -1,8 +1,8 @@
-"""The command line tools and cluster binaries, built from Go modules at the version that their go.mod pins.
+"""The command line tools and cluster binaries, at the version that their go.mod pins.
 
 `ensure("helm", "kind")` puts them into BIN. A tool that is already installed on this machine at just the
-pinned version is used as it is; any other is built once into CACHE and linked from every clone. Whatever ends
-up in BIN has itself said that it is the pinned version.
+pinned version is used as it is; any other is downloaded (`releases`) or built from Go modules, once, into
+CACHE, and linked from every clone. Whatever ends up in BIN has itself said that it is the pinned version.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from stack_backup_lab.bed import BedError, progress, system
+from stack_backup_lab.bed import BedError, progress, releases, system
 from stack_backup_lab.bed.commands import CommandError, lock, run
 from stack_backup_lab.paths import BIN, CACHE, LOGS
 
@@ -226,12 +226,14 @@ def ensure(*names: str) -> None:
     system.ensure_packages(*(PACKAGED[name] for name in names if name in PACKAGED))
     wanted = [TOOLS[name] for name in dict.fromkeys(names) if name in TOOLS]
     missing = [tool for tool in wanted if not _ready(tool)]
-    if len(missing) > 1:
-        total = sum(progress.estimate(f"build {tool.name}", tool.seconds) for tool in missing)
-        listed = ", ".join(tool.name for tool in missing)
-        progress.say(f"{len(missing)} tools to build: {listed}: about {progress.human(total)} in all.")
+    new = [tool for tool in missing if not (_home(tool) / tool.name).exists()]
+    to_build = [tool for tool in new if releases.available(tool.name, tool.version) is None]
+    if len(to_build) > 1:
+        total = sum(progress.estimate(f"build {tool.name}", tool.seconds) for tool in to_build)
+        listed = ", ".join(tool.name for tool in to_build)
+        progress.say(f"{len(to_build)} tools to build: {listed}: about {progress.human(total)} in all.")
     for tool in missing:
-        _place(tool, _built(tool))
+        _place(tool, _fetched(tool) or _built(tool))
         _ready.cache_clear()
 
 
@@ -264,7 +266,8 @@ def check(tool: Tool, binary: Path) -> None:
     except (CommandError, OSError) as error:
         raise BedError(f"{binary} cannot tell its version, so it was not put to use: {error}") from error
     expected = tool.says.format(v=tool.version)
-    if expected not in re.split(r"[\s,]+", printed):
+    # Some say another thing of what is built from a module than of what is released.
+    if expected.removeprefix("v") not in [word.removeprefix("v") for word in re.split(r"[\s,]+", printed)]:
         raise BedError(
             f"{binary} is not {tool.name} {expected}, which {tool.folder / 'go.mod'} pins, so it was not put "
             f"to use; it says {printed.strip()!r}. Remove {binary.resolve().parent} and run this again."
@@ -273,10 +276,10 @@ def check(tool: Tool, binary: Path) -> None:
 
 @cache
 def _ready(tool: Tool) -> bool:
-    """Whether BIN has the tool, linked from where it was built or installed, at the pinned version."""
+    """Whether BIN has the tool, linked from where it was put or installed, at the pinned version."""
     place = BIN / tool.name
-    if place.exists() and place.resolve() == _home(tool) / tool.name:
-        check(tool, place)  # built by us from these very pins: anything else is damage, and an error
+    if place.exists() and place.resolve().parent in _homes(tool):
+        check(tool, place)  # put there by us from these very pins: anything else is damage, and an error
         return True
     installed = shutil.which(tool.name, path=_path_without_bin())
     if installed and _is_pinned(tool, Path(installed)):
@@ -304,6 +307,42 @@ def _home(tool: Tool) -> Path:
     for source in sorted(path for path in tool.folder.iterdir() if path.suffix in {".go", ".mod", ".sum"}):
         digest.update(source.read_bytes())
     return CACHE / "bin" / f"{tool.name}-{tool.version}-{digest.hexdigest()[:12]}"
+
+
+def _release_home(tool: Tool, release: releases.Release) -> Path:
+    """The folder of one download."""
+    _, digest = release.files[releases.ARCHITECTURE]
+    return CACHE / "bin" / f"{tool.name}-{tool.version}-released-{digest[:12]}"
+
+
+def _homes(tool: Tool) -> list[Path]:
+    """Where the tool may lie that is used here."""
+    release = releases.RELEASES.get(tool.name)
+    pinned = release is not None and release.version == tool.version and release.here is not None
+    if release is None or not pinned or releases.decided() is False:
+        return [_home(tool)]
+    return [_home(tool), _release_home(tool, release)]
+
+
+def _fetched(tool: Tool) -> Path | None:
+    """The tool as it is released, in CACHE; None where it has to be built, or was."""
+    built = _home(tool) / tool.name
+    release = None if built.exists() else releases.available(tool.name, tool.version)
+    if release is None:
+        return None
+    home = _release_home(tool, release)
+    binary = home / tool.name
+    with lock(f"tool-{tool.name}"):
+        if not binary.exists():
+            try:
+                into_place(home, lambda partial: releases.install(tool.name, release, partial / tool.name))
+            except releases.UnreachableError as error:
+                if releases.decided():
+                    raise
+                progress.say(f"{error}. {tool.name} is built instead.")
+                return None
+        check(tool, binary)
+    return binary
 
 
 def _built(tool: Tool) -> Path:
