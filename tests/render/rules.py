@@ -330,8 +330,8 @@ def keeps_its_evidence(cronjob: Thing) -> Iterator[str]:
     for key in ("successfulJobsHistoryLimit", "failedJobsHistoryLimit"):
         if not cronjob["spec"].get(key, 0) >= 1:
             yield f"{key} is {cronjob['spec'].get(key)!r}: nothing would be left to read"
-    if "ttlSecondsAfterFinished" in cronjob["spec"]["jobTemplate"]["spec"]:
-        yield "ttlSecondsAfterFinished removes a failed Job with its log"
+    if cronjob["spec"]["jobTemplate"]["spec"].get("ttlSecondsAfterFinished", 86400) < 86400:
+        yield "ttlSecondsAfterFinished removes a failed Job with its log within a day"
 
 
 def gives_up_only_where_a_retry_cannot_help(cronjob: Thing) -> Iterator[str]:

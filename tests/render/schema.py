@@ -40,13 +40,18 @@ def _nodes(
 
 
 def _resolve(root: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
-    """The node with what its `$ref` names; what stands beside the `$ref` wins."""
-    if "$ref" not in node:
+    """The node with what its `$ref` names, or the first of its `allOf`; what stands beside them wins."""
+    (reference, *_) = [*([node] if "$ref" in node else []), *node.get("allOf", [])] or [{}]
+    if "$ref" not in reference:
         return dict(node)
     target: Any = root
-    for step in node["$ref"].removeprefix("#/").split("/"):
+    for step in reference["$ref"].removeprefix("#/").split("/"):
         target = target[step]
-    return {**_resolve(root, target), **{name: value for name, value in node.items() if name != "$ref"}}
+    below = _resolve(root, target)
+    merged = {**below, **{name: value for name, value in node.items() if name not in ("$ref", "allOf")}}
+    if "properties" in merged:
+        merged["properties"] = {**below.get("properties", {}), **node.get("properties", {})}
+    return merged
 
 
 def default_keys(defaults: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[Key, Any]:

@@ -19,7 +19,7 @@ def _notes(stack: str) -> str:
 
 def test_every_command_names_its_namespace(stack: str) -> None:
     _, namespace = STACKS[stack]
-    commands = re.findall(r"^ *(kubectl .*)$", _notes(stack), re.MULTILINE)
+    commands = re.findall(r"^ *((?:kubectl|stack-backup) .*)$", _notes(stack), re.MULTILINE)
     assert commands
     for command in commands:
         assert f"--namespace {namespace} " in f"{command} ".replace("--namespace=", "--namespace "), command
@@ -37,7 +37,13 @@ def test_every_object_that_is_named_is_there(stack: str) -> None:
 
 @pytest.mark.parametrize(
     "needed",
-    [contract.HOURLY, contract.CLAIM, "create job", "logs", contract.OWNER, *contract.SECRET_KEYS.values()],
+    [
+        f"stack-backup run {contract.HOURLY} ",
+        contract.CLAIM,
+        "create job",
+        "logs",
+        *contract.SECRET_KEYS.values(),
+    ],
 )
 def test_production_is_told_how_to_run_and_read_its_backup(needed: str) -> None:
     assert needed in _notes("production")
@@ -63,12 +69,8 @@ def test_every_claim_of_dumps_or_media_is_named(stack: str, objects: Objects) ->
 def test_a_consumer_is_told_how_to_recover_and_nothing_of_backups(consumer: str) -> None:
     text, namespace = _notes(consumer), contract.CONSUMERS[consumer]
     for job in (contract.DATABASE_RECOVERY, contract.MEDIA_RECOVERY):
-        begin, change, make = re.search(
-            rf"(kubectl .*cronjob/{job} .*) \|\n *(kubectl .*) \|\n *(kubectl .*)", text
-        ).groups()  # type: ignore[union-attr]
-        assert "--dry-run=client" in begin
-        assert f"CONFIRM={namespace} " in change
-        assert f"--namespace {namespace} create --filename -" in make
+        what = job.removesuffix("-recovery")
+        assert f"stack-backup recover {what} --namespace {namespace} --confirm {namespace}\n" in text
     assert "cronjob/replica-check" in text
     assert not re.search(r"backed up|backup-now|list-dumps|postgres-backup", text)
 
@@ -82,6 +84,10 @@ def test_a_release_without_jobs_says_so() -> None:
     text = notes({"backup": {"enabled": False}}, contract.NAMESPACE)
     assert "No job is enabled for production-stack" in text
     assert "kubectl" not in text
+
+
+def test_it_is_short(stack: str) -> None:
+    assert len(_notes(stack).splitlines()) <= 30
 
 
 def test_no_template_syntax_is_left(stack: str) -> None:

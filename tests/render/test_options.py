@@ -9,7 +9,7 @@ import pytest
 from stack_backup_lab.paths import BIN
 from stack_backup_lab.render import Objects, merge_values, render
 from tests.render import contract
-from tests.render.rules import selects
+from tests.render.rules import containers, selects
 from tests.render.stacks import STACKS
 
 
@@ -75,34 +75,111 @@ def test_the_group_of_the_volume_can_be_left_out(group: int | None) -> None:
     assert context.get("fsGroupChangePolicy") == ("OnRootMismatch" if group else None)
 
 
-def test_what_all_pods_have_in_common_reaches_the_pod() -> None:
-    toleration = {"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}
-    affinity: dict[str, Any] = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}}
+def test_who_a_pod_is_and_how_it_gets_its_images_reaches_the_pod() -> None:
     values = {
         "pod": {
             "runAsUser": 1001,
             "runAsGroup": 1002,
             "supplementalGroups": [5000, 6000],
-            "nodeSelector": {"disk": "ssd"},
-            "tolerations": [toleration],
-            "affinity": affinity,
             "imagePullSecrets": [{"name": "registry"}],
-            "labels": {"team": "1"},
-            "annotations": {"example.org/note": "true"},
-        }
+        },
+        "global": {"imagePullSecrets": [{"name": "mirror"}]},
     }
-    objects = render(values)
-    template = objects.get("CronJob", contract.HOURLY)["spec"]["jobTemplate"]["spec"]["template"]
-    pod = template["spec"]
+    pod = _pod(render(values))
     context = pod["securityContext"]
     assert (context["runAsUser"], context["runAsGroup"]) == (1001, 1002)
     assert context["supplementalGroups"] == [5000, 6000]
-    assert pod["nodeSelector"] == {"disk": "ssd"}
-    assert pod["tolerations"] == [toleration]
-    assert pod["affinity"] == affinity
-    assert pod["imagePullSecrets"] == [{"name": "registry"}]
-    assert template["metadata"]["labels"]["team"] == "1"
-    assert template["metadata"]["annotations"]["example.org/note"] == "true"
+    assert pod["imagePullSecrets"] == [{"name": "mirror"}, {"name": "registry"}]
+
+
+@pytest.mark.parametrize(
+    ("named", "pulled"),
+    [
+        ("postgres", "mirror.example.org/dockerhub/postgres:15"),
+        ("rdkit/database", "mirror.example.org/dockerhub/rdkit/database:15"),
+        ("ghcr.io/rdkit/database", "mirror.example.org/dockerhub/rdkit/database:15"),
+        ("localhost:5000/database", "mirror.example.org/dockerhub/database:15"),
+        ("localhost/stack/database", "mirror.example.org/dockerhub/stack/database:15"),
+    ],
+)
+def test_one_registry_takes_the_place_of_that_of_every_image(named: str, pulled: str) -> None:
+    registry = {"global": {"imageRegistry": "mirror.example.org/dockerhub/"}}
+    objects = _everything(**registry, database={"image": {"repository": named, "digest": ""}})
+    for _, pod in objects.pods():
+        images = {container["image"] for container in containers(pod)}
+        assert pulled in images
+        assert all(image.startswith("mirror.example.org/dockerhub/") for image in images)
+
+
+def test_init_containers_have_resources_of_their_own() -> None:
+    values = {
+        "python": {"resources": {"limits": {"memory": "300Mi", "ephemeral-storage": "1Gi"}}},
+        "rclone": {"resources": {"requests": {"cpu": "70m"}}},
+    }
+    pod = _everything(**values).get("CronJob", contract.OFFSITE)["spec"]["jobTemplate"]["spec"]["template"][
+        "spec"
+    ]
+    python, rclone = pod["initContainers"]
+    assert (python["name"], rclone["name"]) == ("python", "rclone")
+    assert python["resources"]["limits"] == {"cpu": "1", "memory": "300Mi", "ephemeral-storage": "1Gi"}
+    assert rclone["resources"]["requests"] == {"cpu": "70m", "memory": "64Mi"}
+
+
+@pytest.mark.parametrize(
+    ("own", "storage_class", "requested"),
+    [(None, "", "50Gi"), ("60Gi", "", "60Gi"), (None, "fast", None), ("1Gi", "fast", "1Gi")],
+)
+def test_scratch_space_on_the_nodes_disk_is_requested(
+    own: str | None, storage_class: str, requested: str | None
+) -> None:
+    drill: dict[str, Any] = {"scratch": {"size": "50Gi", "storageClass": storage_class}}
+    if own:
+        drill["resources"] = {"requests": {"ephemeral-storage": own}}
+    job = _everything(drill=drill).get("CronJob", "database-drill")["spec"]["jobTemplate"]["spec"]
+    resources = job["template"]["spec"]["containers"][0]["resources"]
+    assert resources["requests"].get("ephemeral-storage") == requested
+
+
+def test_further_labels_are_on_every_object_and_select_none() -> None:
+    objects = _everything(
+        commonLabels={"part-of": "stack", "team": "all"}, jobDefaults={"podLabels": {"team": "own"}}
+    )
+    for item in objects:
+        assert item["metadata"]["labels"]["part-of"] == "stack"
+    for item in objects.of_kind("NetworkPolicy"):
+        assert "part-of" not in item["spec"]["podSelector"]["matchLabels"]
+    for job in objects.of_kind("CronJob"):
+        labels = job["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+        assert (labels["part-of"], labels["team"]) == ("stack", "own")
+
+
+def test_claims_and_volumes_have_labels_annotations_and_a_volume_of_ones_own() -> None:
+    own = {"labels": {"backup": "yes"}, "annotations": {"example.org/owner": "data"}}
+    names = ("databaseBackup", "replicaCheck", "databaseReplica", "mediaReplica")
+    values = merge_values(
+        {"volumes": {name: {**own} for name in names}},
+        {"volumes": {"databaseBackup": {"volumeName": "by-hand"}}},
+    )
+    objects = _everything(**values)
+    kept = [*objects.of_kind("PersistentVolumeClaim"), *objects.of_kind("PersistentVolume")]
+    assert len(kept) == 6
+    for item in kept:
+        assert item["metadata"]["labels"]["backup"] == "yes"
+        assert (
+            item["metadata"]["annotations"].items()
+            >= {
+                "helm.sh/resource-policy": "keep",
+                "example.org/owner": "data",
+            }.items()
+        )
+    claims = {item["metadata"]["name"]: item["spec"].get("volumeName") for item in kept[:4]}
+    assert claims[contract.CLAIM] == "by-hand"
+    assert claims[contract.REPLICA_CHECK] is None
+
+
+def test_labels_of_a_claim_change_no_name_that_cannot_change() -> None:
+    own = {"volumes": {"databaseReplica": {"labels": {"a": "b"}, "annotations": {"c": "d"}}}}
+    assert _everything(**own).names() == _everything().names()
 
 
 @pytest.mark.parametrize("executable", ["helm", "helm3"])

@@ -66,7 +66,13 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("backups", {"backups": {}}),
     ("backup", {"backup": []}),
     ("keep", {"backup": {"keep": None}}),
-    ("labels", {"pod": {"labels": {"app.kubernetes.io/name": "mine"}}}),
+    ("labels", {"jobDefaults": {"labels": {"app.kubernetes.io/name": "mine"}}}),
+    ("podLabels", {"backup": {"podLabels": {"batch.kubernetes.io/job-name": "mine"}}}),
+    ("podLabels", {"backup": {"podLabels": {"team": "not a value"}}}),
+    ("annotations", {"volumes": {"databaseBackup": {"annotations": {"helm.sh/resource-policy": "delete"}}}}),
+    ("commonLabels", {"commonLabels": {"helm.sh/chart": "mine"}}),
+    ("limits", {"backup": {"resources": {"limits": {"disk": "1Gi"}}}}),
+    ("ephemeral-storage", {"backup": {"resources": {"limits": {"ephemeral-storage": "1 GB"}}}}),
     ("databasePeers", {"networkPolicy": {"databasePeers": [{}]}}),
 ]
 SCHEDULES = [
@@ -138,6 +144,22 @@ REFUSED: dict[str, list[Any]] = {
     "volumes.mediaReplica.nfs.path": ["media"],
     "volumes.media.existingClaim": [""],
     "volumes.replicaCheck.accessModes": [["ReadOnlyMany"], []],
+    "databaseRecovery.backoffLimit": [1],
+    "mediaRecovery.backoffLimit": [1],
+    "drill.backoffLimit": [-1, 11],
+    "offsite.ttlSecondsAfterFinished": [0, 3600, "1d"],
+    "offsite.successfulJobsHistoryLimit": [0],
+    "jobDefaults.failedJobsHistoryLimit": [0],
+    "jobDefaults.resources.requests.memory": ["1 GB"],
+    "jobDefaults.priorityClassName": ["High!"],
+    "jobDefaults.extraEnv": [[{"value": "x"}], [{"name": "a-b", "value": "x"}], [{"name": "A", "value": 1}]],
+    "jobDefaults.extraVolumes": [[{"name": "lonely"}], [{"emptyDir": {}}]],
+    "jobDefaults.extraVolumeMounts": [[{"name": "a", "mountPath": "relative"}]],
+    "jobDefaults.topologySpreadConstraints": [[{"maxSkew": 1}]],
+    "python.resources.limits.cpu": [0, "fast"],
+    "global.imageRegistry": ["a b"],
+    "global.imagePullSecrets": [["name"], [{"name": ""}]],
+    "volumes.databaseBackup.volumeName": ["Not_A_Name"],
     "networkPolicy.offsitePorts": [[], [0], ["443"]],
     "networkPolicy.offsitePeers": [[{}]],
 }  # fmt: skip
@@ -259,7 +281,7 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
     ({"backup": {"schedule": "@hourly", "deadlineSeconds": 3300}}, "exceed the hour"),
     ({"backup": {"schedule": "7 * * * *", "deadlineSeconds": 3300}}, "exceed the hour"),
     (
-        {"replicaCheck": {"deadlineSeconds": 3300}},
+        _on("replicaCheck", replicaCheck={"deadlineSeconds": 3300}),
         "replicaCheck.deadlineSeconds 3300 and replicaCheck.startingDeadlineSeconds 600",
     ),
     (
@@ -358,6 +380,63 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
             ("media", "replicaCheck", "same"),
         ]
     ),
+    # A late run of any job must not take the place of the next one.
+    (
+        _on("databaseReplica", databaseReplica={"schedule": "H * * * *"}),
+        "databaseReplica.deadlineSeconds 3600 and databaseReplica.startingDeadlineSeconds 14400",
+    ),
+    *(
+        ({"pod": {old: value}}, f"pod.{old} is jobDefaults.{new} now")
+        for old, new, value in [
+            ("nodeSelector", "nodeSelector", {"disk": "ssd"}),
+            ("tolerations", "tolerations", [{"operator": "Exists"}]),
+            ("affinity", "affinity", {"podAffinity": {}}),
+            ("labels", "podLabels", {"team": "1"}),
+            ("annotations", "podAnnotations", {"team": "1"}),
+        ]
+    ),
+    # What is added to a pod takes the place of nothing that its program relies on.
+    ({"backup": {"extraEnv": [{"name": "PGHOST", "value": "x"}]}}, "backup.extraEnv sets PGHOST, which"),
+    ({"jobDefaults": {"extraEnv": [{"name": "HOME", "value": "/"}]}}, "backup.extraEnv sets HOME, which"),
+    (
+        _on("drill", drill={"extraVolumes": [{"name": "scratch", "emptyDir": {}}]}),
+        'drill.extraVolumes has a volume "scratch", as the pod of database-drill has already',
+    ),
+    (
+        {"backup": {"extraVolumes": 2 * [{"name": "own", "emptyDir": {}}]}},
+        'backup.extraVolumes has a volume "own"',
+    ),
+    *(
+        (
+            {"backup": {"extraVolumeMounts": [{"name": "tmp", "mountPath": path}]}},
+            f"backup.extraVolumeMounts mounts at {path}, which hides or lies within {own} of the pod",
+        )
+        for path, own in [
+            ("/", "/programs"),
+            ("/backup", "/backup"),
+            ("/backup/hourly", "/backup"),
+            ("/secrets", "/secrets/database"),
+        ]
+    ),
+    (
+        {"backup": {"extraVolumeMounts": [{"name": "own", "mountPath": "/own"}]}},
+        'backup.extraVolumeMounts mounts "own", but the pod of postgres-backup-hourly has no volume of that',
+    ),
+    (
+        _on("drill", drill={"resources": {"limits": {"ephemeral-storage": "39Gi"}}}),
+        "drill.resources.limits.ephemeral-storage is 39Gi, but the pod requests 40Gi",
+    ),
+    (
+        {
+            "backup": {
+                "resources": {
+                    "requests": {"ephemeral-storage": "2Gi"},
+                    "limits": {"ephemeral-storage": "1Gi"},
+                }
+            }
+        },
+        "backup.resources.limits.ephemeral-storage is 1Gi, but the pod requests 2Gi",
+    ),
 ]
 
 
@@ -394,6 +473,16 @@ def test_a_guard_says_what_is_wrong(values: dict[str, Any], sentence: str) -> No
         _on("replicaCheck", volumes={"mediaReplica": {"nfs": {"path": "/nfs", "server": "another"}}}),
         _on("databaseRecovery", **_places(path="/nfs")),
         {"volumes": {"media": {"existingClaim": "database-backup"}}},
+        {"pod": {"nodeSelector": {}, "tolerations": []}},
+        {"backup": {"extraVolumeMounts": [{"name": "tmp", "mountPath": "/backup-of-mine"}]}},
+        _on("drill", drill={"resources": {"limits": {"ephemeral-storage": "40Gi"}}}),
+        _on(
+            "drill",
+            drill={
+                "resources": {"limits": {"ephemeral-storage": "1Gi"}},
+                "scratch": {"storageClass": "fast"},
+            },
+        ),
     ],
     ids=str,
 )

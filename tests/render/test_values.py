@@ -23,14 +23,38 @@ DEFAULTS = load_values(CHART / "values.yaml")
 KEYS = default_keys(DEFAULTS, SCHEMA)
 LEAVES = {key: value for key, value in KEYS.items() if not any(other[:-1] == key for other in KEYS)}
 
+DEPRECATED = {key for key, node in nodes(SCHEMA).items() if node.get("deprecated")}
+JOB = SCHEMA["$defs"]["job"]["properties"]
+SECTIONS = [
+    name
+    for name, node in SCHEMA["properties"].items()
+    if name != "jobDefaults" and "patternProperties" in node
+]
+"""The jobs' sections, each of which takes what `jobDefaults` takes."""
+
 # Maps whose keys are the user's or Kubernetes' own.
 OPEN = {
+    ("commonLabels",),
     ("global",),
-    ("pod", "affinity"),
-    ("pod", "annotations"),
-    ("pod", "labels"),
-    ("pod", "nodeSelector"),
     ("serviceAccount", "annotations"),
+    *(
+        (section, key)
+        for section in ("jobDefaults", *SECTIONS)
+        for key in JOB
+        if JOB[key].get("type") == "object"
+    ),
+    *(
+        (section, key)
+        for section in ("jobDefaults", *SECTIONS)
+        for key in JOB
+        if key.lower().endswith(("labels", "annotations"))
+    ),
+    *(
+        ("volumes", volume, key)
+        for volume in DEFAULTS["volumes"]
+        for key in ("labels", "annotations")
+        if key in DEFAULTS["volumes"][volume]
+    ),
 }
 
 
@@ -58,7 +82,25 @@ def _undocumented(text: str) -> list[str]:
 
 
 def test_every_key_of_the_defaults_is_in_the_schema_and_every_key_of_the_schema_in_the_defaults() -> None:
-    assert set(KEYS) == set(nodes(SCHEMA))
+    """But for what a job takes from `jobDefaults`, for old names, and for amounts that nobody needs."""
+    missing = set(nodes(SCHEMA)) - set(KEYS) - DEPRECATED
+    assert set(KEYS) <= set(nodes(SCHEMA))
+    assert {key for key in missing if key[0] not in SECTIONS or key[1] not in JOB} == {
+        (section, "resources", group, "ephemeral-storage")
+        for section in ("jobDefaults", "python", "rclone")
+        for group in ("requests", "limits")
+    }
+
+
+def test_every_section_of_a_job_takes_what_all_jobs_take() -> None:
+    assert set(DEFAULTS["jobDefaults"]) == set(JOB) == set(SCHEMA["properties"]["jobDefaults"]["required"])
+    assert {f"{name}.enabled" for name in SECTIONS} | {"networkPolicy.enabled"} == {
+        dotted(key) for key in LEAVES if key[-1] == "enabled"
+    }
+    for name in ("jobDefaults", *SECTIONS):
+        node = SCHEMA["properties"][name]
+        assert node["patternProperties"] == {f"^({'|'.join(JOB)})$": True}, name
+        assert node["allOf"] == [{"$ref": "#/$defs/job"}], name
 
 
 def test_every_map_of_the_schema_is_closed_or_known_to_be_open() -> None:
@@ -68,7 +110,7 @@ def test_every_map_of_the_schema_is_closed_or_known_to_be_open() -> None:
         if (node.get("type") == "object" or "properties" in node)
         and node.get("additionalProperties") is not False
     }
-    assert opened == OPEN
+    assert opened - DEPRECATED == OPEN
 
 
 def test_every_key_of_the_schema_has_a_type_and_is_explained() -> None:
@@ -159,10 +201,17 @@ OTHER: dict[str, Any] = {
     "networkPolicy.offsitePeers": [{"ipBlock": {"cidr": "198.51.100.0/24"}}],
     "networkPolicy.offsitePorts": [9000],
     "offsite.folders": ["hourly"],
-    "pod.affinity": {"podAffinity": {}},
+    "global.imagePullSecrets": [{"name": "another"}],
+    "jobDefaults.affinity": {"podAffinity": {}},
+    "jobDefaults.extraEnv": [{"name": "ANOTHER", "value": "x"}],
+    "jobDefaults.extraVolumeMounts": [{"name": "certificates", "mountPath": "/certificates"}],
+    "jobDefaults.extraVolumes": [{"name": "certificates", "emptyDir": {"sizeLimit": "1Mi"}}],
+    "jobDefaults.tolerations": [{"operator": "Exists"}],
+    "jobDefaults.topologySpreadConstraints": [
+        {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+    ],
     "pod.imagePullSecrets": [{"name": "another"}],
     "pod.supplementalGroups": [5000],
-    "pod.tolerations": [{"operator": "Exists"}],
     "rclone.image.digest": f"sha256:{64 * 'a'}",
     "python.image.digest": f"sha256:{64 * 'a'}",
     "databaseRecovery.serverRoom": "10Gi",
@@ -172,7 +221,7 @@ OTHER: dict[str, Any] = {
 # By the last part of the key.
 OTHER_LAST: dict[str, Any] = {
     "bandwidthLimit": "70M",
-    "cpu": "1",
+    "cpu": "3",
     "memory": "300Mi",
     "schedule": "7 * * * *",
     "size": "700Gi",
@@ -180,8 +229,8 @@ OTHER_LAST: dict[str, Any] = {
 }
 # What else must be set for a value to count.
 WITH: dict[str, dict[str, Any]] = {"database.image.tag": {"database": {"image": {"digest": ""}}}}
-# Read by nobody: Helm gives it to every chart.
-WITHOUT_EFFECT = {("global",)}
+# What replaces data is never repeated: written out, so that jobDefaults cannot say otherwise.
+WITHOUT_EFFECT = {key for key in LEAVES if "const" in nodes(SCHEMA)[key]}
 
 
 def _current(key: Key) -> Any:
@@ -233,13 +282,143 @@ def test_the_base_of_these_tests_is_rendered_whole() -> None:
     for extra in ({}, *WITH.values()):
         assert isinstance(_objects(merge_values(BASE, extra)), list)
     enabled = [key for key in LEAVES if key[-1] == "enabled"]
-    assert len(enabled) > 8
+    assert len(enabled) > len(SECTIONS) > 8
+    assert {dotted(key) for key in WITHOUT_EFFECT} == {
+        "databaseRecovery.backoffLimit",
+        "mediaRecovery.backoffLimit",
+    }
     assert all(_current(key) for key in enabled)
 
 
 def test_every_exception_is_of_a_key_that_is_there() -> None:
     assert {*OTHER, *WITH, *map(dotted, WITHOUT_EFFECT)} <= {dotted(key) for key in LEAVES}
     assert OTHER_LAST.keys() <= {key[-1] for key in LEAVES}
+
+
+# -- every job, or one ---------------------------------------------------------------------------------------
+
+SECTION_OF = {
+    "postgres-backup-hourly": "backup",
+    **dict.fromkeys(("postgres-backup-daily", "postgres-backup-weekly", "postgres-backup-monthly"), "tiers"),
+    "postgres-replicator-backup": "databaseReplica",
+    "media-replicator": "mediaReplica",
+    "database-recovery": "databaseRecovery",
+    "media-recovery": "mediaRecovery",
+    "database-drill": "drill",
+    "replica-check": "replicaCheck",
+    "offsite": "offsite",
+}
+JOB_SPEC = ("jobTemplate", "spec")
+POD = (*JOB_SPEC, "template", "spec")
+CONTAINER = (*POD, "containers", 0)
+# Two values of each key, where a CronJob shows them, and which part of them (the last of a list, or one key).
+SHOWN: dict[str, tuple[Any, Any, tuple[Any, ...], tuple[Any, ...]]] = {
+    "timeZone": ("Europe/London", "Asia/Tokyo", ("timeZone",), ()),
+    "suspend": (True, False, ("suspend",), ()),
+    "deadlineSeconds": (600, 700, (*JOB_SPEC, "activeDeadlineSeconds"), ()),
+    "startingDeadlineSeconds": (300, 400, ("startingDeadlineSeconds",), ()),
+    "backoffLimit": (3, 0, (*JOB_SPEC, "backoffLimit"), ()),
+    "successfulJobsHistoryLimit": (7, 8, ("successfulJobsHistoryLimit",), ()),
+    "failedJobsHistoryLimit": (7, 8, ("failedJobsHistoryLimit",), ()),
+    "ttlSecondsAfterFinished": (1000000, 31622400, (*JOB_SPEC, "ttlSecondsAfterFinished"), ()),
+    "resources": (
+        {"requests": {"cpu": "7"}},
+        {"requests": {"cpu": "9"}},
+        (*CONTAINER, "resources"),
+        ("requests", "cpu"),
+    ),
+    "nodeSelector": ({"disk": "ssd"}, {"disk": "hdd"}, (*POD, "nodeSelector"), ()),
+    "tolerations": (
+        [{"key": "a", "operator": "Exists"}],
+        [{"operator": "Exists"}],
+        (*POD, "tolerations"),
+        (),
+    ),
+    "affinity": ({"podAffinity": {"a": []}}, {"podAffinity": {"a": [{}]}}, (*POD, "affinity"), ()),
+    "topologySpreadConstraints": (
+        [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+        [{"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+        (*POD, "topologySpreadConstraints"),
+        (),
+    ),
+    "priorityClassName": ("one", "other", (*POD, "priorityClassName"), ()),
+    "labels": ({"team": "1"}, {"team": "2"}, ("jobTemplate", "metadata", "labels"), ("team",)),
+    "annotations": ({"team": "1"}, {"team": "2"}, ("jobTemplate", "metadata", "annotations"), ("team",)),
+    "podLabels": ({"team": "1"}, {"team": "2"}, (*JOB_SPEC, "template", "metadata", "labels"), ("team",)),
+    "podAnnotations": ({"a": "1"}, {"a": "2"}, (*JOB_SPEC, "template", "metadata", "annotations"), ("a",)),
+    "extraEnv": ([{"name": "A", "value": "1"}], [{"name": "A", "value": "2"}], (*CONTAINER, "env"), (-1,)),
+    "extraVolumes": (
+        [{"name": "one", "emptyDir": {}}],
+        [{"name": "other", "emptyDir": {}}],
+        (*POD, "volumes"),
+        (-1,),
+    ),
+    "extraVolumeMounts": (
+        [{"name": "programs", "mountPath": "/one", "readOnly": True}],
+        [{"name": "programs", "mountPath": "/other", "readOnly": True}],
+        (*CONTAINER, "volumeMounts"),
+        (-1,),
+    ),
+}
+# Every part switched on, recoveries on a schedule, and nothing else set that all jobs may have.
+ALL_JOBS = {key: value for key, value in BASE.items() if key != "jobDefaults"}
+
+
+def _at(thing: Any, path: tuple[Any, ...]) -> Any:
+    for step in path:
+        thing = thing[step] if isinstance(step, int) else thing.get(step)
+    return thing
+
+
+def _shown(values: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
+    """What each CronJob has at a place."""
+    return {job["metadata"]["name"]: _at(job["spec"], path) for job in render(values).of_kind("CronJob")}
+
+
+def test_every_key_of_all_jobs_is_tried() -> None:
+    assert SHOWN.keys() == JOB.keys()
+
+
+@pytest.mark.parametrize("key", SHOWN)
+def test_all_jobs_take_a_default_that_each_job_may_replace(key: str) -> None:
+    common, own, path, part = SHOWN[key]
+    defaults = {"jobDefaults": {key: common}}
+    shown = _shown(merge_values(ALL_JOBS, defaults), (*path, *part))
+    assert shown.keys() == SECTION_OF.keys()
+    for job, value in shown.items():
+        assert value == _at(DEFAULTS[SECTION_OF[job]].get(key, common), part), job
+    sections = {name: {key: own} for name in SECTIONS}
+    for job, value in _shown(merge_values(ALL_JOBS, defaults, sections), (*path, *part)).items():
+        assert value == _at(own, part), job
+
+
+def test_a_setting_of_one_job_is_of_that_job_alone() -> None:
+    own = {name: {"nodeSelector": {name: "here"}} for name in SECTIONS}
+    shown = _shown(merge_values(ALL_JOBS, own), (*POD, "nodeSelector"))
+    assert shown == {job: {section: "here"} for job, section in SECTION_OF.items()}
+
+
+def test_maps_are_merged_key_by_key_and_lists_are_replaced() -> None:
+    values = {
+        "jobDefaults": {
+            "nodeSelector": {"disk": "ssd", "zone": "a"},
+            "tolerations": [{"key": "a", "operator": "Exists"}],
+        },
+        "backup": {"nodeSelector": {"zone": "b"}, "tolerations": []},
+    }
+    pod = _at(render(values).get("CronJob", "postgres-backup-hourly")["spec"], POD)
+    assert pod["nodeSelector"] == {"disk": "ssd", "zone": "b"}
+    assert "tolerations" not in pod
+
+
+@pytest.mark.parametrize("executable", ["helm", "helm3"])
+def test_a_job_without_a_limit_of_all_jobs_says_null(executable: str) -> None:
+    values = {"backup": {"resources": {"limits": {"cpu": None}}}}
+    job = render(values, helm=BIN / executable).get("CronJob", "postgres-backup-hourly")
+    assert _at(job["spec"], (*CONTAINER, "resources")) == {
+        "requests": {"cpu": "500m", "memory": "256Mi"},
+        "limits": {"memory": "1Gi"},
+    }
 
 
 # -- a broken chart is found ---------------------------------------------------------------------------------

@@ -28,12 +28,16 @@ stack-backup-programs-{{ include "stack-backup.programFiles" . | sha256sum | tru
 {{- .Values.volumes.replicaCheck.existingClaim | default "replica-check" }}
 {{- end }}
 
+{{- define "stack-backup.mediaClaim" -}}
+{{- .Values.volumes.media.existingClaim }}
+{{- end }}
+
 {{- define "stack-backup.databaseReplicaClaim" -}}
-{{- include "stack-backup.replicaClaim" (dict "name" "database-replica" "volume" .Values.volumes.databaseReplica "written" .Values.databaseReplica.enabled) }}
+{{- include "stack-backup.replicaClaim" (dict "context" . "volume" "databaseReplica") }}
 {{- end }}
 
 {{- define "stack-backup.mediaReplicaClaim" -}}
-{{- include "stack-backup.replicaClaim" (dict "name" "media-replica" "volume" .Values.volumes.mediaReplica "written" .Values.mediaReplica.enabled) }}
+{{- include "stack-backup.replicaClaim" (dict "context" . "volume" "mediaReplica") }}
 {{- end }}
 
 {{/*
@@ -41,20 +45,9 @@ The claim of a replica. A volume's source cannot be changed, nor what a claim is
 all that is in the source, and another export is another pair of them.
 */}}
 {{- define "stack-backup.replicaClaim" -}}
-{{- .volume.existingClaim | default (printf "%s-%s" .name (toJson (list .volume.nfs .volume.size .written) | sha256sum | trunc 8)) }}
-{{- end }}
-
-{{/* Which volumes the release's jobs mount: `true` or nothing. */}}
-{{- define "stack-backup.usesDatabaseBackup" -}}
-{{- with .Values }}{{ if or .backup.enabled .tiers.enabled .databaseReplica.enabled .drill.enabled .offsite.enabled (and .databaseRecovery.enabled (eq .databaseRecovery.source "backup")) }}true{{ end }}{{ end }}
-{{- end }}
-
-{{- define "stack-backup.usesDatabaseReplica" -}}
-{{- with .Values }}{{ if or .databaseReplica.enabled (and .replicaCheck.enabled .replicaCheck.database) (and .databaseRecovery.enabled (eq .databaseRecovery.source "replica")) }}true{{ end }}{{ end }}
-{{- end }}
-
-{{- define "stack-backup.usesMediaReplica" -}}
-{{- with .Values }}{{ if or .mediaReplica.enabled (and .replicaCheck.enabled .replicaCheck.media) .mediaRecovery.enabled (and .drill.enabled .drill.references) }}true{{ end }}{{ end }}
+{{- $volume := index .context.Values.volumes .volume }}
+{{- $written := eq "written" (include "stack-backup.volumes" .context | fromJson | dig .volume "") }}
+{{- $volume.existingClaim | default (printf "%s-%s" (kebabcase .volume) (toJson (list $volume.nfs $volume.size $written) | sha256sum | trunc 8)) }}
 {{- end }}
 
 {{- define "stack-backup.serviceAccount" -}}
@@ -66,13 +59,44 @@ app.kubernetes.io/name: stack-backup
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- define "stack-backup.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "stack-backup.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{/* The labels of an object: context; component and further labels, where it has them. */}}
+{{- define "stack-backup.labelsOf" -}}
+{{- $further := deepCopy (.labels | default dict) }}
+{{- include "stack-backup.fill" (dict "into" $further "from" .context.Values.commonLabels) -}}
+helm.sh/chart: {{ printf "%s-%s" .context.Chart.Name .context.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "stack-backup.selectorLabels" .context }}
+app.kubernetes.io/version: {{ .context.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .context.Release.Service }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- with $further }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
+{{- define "stack-backup.labels" -}}
+{{- include "stack-backup.labelsOf" (dict "context" .) }}
+{{- end }}
+
+{{/* An image: context, image. The registry of all images takes the place of one that the image names. */}}
 {{- define "stack-backup.image" -}}
-{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag }}{{ end }}
+{{- $name := .image.repository }}
+{{- with .context.Values.global.imageRegistry }}
+{{- $name = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^(localhost|[^/]*[.:][^/]*)/" $name "") }}
+{{- end }}
+{{- if .image.digest }}{{ $name }}@{{ .image.digest }}{{ else }}{{ $name }}:{{ .image.tag }}{{ end }}
+{{- end }}
+
+{{/* A quantity such as 120Gi in whole MiB. */}}
+{{- define "stack-backup.mebibytes" -}}
+{{- $factors := dict "Ki" 0.0009765625 "Mi" 1.0 "Gi" 1024.0 "Ti" 1048576.0 "Pi" 1073741824.0 "k" 0.00095367431640625 "M" 0.95367431640625 "G" 953.67431640625 "T" 953674.31640625 "P" 953674316.40625 -}}
+{{- $unit := regexFind "[A-Za-z]+$" . -}}
+{{- $number := trimSuffix $unit . | float64 -}}
+{{- mulf $number (ternary (index $factors $unit) 0.00000095367431640625 (hasKey $factors $unit)) | floor | int64 -}}
+{{- end }}
+
+{{/* The same in bytes; nothing of nothing. */}}
+{{- define "stack-backup.bytes" -}}
+{{- if . }}{{ mul 1048576 (include "stack-backup.mebibytes" . | int64) }}{{ end }}
 {{- end }}

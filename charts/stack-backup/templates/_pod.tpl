@@ -1,49 +1,39 @@
 {{/*
-The one shape of every job: a CronJob, from its schedule to its pod. A job's template states only what is its own, in a
-dict:
+The one shape of every job: a CronJob, from its schedule to its pod. What the table of jobs has (section, passwords, mounts)
+and the settings of the job's section are taken from there. A job's template states only what is its own, in a dict:
 
-  context        the root context
-  component      the job's name
-  program        the program's name, where it is not the job's name
-  values         schedule, timeZone, suspend, deadlineSeconds, startingDeadlineSeconds and resources; with an empty
-                 schedule the CronJob is only the template of runs by hand
-  backoffLimit   retries of one run
-  once           no failure is ever tried again: what must not be repeated blindly
-  grace          seconds between TERM and KILL
-  env            further environment: a map of name to value
-  databaseSecret which passwords are mounted: a list of superuser, owner
-  rclone         whether the binary of rclone is put at /tools/rclone
-  scratch        {size, storageClass} of a volume at /scratch that ends with the pod
-  sql            whether the SQL of the values is mounted at /sql
-  passwd         whether the pod's user has a name: initdb wants one, and an image knows only its own users
-  volumes        further volumes: a list of {name, mountPath, readOnly, source}
+  context   the root context
+  component the job's name
+  program   the program's name, where it is not the job's name
+  once      no failure is ever tried again: what must not be repeated blindly
+  grace     seconds between TERM and KILL
+  env       further environment: a map of name to value
+  rclone    whether the binary of rclone is put at /tools/rclone
+  sql       whether the SQL of the values is mounted at /sql
+  passwd    whether the pod's user has a name: initdb wants one, and an image knows only its own users
+  secrets   further Secrets: a list of {name, mountPath, secret}
 */}}
 {{- define "stack-backup.cronJob" -}}
+{{- $job := index (include "stack-backup.jobs" .context | fromYaml) .component }}
+{{- $settings := include "stack-backup.settings" (dict "context" .context "job" $job) | fromJson -}}
 apiVersion: batch/v1
 kind: CronJob
 metadata:
   name: {{ .component }}
   namespace: {{ .context.Release.Namespace | quote }}
-  labels:
-    {{- include "stack-backup.labels" .context | nindent 4 }}
-    app.kubernetes.io/component: {{ .component }}
+  {{- include "stack-backup.about" (dict "context" .context "component" .component "labels" $settings.labels "annotations" $settings.annotations) | nindent 2 }}
 spec:
-  {{- include "stack-backup.cronJobSpec" . | nindent 2 }}
+  {{- include "stack-backup.cronJobSpec" (merge (dict "job" $job "settings" $settings) .) | nindent 2 }}
 {{- end }}
 
-{{/* A volume of a claim, as a list of one: name, mountPath, claim, readOnly. */}}
-{{- define "stack-backup.claimVolume" -}}
-- name: {{ .name }}
-  mountPath: {{ .mountPath }}
-  {{- if .readOnly }}
-  readOnly: true
-  {{- end }}
-  source:
-    persistentVolumeClaim:
-      claimName: {{ .claim | quote }}
-      {{- if .readOnly }}
-      readOnly: true
-      {{- end }}
+{{/* Labels and annotations of a job's objects: context, component, labels, annotations. */}}
+{{- define "stack-backup.about" -}}
+labels:
+  {{- include "stack-backup.labelsOf" . | nindent 2 }}
+{{- with .annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "stack-backup.containerSecurity" -}}
@@ -53,46 +43,236 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{/* An init container that lends a program to the database image: all but its image and command. */}}
+{{/* An init container that lends a program to the database image: context, tool (its section of the values), command. */}}
 {{- define "stack-backup.lender" -}}
+{{- $own := index .context.Values .tool -}}
+name: {{ .tool }}
+image: {{ include "stack-backup.image" (dict "context" .context "image" $own.image) | quote }}
+imagePullPolicy: {{ $own.image.pullPolicy }}
+command: {{ toJson .command }}
 securityContext:
   {{- include "stack-backup.containerSecurity" . | nindent 2 }}
 resources:
-  requests:
-    cpu: 50m
-    memory: 64Mi
-  limits:
-    memory: 256Mi
+  {{- toYaml $own.resources | nindent 2 }}
 volumeMounts:
   - name: tools
     mountPath: /tools
 {{- end }}
 
-{{- define "stack-backup.cronJobSpec" -}}
+{{/* The environment of a job's program. */}}
+{{- define "stack-backup.environment" -}}
+- name: JOB
+  value: {{ .component }}
+- name: NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+# A pod that is started again after a failure knows its first one's begin by it.
+- name: JOB_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.labels['batch.kubernetes.io/job-name']
+- name: DEADLINE_SECONDS
+  value: {{ .settings.deadlineSeconds | quote }}
+- name: TERMINATION_LOG
+  value: /dev/termination-log
+- name: PYTHON
+  value: {{ ternary "/tools/python/bin/python3" "python3" (not (empty .context.Values.python.image.repository)) }}
+- name: HOME
+  value: /tmp
+- name: TMPDIR
+  value: /tmp
+{{- range $name, $value := .env }}
+- name: {{ $name }}
+  value: {{ $value | toString | quote }}
+{{- end }}
+{{- end }}
+
+{{/* What a job's container mounts, and the volumes behind it, both in the same order. */}}
+{{- define "stack-backup.mounts" -}}
+- name: programs
+  mountPath: /programs
+  readOnly: true
+- name: tmp
+  mountPath: /tmp
+{{- if .job.passwords }}
+- name: database-secret
+  mountPath: /secrets/database
+  readOnly: true
+{{- end }}
+{{- if or .rclone .context.Values.python.image.repository }}
+- name: tools
+  mountPath: /tools
+  readOnly: true
+{{- end }}
+{{- if .settings.scratch }}
+- name: scratch
+  mountPath: /scratch
+{{- end }}
+{{- if .sql }}
+- name: sql
+  mountPath: /sql
+  readOnly: true
+{{- end }}
+{{- if .passwd }}
+- name: sql
+  mountPath: /etc/passwd
+  subPath: passwd
+  readOnly: true
+{{- end }}
+{{- range .job.mounts }}
+- name: {{ .name | default (kebabcase .volume) }}
+  mountPath: {{ .path }}
+  {{- if not .written }}
+  readOnly: true
+  {{- end }}
+{{- end }}
+{{- range .secrets }}
+- name: {{ .name }}
+  mountPath: {{ .mountPath }}
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "stack-backup.podVolumes" -}}
 {{- $values := .context.Values -}}
-{{- if .values.schedule }}
-schedule: {{ include "stack-backup.schedule" (dict "context" .context "schedule" .values.schedule) | quote }}
-suspend: {{ .values.suspend }}
+- name: programs
+  configMap:
+    name: {{ include "stack-backup.programs" .context }}
+    items:
+      {{- range $path, $_ := .context.Files.Glob "files/**" }}
+      {{- $file := trimPrefix "files/" $path }}
+      - key: {{ $file | replace "/" "." }}
+        path: {{ $file }}
+      {{- end }}
+# In memory: the password file of libpq lies here.
+- name: tmp
+  emptyDir:
+    medium: Memory
+    sizeLimit: 64Mi
+{{- if .job.passwords }}
+- name: database-secret
+  secret:
+    secretName: {{ $values.database.secret.name | quote }}
+    # A missing Secret or key then ends the run red at once, instead of holding its pod until the deadline.
+    optional: true
+    defaultMode: 0444
+    items:
+      {{- range .job.passwords }}
+      - key: {{ index $values.database.secret (printf "%sKey" .) | quote }}
+        path: {{ . }}-password
+      {{- end }}
+{{- end }}
+{{- if or .rclone $values.python.image.repository }}
+- name: tools
+  emptyDir:
+    sizeLimit: 256Mi
+{{- end }}
+{{- with .settings.scratch }}
+- name: scratch
+  {{- if .storageClass }}
+  ephemeral:
+    volumeClaimTemplate:
+      spec:
+        accessModes: [ReadWriteOnce]
+        storageClassName: {{ .storageClass | quote }}
+        resources:
+          requests:
+            storage: {{ .size | quote }}
+  {{- else }}
+  emptyDir:
+    sizeLimit: {{ .size | quote }}
+  {{- end }}
+{{- end }}
+{{- if .sql }}
+- name: sql
+  configMap:
+    name: {{ include "stack-backup.sql" .context }}
+{{- end }}
+{{- range .job.mounts }}
+- name: {{ .name | default (kebabcase .volume) }}
+  persistentVolumeClaim:
+    claimName: {{ include (printf "stack-backup.%sClaim" .volume) $.context | quote }}
+    {{- if not .written }}
+    readOnly: true
+    {{- end }}
+{{- end }}
+{{- range .secrets }}
+- name: {{ .name }}
+  secret:
+    {{- toYaml .secret | nindent 4 }}
+{{- end }}
+{{- end }}
+
+{{/* What an operator adds to a pod must not take the place of what its program relies on. */}}
+{{- define "stack-backup.unclashed" -}}
+{{- $section := .job.section }}
+{{- $variables := list }}
+{{- range include "stack-backup.environment" . | fromYamlArray }}
+{{- $variables = append $variables .name }}
+{{- end }}
+{{- range .settings.extraEnv }}
+{{- if has .name $variables }}
+{{- fail (printf "%s.extraEnv sets %s, which the program of %s has from the chart: set the value that it comes from (docs/jobs), or lay it over a single run." $section .name $.component) }}
+{{- end }}
+{{- end }}
+{{- $volumes := list }}
+{{- range include "stack-backup.podVolumes" . | fromYamlArray }}
+{{- $volumes = append $volumes .name }}
+{{- end }}
+{{- range .settings.extraVolumes }}
+{{- if has .name $volumes }}
+{{- fail (printf "%s.extraVolumes has a volume %q, as the pod of %s has already: give it another name." $section .name $.component) }}
+{{- end }}
+{{- $volumes = append $volumes .name }}
+{{- end }}
+{{- $mounts := include "stack-backup.mounts" . | fromYamlArray }}
+{{- range .settings.extraVolumeMounts }}
+{{- $path := printf "%s/" (trimSuffix "/" .mountPath) }}
+{{- range $mounts }}
+{{- $own := printf "%s/" .mountPath }}
+{{- if or (hasPrefix $own $path) (hasPrefix $path $own) }}
+{{- fail (printf "%s.extraVolumeMounts mounts at %s, which hides or lies within %s of the pod of %s: choose another path." $section (trimSuffix "/" $path | default "/") .mountPath $.component) }}
+{{- end }}
+{{- end }}
+{{- if not (has .name $volumes) }}
+{{- fail (printf "%s.extraVolumeMounts mounts %q, but the pod of %s has no volume of that name: add it to %s.extraVolumes." $section .name $.component $section) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "stack-backup.cronJobSpec" -}}
+{{- include "stack-backup.unclashed" . }}
+{{- $values := .context.Values -}}
+{{- $settings := .settings -}}
+{{- if $settings.schedule }}
+schedule: {{ include "stack-backup.schedule" (dict "context" .context "schedule" $settings.schedule) | quote }}
+suspend: {{ $settings.suspend }}
 {{- else }}
 # Never by itself: kubectl, AWX and the command line make a Job of it.
 schedule: "@yearly"
 suspend: true
 {{- end }}
-timeZone: {{ .values.timeZone | quote }}
+timeZone: {{ $settings.timeZone | quote }}
 # A run that is due while one is at work is passed over: Replace would kill a good run, Allow would write twice.
 concurrencyPolicy: Forbid
-startingDeadlineSeconds: {{ .values.startingDeadlineSeconds }}
-successfulJobsHistoryLimit: 3
-failedJobsHistoryLimit: 5
+startingDeadlineSeconds: {{ $settings.startingDeadlineSeconds }}
+successfulJobsHistoryLimit: {{ $settings.successfulJobsHistoryLimit }}
+failedJobsHistoryLimit: {{ $settings.failedJobsHistoryLimit }}
 jobTemplate:
   metadata:
-    labels:
-      {{- include "stack-backup.labels" .context | nindent 6 }}
-      app.kubernetes.io/component: {{ .component }}
+    {{- include "stack-backup.about" (dict "context" .context "component" .component "labels" $settings.labels "annotations" $settings.annotations) | nindent 4 }}
   spec:
     # Ends a pod that never starts, too: with Forbid, that one would hold up every later run.
-    activeDeadlineSeconds: {{ .values.deadlineSeconds }}
-    backoffLimit: {{ .backoffLimit }}
+    activeDeadlineSeconds: {{ $settings.deadlineSeconds }}
+    backoffLimit: {{ $settings.backoffLimit }}
+    {{- with $settings.ttlSecondsAfterFinished }}
+    ttlSecondsAfterFinished: {{ int64 . }}
+    {{- end }}
     podReplacementPolicy: Failed
     podFailurePolicy:
       rules:
@@ -117,37 +297,21 @@ jobTemplate:
         {{- end }}
     template:
       metadata:
-        labels:
-          {{- include "stack-backup.labels" .context | nindent 10 }}
-          app.kubernetes.io/component: {{ .component }}
-          {{- with $values.pod.labels }}
-          {{- toYaml . | nindent 10 }}
-          {{- end }}
-        {{- with $values.pod.annotations }}
-        annotations:
-          {{- toYaml . | nindent 10 }}
-        {{- end }}
+        {{- include "stack-backup.about" (dict "context" .context "component" .component "labels" $settings.podLabels "annotations" $settings.podAnnotations) | nindent 8 }}
       spec:
         restartPolicy: Never
         serviceAccountName: {{ include "stack-backup.serviceAccount" .context | quote }}
         automountServiceAccountToken: false
         enableServiceLinks: false
         terminationGracePeriodSeconds: {{ .grace }}
-        {{- with $values.pod.imagePullSecrets }}
+        {{- with concat $values.global.imagePullSecrets $values.pod.imagePullSecrets }}
         imagePullSecrets:
           {{- toYaml . | nindent 10 }}
         {{- end }}
-        {{- with $values.pod.nodeSelector }}
-        nodeSelector:
-          {{- toYaml . | nindent 10 }}
+        {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" }}
+        {{- with index $settings $key }}
+        {{- toYaml (dict $key .) | nindent 8 }}
         {{- end }}
-        {{- with $values.pod.tolerations }}
-        tolerations:
-          {{- toYaml . | nindent 10 }}
-        {{- end }}
-        {{- with $values.pod.affinity }}
-        affinity:
-          {{- toYaml . | nindent 10 }}
         {{- end }}
         securityContext:
           runAsNonRoot: true
@@ -167,165 +331,50 @@ jobTemplate:
           {{- if $values.python.image.repository }}
           # The interpreter of the programs, which the database image need not have. It loads them once, and so keeps
           # what it compiled; where it cannot run in its own image either, the program's start says so.
-          - name: python
-            image: {{ include "stack-backup.image" $values.python.image | quote }}
-            imagePullPolicy: {{ $values.python.image.pullPolicy }}
-            command:
-              - /bin/sh
-              - -c
-              - mkdir /tools/python && cp -dR /usr/local/bin /usr/local/lib /tools/python/ && /tools/python/bin/python3 -I /programs
-            {{- include "stack-backup.lender" .context | nindent 12 }}
+          {{- $install := "mkdir /tools/python && cp -dR /usr/local/bin /usr/local/lib /tools/python/ && /tools/python/bin/python3 -I /programs" }}
+          - {{ include "stack-backup.lender" (dict "context" .context "tool" "python" "command" (list "/bin/sh" "-c" $install)) | indent 12 | trim }}
               - name: programs
                 mountPath: /programs
                 readOnly: true
           {{- end }}
           {{- if .rclone }}
           # A static binary: it runs in the database image as well as in its own.
-          - name: rclone
-            image: {{ include "stack-backup.image" $values.rclone.image | quote }}
-            imagePullPolicy: {{ $values.rclone.image.pullPolicy }}
-            command: [cp, /usr/local/bin/rclone, /tools/rclone]
-            {{- include "stack-backup.lender" .context | nindent 12 }}
+          - {{ include "stack-backup.lender" (dict "context" .context "tool" "rclone" "command" (list "cp" "/usr/local/bin/rclone" "/tools/rclone")) | indent 12 | trim }}
           {{- end }}
         {{- end }}
         containers:
           - name: {{ .component }}
-            image: {{ include "stack-backup.image" $values.database.image | quote }}
+            image: {{ include "stack-backup.image" (dict "context" .context "image" $values.database.image) | quote }}
             imagePullPolicy: {{ $values.database.image.pullPolicy }}
             command: [/bin/sh, /programs/start.sh, {{ .program | default .component }}]
             securityContext:
               {{- include "stack-backup.containerSecurity" . | nindent 14 }}
             env:
-              - name: JOB
-                value: {{ .component }}
-              - name: NAMESPACE
-                valueFrom:
-                  fieldRef:
-                    fieldPath: metadata.namespace
-              - name: POD_NAME
-                valueFrom:
-                  fieldRef:
-                    fieldPath: metadata.name
-              # A pod that is started again after a failure knows its first one's begin by it.
-              - name: JOB_NAME
-                valueFrom:
-                  fieldRef:
-                    fieldPath: metadata.labels['batch.kubernetes.io/job-name']
-              - name: DEADLINE_SECONDS
-                value: {{ .values.deadlineSeconds | quote }}
-              - name: TERMINATION_LOG
-                value: /dev/termination-log
-              - name: PYTHON
-                value: {{ ternary "/tools/python/bin/python3" "python3" (not (empty $values.python.image.repository)) }}
-              - name: HOME
-                value: /tmp
-              - name: TMPDIR
-                value: /tmp
-              {{- range $name, $value := .env }}
-              - name: {{ $name }}
-                value: {{ $value | toString | quote }}
+              {{- include "stack-backup.environment" . | nindent 14 }}
+              {{- with $settings.extraEnv }}
+              {{- toYaml . | nindent 14 }}
               {{- end }}
-            {{- $resources := deepCopy .values.resources }}
-            {{- if and .scratch (not .scratch.storageClass) }}
-            {{- /* On the node's own disk: the pod goes only where that much is free. */}}
-            {{- $_ := set $resources "requests" (merge (dict "ephemeral-storage" .scratch.size) ($resources.requests | default dict)) }}
-            {{- end }}
             resources:
-              {{- toYaml $resources | nindent 14 }}
+              {{- include "stack-backup.resources" $settings | nindent 14 }}
             volumeMounts:
-              - name: programs
-                mountPath: /programs
-                readOnly: true
-              - name: tmp
-                mountPath: /tmp
-              {{- if .databaseSecret }}
-              - name: database-secret
-                mountPath: /secrets/database
-                readOnly: true
-              {{- end }}
-              {{- if or .rclone $values.python.image.repository }}
-              - name: tools
-                mountPath: /tools
-                readOnly: true
-              {{- end }}
-              {{- if .scratch }}
-              - name: scratch
-                mountPath: /scratch
-              {{- end }}
-              {{- if .sql }}
-              - name: sql
-                mountPath: /sql
-                readOnly: true
-              {{- end }}
-              {{- if .passwd }}
-              - name: sql
-                mountPath: /etc/passwd
-                subPath: passwd
-                readOnly: true
-              {{- end }}
-              {{- range .volumes }}
-              - name: {{ .name }}
-                mountPath: {{ .mountPath }}
-                {{- if .readOnly }}
-                readOnly: true
-                {{- end }}
+              {{- include "stack-backup.mounts" . | nindent 14 }}
+              {{- with $settings.extraVolumeMounts }}
+              {{- toYaml . | nindent 14 }}
               {{- end }}
         volumes:
-          - name: programs
-            configMap:
-              name: {{ include "stack-backup.programs" .context }}
-              items:
-                {{- range $path, $_ := .context.Files.Glob "files/**" }}
-                {{- $file := trimPrefix "files/" $path }}
-                - key: {{ $file | replace "/" "." }}
-                  path: {{ $file }}
-                {{- end }}
-          # In memory: the password file of libpq lies here.
-          - name: tmp
-            emptyDir:
-              medium: Memory
-              sizeLimit: 64Mi
-          {{- if .databaseSecret }}
-          - name: database-secret
-            secret:
-              secretName: {{ $values.database.secret.name | quote }}
-              # A missing Secret or key then ends the run red at once, instead of holding its pod until the deadline.
-              optional: true
-              defaultMode: 0444
-              items:
-                {{- range .databaseSecret }}
-                - key: {{ index $values.database.secret (printf "%sKey" .) | quote }}
-                  path: {{ . }}-password
-                {{- end }}
+          {{- include "stack-backup.podVolumes" . | nindent 10 }}
+          {{- with $settings.extraVolumes }}
+          {{- toYaml . | nindent 10 }}
           {{- end }}
-          {{- if or .rclone $values.python.image.repository }}
-          - name: tools
-            emptyDir:
-              sizeLimit: 256Mi
-          {{- end }}
-          {{- with .scratch }}
-          - name: scratch
-            {{- if .storageClass }}
-            ephemeral:
-              volumeClaimTemplate:
-                spec:
-                  accessModes: [ReadWriteOnce]
-                  storageClassName: {{ .storageClass | quote }}
-                  resources:
-                    requests:
-                      storage: {{ .size | quote }}
-            {{- else }}
-            emptyDir:
-              sizeLimit: {{ .size | quote }}
-            {{- end }}
-          {{- end }}
-          {{- if .sql }}
-          - name: sql
-            configMap:
-              name: {{ include "stack-backup.sql" .context }}
-          {{- end }}
-          {{- range .volumes }}
-          - name: {{ .name }}
-            {{- toYaml .source | nindent 12 }}
-          {{- end }}
+{{- end }}
+
+{{/* Scratch space on the node's own disk counts as requested, unless the job requests more: it goes only where that much is free. */}}
+{{- define "stack-backup.resources" -}}
+{{- $resources := deepCopy .resources }}
+{{- if .scratch }}
+{{- if not .scratch.storageClass }}
+{{- include "stack-backup.fill" (dict "into" $resources "from" (dict "requests" (dict "ephemeral-storage" .scratch.size))) }}
+{{- end }}
+{{- end }}
+{{- toYaml $resources }}
 {{- end }}

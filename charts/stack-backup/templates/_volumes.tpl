@@ -1,73 +1,89 @@
-{{/* Claims and volumes. All are kept when the release is uninstalled: no data goes with it. */}}
+{{/*
+Claims and volumes: context, volume (its key of `volumes`). Each is made where a job mounts it and it names no claim that exists.
+All are kept when the release is uninstalled: no data goes with it.
+*/}}
 
-{{/* A claim that the cluster's provisioner serves: context, name, volume {size, storageClass, accessModes}. */}}
+{{/* What both kinds say of themselves: context, own (the volume's values). */}}
+{{- define "stack-backup.kept" -}}
+labels:
+  {{- include "stack-backup.labelsOf" (dict "context" .context "labels" .own.labels) | nindent 2 }}
+annotations:
+  helm.sh/resource-policy: keep
+  {{- with .own.annotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* A claim that the cluster's provisioner serves. */}}
 {{- define "stack-backup.claim" -}}
+{{- $own := index .context.Values.volumes .volume }}
+{{- $used := include "stack-backup.volumes" .context | fromJson }}
+{{- if and (hasKey $used .volume) (not $own.existingClaim) -}}
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata:
-  name: {{ .name | quote }}
+  name: {{ include (printf "stack-backup.%sClaim" .volume) .context | quote }}
   namespace: {{ .context.Release.Namespace | quote }}
-  labels:
-    {{- include "stack-backup.labels" .context | nindent 4 }}
-  annotations:
-    helm.sh/resource-policy: keep
+  {{- include "stack-backup.kept" (dict "context" .context "own" $own) | nindent 2 }}
 spec:
-  accessModes: {{ toJson .volume.accessModes }}
-  {{- with .volume.storageClass }}
+  accessModes: {{ toJson $own.accessModes }}
+  {{- with $own.storageClass }}
   storageClassName: {{ eq . "-" | ternary "" . | quote }}
+  {{- end }}
+  {{- with $own.volumeName }}
+  volumeName: {{ . | quote }}
   {{- end }}
   resources:
     requests:
-      storage: {{ .volume.size | quote }}
+      storage: {{ $own.size | quote }}
+{{- end }}
 {{- end }}
 
-{{/*
-An export of an NFS server as a volume and the claim that is bound to it: context, name, volume {nfs, size}, written.
-Where this release does not write it, the volume itself is read-only.
-*/}}
-{{- define "stack-backup.nfs" }}
+{{/* An export of an NFS server: a volume, read-only where no job of this release writes it, and the claim bound to it. */}}
+{{- define "stack-backup.export" -}}
+{{- $own := index .context.Values.volumes .volume }}
+{{- $used := include "stack-backup.volumes" .context | fromJson }}
+{{- if and (hasKey $used .volume) (not $own.existingClaim) }}
+{{- $written := eq "written" (index $used .volume) }}
+{{- $name := include (printf "stack-backup.%sClaim" .volume) .context }}
+{{- $volume := printf "%s-%s" .context.Release.Namespace $name }}
 ---
 apiVersion: v1
 kind: PersistentVolume
 metadata:
-  name: {{ printf "%s-%s" .context.Release.Namespace .name | quote }}
-  labels:
-    {{- include "stack-backup.labels" .context | nindent 4 }}
-  annotations:
-    helm.sh/resource-policy: keep
+  name: {{ $volume | quote }}
+  {{- include "stack-backup.kept" (dict "context" .context "own" $own) | nindent 2 }}
 spec:
   capacity:
-    storage: {{ .volume.size | quote }}
-  accessModes: [{{ ternary "ReadWriteMany" "ReadOnlyMany" .written }}]
+    storage: {{ $own.size | quote }}
+  accessModes: [{{ ternary "ReadWriteMany" "ReadOnlyMany" $written }}]
   persistentVolumeReclaimPolicy: Retain
   storageClassName: ""
-  mountOptions: {{ toJson .volume.nfs.mountOptions }}
+  mountOptions: {{ toJson $own.nfs.mountOptions }}
   claimRef:
     apiVersion: v1
     kind: PersistentVolumeClaim
     namespace: {{ .context.Release.Namespace | quote }}
-    name: {{ .name | quote }}
+    name: {{ $name | quote }}
   nfs:
-    server: {{ .volume.nfs.server | quote }}
-    path: {{ .volume.nfs.path | quote }}
-    {{- if not .written }}
+    server: {{ $own.nfs.server | quote }}
+    path: {{ $own.nfs.path | quote }}
+    {{- if not $written }}
     readOnly: true
     {{- end }}
 ---
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata:
-  name: {{ .name | quote }}
+  name: {{ $name | quote }}
   namespace: {{ .context.Release.Namespace | quote }}
-  labels:
-    {{- include "stack-backup.labels" .context | nindent 4 }}
-  annotations:
-    helm.sh/resource-policy: keep
+  {{- include "stack-backup.kept" (dict "context" .context "own" $own) | nindent 2 }}
 spec:
-  accessModes: [{{ ternary "ReadWriteMany" "ReadOnlyMany" .written }}]
+  accessModes: [{{ ternary "ReadWriteMany" "ReadOnlyMany" $written }}]
   storageClassName: ""
-  volumeName: {{ printf "%s-%s" .context.Release.Namespace .name | quote }}
+  volumeName: {{ $volume | quote }}
   resources:
     requests:
-      storage: {{ .volume.size | quote }}
+      storage: {{ $own.size | quote }}
+{{- end }}
 {{- end }}

@@ -1,0 +1,124 @@
+{{/*
+The table of jobs. Each job that is enabled has here the section of its values, the passwords that it is given (and with
+them the way to the database), whether it talks to the off-site store, and the volumes that it mounts: which of `volumes`,
+where, and whether it writes there. Pods, claims, guards, network policies and notes take it from here.
+*/}}
+{{- define "stack-backup.jobs" -}}
+{{- with .Values }}
+{{- if .backup.enabled }}
+postgres-backup-hourly:
+  section: backup
+  passwords: [superuser]
+  mounts:
+    - {volume: databaseBackup, path: /backup, written: true}
+{{- end }}
+{{- if .tiers.enabled }}
+{{- range list "daily" "weekly" "monthly" }}
+postgres-backup-{{ . }}:
+  section: tiers
+  tier: {{ . }}
+  mounts:
+    - {volume: databaseBackup, path: /backup, written: true}
+{{- end }}
+{{- end }}
+{{- if .databaseReplica.enabled }}
+postgres-replicator-backup:
+  section: databaseReplica
+  mounts:
+    - {volume: databaseBackup, path: /backup}
+    - {volume: databaseReplica, path: /replica, written: true}
+{{- end }}
+{{- if .mediaReplica.enabled }}
+media-replicator:
+  section: mediaReplica
+  mounts:
+    - {volume: media, path: /media}
+    - {volume: mediaReplica, path: /media-replica, written: true}
+{{- end }}
+{{- if .offsite.enabled }}
+offsite:
+  section: offsite
+  store: true
+  mounts:
+    - {volume: databaseBackup, path: /backup}
+    {{- if .offsite.media }}
+    - {volume: media, path: /media}
+    {{- end }}
+{{- end }}
+{{- if .drill.enabled }}
+database-drill:
+  section: drill
+  mounts:
+    - {volume: databaseBackup, path: /backup}
+    {{- if .drill.references }}
+    - {volume: mediaReplica, path: /media-replica}
+    {{- end }}
+{{- end }}
+{{- if .replicaCheck.enabled }}
+replica-check:
+  section: replicaCheck
+  mounts:
+    - {volume: replicaCheck, path: /state, written: true}
+    {{- if .replicaCheck.media }}
+    - {volume: mediaReplica, path: /media-replica}
+    {{- end }}
+    {{- if .replicaCheck.database }}
+    - {volume: databaseReplica, path: /replica}
+    {{- end }}
+{{- end }}
+{{- if .databaseRecovery.enabled }}
+database-recovery:
+  section: databaseRecovery
+  passwords: [superuser, owner]
+  mounts:
+    - {volume: {{ ternary "databaseBackup" "databaseReplica" (eq .databaseRecovery.source "backup") }}, path: /source, name: source}
+{{- end }}
+{{- if .mediaRecovery.enabled }}
+media-recovery:
+  section: mediaRecovery
+  mounts:
+    - {volume: media, path: /media, written: true}
+    - {volume: mediaReplica, path: /media-replica}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Which volumes the jobs of this release mount, as a map: `read`, or `written` where one of them writes there. */}}
+{{- define "stack-backup.volumes" -}}
+{{- $found := dict }}
+{{- range include "stack-backup.jobs" . | fromYaml }}
+{{- range .mounts }}
+{{- if or .written (not (hasKey $found .volume)) }}
+{{- $_ := set $found .volume (ternary "written" "read" (default false .written)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toJson $found }}
+{{- end }}
+
+{{/* The settings of a job: its section (and, of a tier, the tier's own) over jobDefaults. context, job (of the table). */}}
+{{- define "stack-backup.settings" -}}
+{{- $section := index .context.Values .job.section }}
+{{- $settings := deepCopy $section }}
+{{- if .job.tier }}
+{{- $_ := set $settings "schedule" (index $section .job.tier).schedule }}
+{{- end }}
+{{- include "stack-backup.fill" (dict "into" $settings "from" .context.Values.jobDefaults) }}
+{{- toJson $settings }}
+{{- end }}
+
+{{/*
+Gives a map what it lacks, in maps within it, too; a null says that there is to be none. Unlike `merge`, it takes a false, a 0
+and an empty list for values: into, from.
+*/}}
+{{- define "stack-backup.fill" -}}
+{{- range $key, $value := .from }}
+{{- if not (hasKey $.into $key) }}
+{{- $_ := set $.into $key $value }}
+{{- else if kindIs "invalid" (index $.into $key) }}
+{{- $_ := unset $.into $key }}
+{{- else if and (kindIs "map" $value) (kindIs "map" (index $.into $key)) }}
+{{- include "stack-backup.fill" (dict "into" (index $.into $key) "from" $value) }}
+{{- end }}
+{{- end }}
+{{- end }}
