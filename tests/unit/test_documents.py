@@ -34,6 +34,11 @@ TEMPLATES = CHART / "templates"
 ELSEWHERE = {
     "NAME_former_TIME": "the name of a database, as an example",
     "NAME_restore_TIME": "the name of a database, as an example",
+    "backups.database": "a value of fragalysis-helm",
+    "backups.database.enabled": "a value of fragalysis-helm",
+    "rcloneBucketAndPath": "a value of fragalysis-helm",
+    "fragalysis-stack": "its chart",
+    "media-backup": "its CronJob",
     "shared_preload_libraries": "a setting of PostgreSQL that nothing here reads",
     "kubernetes.core": "an Ansible collection",
     "pgBackRest": "a product",
@@ -344,7 +349,7 @@ def values(document: Document) -> list[str]:
                 complaints.append(f"no such value: {name}")
     for line in document.shell + document.spans:
         for name in re.findall(r"--set(?:-string|-json|-file)?[ =]([a-z][\w.-]*)=", line):
-            if not is_value(name):
+            if not is_value(name) and name not in ELSEWHERE:
                 complaints.append(f"no such value: --set {name}")
     for language, text in document.blocks:
         if language in ("yaml", "yml"):
