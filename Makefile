@@ -15,8 +15,8 @@ PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup_lab/bed/image_sc
 
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo demo-cluster check unit jobs lint test test-scale test-size coverage mutants bench bench-quick tools \
-  cluster docs site clean
+.PHONY: help demo demo-cluster check unit jobs lint policy test test-scale test-size coverage mutants bench bench-quick tools \
+  cluster docs site version dist clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
@@ -63,12 +63,18 @@ lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, codespell, he
 	helm-docs --chart-search-root charts --dry-run --log-level warning | diff -u charts/stack-backup/README.md - || \
 	  { echo "charts/stack-backup/README.md is not what helm-docs makes of values.yaml: run 'make docs'." >&2; exit 1; }
 
+policy: .venv/.installed ## What checkov and kube-score say of the rendered chart, actionlint and zizmor of the workflows
+	$(TESTBED) prepare policy
+	$(PYTEST) tests/policy
+
 site: .cache/site/.installed ## The documentation as a site in build/site, its links checked
 	NO_MKDOCS_2_WARNING=1 .cache/site/bin/mkdocs build --strict
 
 .cache/site/.installed: requirements-docs.lock
-	$${PYTHON3:-python3} -m venv --clear .cache/site
-	.cache/site/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+.cache/release/.installed: requirements-release.lock
+.cache/site/.installed .cache/release/.installed:
+	$${PYTHON3:-python3} -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 ##@ Before you push
@@ -104,6 +110,17 @@ bench: .venv/.installed ## Every job beside what is run without it: 2 GB of SQL,
 
 bench-quick: .venv/.installed ## The same with a tenth of the data, once
 	$(PYTHON) -m tests.benchmarks --megabytes 200 --replica-megabytes 300 --files 10000 --rounds 1
+
+##@ Release
+
+version: .cache/release/.installed .venv/.installed ## Another version in every place that names it (VERSION=1.2.3)
+	@[ -n "$(VERSION)" ] || { echo "Say which: make version VERSION=1.2.3" >&2; exit 2; }
+	.cache/release/bin/bump-my-version bump --new-version "$(VERSION)"
+	$(MAKE) --no-print-directory docs
+
+dist: .cache/release/.installed .venv/.installed ## The files of a release in build/dist: of the newest commit, or of a tag (TAG=v1.2.3)
+	$(TESTBED) tools --names helm
+	$(PYTHON) -m stack_backup_lab.dist build/dist $(TAG)
 
 ##@ What the tests stand on
 

@@ -17,7 +17,7 @@ pytest.register_assert_rewrite("tests.conformance")
 
 QUICK_EXAMPLES = 25
 # In the order in which they run: what is cheap fails first.
-LAYERS = ("unit", "render", "cli", "awx", "jobs", "scale", "cluster")
+LAYERS = ("unit", "render", "cli", "policy", "awx", "jobs", "scale", "cluster")
 NOT_RUN = pytest.StashKey[dict[str, int]]()
 SUMMARY = pytest.StashKey[str | None]()
 

@@ -33,6 +33,7 @@ LOADED = (STACK, images.RCLONE, images.PYTHON)
 """What a cluster is given."""
 MOLECULES = ("rdkit-data",)
 REGISTRY = ("docker-registry",)
+POLICY = ("kube-score", "actionlint")
 LINT = ("helm", "helm3", "ct", "kubeconform", "helm-docs", "shfmt", "shellcheck")
 
 
@@ -70,10 +71,16 @@ def scale(start: Start) -> None:
         start(images.rootfs, name)
 
 
+def judges(start: Start) -> None:
+    """What judges the rendered chart and the workflows."""
+    start(tools.ensure, "helm", *POLICY)
+    start(policy.ensure)
+
+
 def test(start: Start) -> None:
     """Every test."""
     _packages(*system.sandbox(), *system.NFS, *MOLECULES, *REGISTRY, *tools.PACKAGED.values())
-    start(tools.ensure, *LINT)
+    start(tools.ensure, *LINT, *POLICY)
     for name in images.IMAGES:
         start(images.rootfs, name)
     _cluster(start)
@@ -85,6 +92,7 @@ PURPOSES: dict[str, Callable[[Start], None]] = {
     "demo": demo,
     "demo-cluster": demo_cluster,
     "jobs": jobs,
+    "policy": judges,
     "scale": scale,
     "test": test,
 }
