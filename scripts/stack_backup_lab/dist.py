@@ -29,7 +29,7 @@ NOTES = "NOTES.md"
 def section(changelog: str, heading: str) -> str:
     """What the changelog says under a heading, a version or `Unreleased`. Raises BedError if nothing."""
     found = re.search(
-        rf"^## {re.escape(heading)}(?: - .*)?\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL
+        rf"^## {re.escape(heading)}(?: - [^\n]*)?\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL
     )
     if not found or not found[1].strip():
         raise BedError(f"CHANGELOG.md says nothing about {heading}; nothing was made.")
