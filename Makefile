@@ -127,8 +127,8 @@ dist: .cache/release/.installed .venv/.installed ## The files of a release in bu
 tools: .venv/.installed ## Every tool in .cache/bin
 	$(TESTBED) tools
 
-cluster: .venv/.installed ## A kind cluster, ready to use
-	$(TESTBED) cluster
+cluster: .venv/.installed ## A kind cluster, ready to use (NODE=… is the node image where a registry answers)
+	$(TESTBED) cluster $(if $(NODE),--node $(NODE))
 
 clean: ## Remove the test cluster and all that make wrote into this folder
 	@if [ -x $(PYTHON) ]; then $(TESTBED) clean; fi

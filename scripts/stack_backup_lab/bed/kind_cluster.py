@@ -239,12 +239,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--export", type=Path, metavar="FOLDER", help=f"a folder that its nodes see as {EXPORT}"
     )
+    parser.add_argument("--node", metavar="IMAGE", help="the node image to pull where a registry answers")
     parser.add_argument("--delete", action="store_true", help="remove it instead")
     options = parser.parse_args(arguments)
     if options.delete:
         delete(options.name)
         print(f"The cluster {options.name} is gone.")
     else:
-        cluster = ensure(options.name, options.export)
+        cluster = ensure(options.name, options.export, options.node)
         print(f"The cluster {cluster.name} is ready: export KUBECONFIG={cluster.kubeconfig}")
     return 0
