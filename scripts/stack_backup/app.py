@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="stack-backup",
-    help="Back up and recover a Fragalysis stack's data, on any cluster, through your kubeconfig.",
+    help="Back up and recover the data of a Fragalysis stack, on any cluster that your kubeconfig reaches.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -60,7 +60,10 @@ Namespace = Annotated[
     typer.Option("--namespace", "-n", help="The stack's namespace.", show_default="the context's own"),
 ]
 Output = Annotated[
-    Format, typer.Option("--output", "-o", help="`json`: one document on standard output, and nothing else.")
+    Format,
+    typer.Option(
+        "--output", "-o", help="`json`: one document on standard output; the log goes to standard error."
+    ),
 ]
 Dump = Annotated[
     str | None,
@@ -82,10 +85,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """What holds for every command."""
+    """Options of every command."""
 
 
 @app.command()
@@ -95,7 +98,7 @@ def status(
     namespace: Namespace = None,
     output: Output = Format.text,
 ) -> int:
-    """How every job is: schedule, last success, last verdict, next run. Exit code 1: one is red."""
+    """Show every job: schedule, last success, last verdict, next run. Exit code 1 if any job is red."""
     from stack_backup import show
     from stack_backup import status as jobs_status
 
@@ -116,7 +119,7 @@ def list_points(
     namespace: Namespace = None,
     output: Output = Format.text,
 ) -> int:
-    """The restore points: every dump and media replica of the release. A Job lists them, and is deleted."""
+    """List the restore points: every dump, and the media replica. A temporary Job reads the volumes."""
     from stack_backup import points, show
 
     release = _connect(kubeconfig, context, namespace)
@@ -142,12 +145,12 @@ def list_points(
 @app.command()
 def run(
     job: Annotated[
-        str, typer.Argument(help="Name of a job, such as postgres-backup-hourly; `status` lists them.")
+        str, typer.Argument(help="Name of a job, such as postgres-backup-hourly; `status` lists them all.")
     ],
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="A variable of the program for this run alone; repeatable."
+            "--set", metavar="NAME=VALUE", help="Set a variable of the program for this run only; repeatable."
         ),
     ] = None,
     kubeconfig: Kubeconfig = None,
@@ -155,7 +158,7 @@ def run(
     namespace: Namespace = None,
     output: Output = Format.text,
 ) -> int:
-    """Run a job now, follow its log, and end with its program's own exit code."""
+    """Run a job now, follow its log, and exit with the job's own exit code."""
     environment = dict(_variable(one) for one in set_ or [])
     return _run(_connect(kubeconfig, context, namespace), job, environment, output)
 
@@ -167,39 +170,45 @@ def recover(
     ],
     dump: Dump = None,
     delete: Annotated[
-        bool, typer.Option("--delete", help="Media only: also delete what the replica does not have.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--delete/--no-delete",
+            help="Media only: whether files that the replica does not have are deleted.",
+            show_default="the release's value",
+        ),
+    ] = None,
     unfinished: Annotated[
         Unfinished | None,
         typer.Option(
-            help="Media only: what becomes of a replica whose mirror was cut off: refused, recovered as of "
-            "the last complete mirror, or as it lies there.",
+            help="Media only: what to do with a replica whose last mirror did not finish: refuse it, recover "
+            "the last complete mirror, or take it as it is.",
             show_default="the release's value",
         ),
     ] = None,
     confirm: Annotated[
-        str | None, typer.Option(metavar="NAMESPACE", help="The namespace whose data is to be replaced.")
+        str | None,
+        typer.Option(metavar="NAMESPACE", help="Confirm by naming the namespace whose data is replaced."),
     ] = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     namespace: Namespace = None,
     output: Output = Format.text,
 ) -> int:
-    """Replace the stack's database by a dump, or bring its media files back from the replica."""
+    """Replace the stack's database with a dump, or restore its media files from the replica."""
     environment: dict[str, str] = {}
     if what is Kind.media:
         if dump is not None:
             raise CliError(
-                Exit.USAGE, "--dump is for the database: media have one replica. Nothing was started."
+                Exit.USAGE, "--dump is only for the database: media have one replica. Nothing was started."
             )
-        if delete:
-            environment["DELETE"] = "true"
+        if delete is not None:
+            environment["DELETE"] = str(delete).lower()
         if unfinished is not None:
             environment["UNFINISHED"] = unfinished.value
     else:
         for option, given in (("--delete", delete), ("--unfinished", unfinished)):
-            if given:
-                raise CliError(Exit.USAGE, f"{option} is for media; nothing was started.")
+            if given is not None:
+                raise CliError(Exit.USAGE, f"{option} is only for media. Nothing was started.")
         if dump is not None:
             environment["DUMP"] = _stamp(dump)
     release = _connect(kubeconfig, context, namespace)
@@ -217,7 +226,7 @@ def drill(
     namespace: Namespace = None,
     output: Output = Format.text,
 ) -> int:
-    """Restore a dump in a pod, count it, throw it away: proof that it can be restored, and how fast."""
+    """Restore a dump into a temporary server and count it: proof that it can be restored, and how fast."""
     environment = {} if dump is None else {"DUMP": _stamp(dump)}
     return _run(_connect(kubeconfig, context, namespace), "database-drill", environment, output)
 
@@ -232,14 +241,15 @@ def _run(release: Release, job: str, environment: Mapping[str, str], output: For
     from stack_backup import follow, show
 
     started = follow.start(release, job, environment)
-    console = Console(quiet=output is Format.json, highlight=False)
+    # With JSON, standard output has the document alone.
+    console = Console(stderr=output is Format.json, highlight=False)
     try:
         console.print(f"Job {started.name} in {release.namespace}", soft_wrap=True)
         with show.progress(console, job, started.usual) as state:
             end = started.follow(lambda line: console.print(Text(line), soft_wrap=True), state)
     except KeyboardInterrupt:
         raise CliError(
-            Exit.INTERRUPTED, f"Job {started.name} in {release.namespace} goes on without this command."
+            Exit.INTERRUPTED, f"Job {started.name} in {release.namespace} keeps running without this command."
         ) from None
     except CliError as problem:
         raise CliError(
@@ -270,12 +280,12 @@ def _confirmed(namespace: str, what: Kind, dump: str | None, confirm: str | None
         if not (ask and sys.stdin.isatty()):
             raise CliError(
                 Exit.USAGE,
-                f"A recovery replaces the {what} of {namespace}: confirm it with --confirm {namespace}. "
+                f"A recovery replaces the {what} of {namespace}. Confirm it with --confirm {namespace}. "
                 "Nothing was started.",
             )
-        source = f" by the dump {dump}" if dump else ""
+        source = f" with the dump {dump}" if dump else ""
         _console().print(f"The [bold]{what}[/] of [bold]{namespace}[/] will be replaced{source}.")
-        confirm = typer.prompt("Type the namespace to go on", default="", show_default=False)
+        confirm = typer.prompt("Type the namespace to continue", default="", show_default=False)
     if confirm != namespace:
         raise CliError(
             Exit.REFUSED,
@@ -285,7 +295,7 @@ def _confirmed(namespace: str, what: Kind, dump: str | None, confirm: str | None
 
 
 def _stamp(dump: str) -> str:
-    """`latest` or a time; a dump's whole name will do."""
+    """`latest` or a time; the whole name of a dump is taken, too."""
     if dump == "latest":
         return dump
     name = dump.rpartition("/")[2]

@@ -51,7 +51,7 @@ class Run:
                 job = self.release.get("Job", self.name)
                 if job is None:
                     raise CliError(
-                        Exit.RED, f"Job {self.name} is gone: somebody deleted it, and how it ended with it."
+                        Exit.RED, f"Job {self.name} was deleted while it ran; how it ended is not known."
                     )
                 self.pods = pods_of(self.release.find("Pod", _of(self.name)), self.name)
                 away = None  # a log that is quiet for long breaks off, too
@@ -118,9 +118,9 @@ def message(end: JobResult, pods: list[Object]) -> str:
     if end.verdict.get("message"):
         return str(end.verdict["message"])
     if not end.reason:
-        return "The Job is complete; its program left no verdict."
+        return "The Job is complete, but its program left no verdict."
     if end.exit_code:
-        return f"The Job failed: its program ended with {end.exit_code} and left no verdict; read its log."
+        return f"The Job failed: its program ended with {end.exit_code} and left no verdict. Read its log."
     return f"The Job failed ({end.reason}) without a verdict of its program: {_doing(pods)}."
 
 
@@ -131,7 +131,7 @@ def _of(job: str) -> str:
 def _doing(pods: list[Object]) -> str:
     """What the newest pod is doing, or waits for."""
     if not pods:
-        return "no pod of it is there"
+        return "it has no pod any more"
     pod = pods[-1]
     for condition in pod.get("status", {}).get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] != "True":

@@ -47,7 +47,7 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
     except (ConfigException, YAMLError, OSError, TypeError, KeyError) as error:
         raise CliError(
             Exit.UNREACHABLE,
-            f"No cluster can be reached: the kubeconfig {file} is missing or of no use "
+            f"No cluster can be reached: the kubeconfig {file} is missing or unusable "
             f"({_first_line(error)}). Name one with --kubeconfig or in KUBECONFIG.",
         ) from error
     settings.retries = False
@@ -141,13 +141,13 @@ class Release:
         if error.status == 401:
             return CliError(
                 Exit.REFUSED,
-                f"The cluster at {self._host} does not know you: log in again, and try once more.",
+                f"The cluster at {self._host} does not know you: log in again and retry.",
             )
         if error.status == 403 and "cannot " in said:
             return CliError(
                 Exit.REFUSED,
                 f"You may not {verb} {resource} in namespace {self.namespace}. Ask for that right: the Role "
-                "that this command needs stands in docs/command-line.md.",
+                "that this command needs is in docs/command-line.md.",
             )
         return CliError(Exit.RED, f"The cluster refused to {verb} {resource} in {self.namespace}: {said}.")
 

@@ -47,7 +47,7 @@ def status(console: Console, namespace: str, jobs: list[JobStatus]) -> None:
 
 def _schedule(job: JobStatus) -> str:
     if not job.schedule:
-        return "by hand"
+        return "manual"
     zone = "" if job.time_zone in ("Etc/UTC", "UTC") else f" {job.time_zone}"
     return f"{job.schedule}{zone}"
 
@@ -65,7 +65,7 @@ def _last_run(job: JobStatus) -> str:
 
 def _next_run(job: JobStatus) -> str:
     if job.suspended:
-        return "held"
+        return "suspended"
     return "-" if job.next_run is None else f"in {duration(-_age(job.next_run))}"
 
 
@@ -75,7 +75,7 @@ def _light(job: JobStatus) -> Text:
     if job.red:
         return Text("red", "bold red")
     if job.suspended:
-        return Text("held", "yellow")
+        return Text("suspended", "yellow")
     return Text("ok", "green") if job.last_success is not None else Text("not yet run", "dim")
 
 
@@ -131,12 +131,12 @@ def media(console: Console, namespace: str, replicas: list[Media]) -> None:
 
 def _media(one: Media) -> str:
     if not one.status:
-        return "no mirror has left its state there"
+        return "no mirror has been recorded there"
     last = "never complete"
     if one.completed and one.files is not None and one.bytes is not None:
         ago = duration(_age(one.completed))
         last = f"complete at {one.completed} ({ago} ago), {one.files:,} files, {size(one.bytes)}"
-    return last if one.status == "complete" else f"{last}; a mirror is in progress since {one.since}"
+    return last if one.status == "complete" else f"{last}; a mirror has been in progress since {one.since}"
 
 
 def _age(stamp: str) -> float:

@@ -88,15 +88,15 @@ def kubeconfig(tmp_path: Path) -> Path:
         (["recover", "everything"], "'everything' is not one of 'database', 'media'"),
         (["run", "postgres-backup-hourly", "--set", "KEEP"], "'KEEP' is not of the form NAME=VALUE"),
         (["run", "postgres-backup-hourly", "--set", "1=2"], "'1=2' is not of the form NAME=VALUE"),
-        (["recover", "media", "--dump", "latest"], "--dump is for the database"),
-        (["recover", "database", "--delete"], "--delete is for media"),
-        (["recover", "database", "--unfinished", "as-it-is"], "--unfinished is for media"),
+        (["recover", "media", "--dump", "latest"], "--dump is only for the database"),
+        (["recover", "database", "--delete"], "--delete is only for media"),
+        (["recover", "database", "--unfinished", "as-it-is"], "--unfinished is only for media"),
         (
             ["recover", "media", "--unfinished", "so"],
             "'so' is not one of 'refuse', 'last-complete', 'as-it-is'",
         ),
-        (["recover", "database", "--dump", "yesterday"], "'yesterday' is no dump"),
-        (["drill", "--dump", "2022-11-28"], "'2022-11-28' is no dump"),
+        (["recover", "database", "--dump", "yesterday"], "'yesterday' is not a dump"),
+        (["drill", "--dump", "2022-11-28"], "'2022-11-28' is not a dump"),
         (["status", "--output", "xml"], "'xml' is not one of 'text', 'json'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -117,7 +117,7 @@ class Release:
     namespace = "production-stack"
 
     def __init__(self) -> None:
-        self.objects = render({"mediaRecovery": {"enabled": True}, "volumes": VOLUMES})
+        self.objects = render({"mediaRecovery": {"enabled": True, "delete": True}, "volumes": VOLUMES})
         self.told: dict[str, str] = {}
 
     def cronjob(self, name: str) -> dict[str, Any]:
@@ -152,11 +152,11 @@ def test_the_shell_completes_commands_and_options() -> None:
 @pytest.mark.parametrize(
     ("options", "delete", "unfinished"),
     [
-        ([], "false", "refuse"),
-        (["--unfinished", "last-complete"], "false", "last-complete"),
+        ([], "true", "refuse"),
+        (["--no-delete"], "false", "refuse"),
         (["--unfinished", "as-it-is", "--delete"], "true", "as-it-is"),
     ],
-    ids=["none", "unfinished", "both"],
+    ids=["the release's values", "no delete", "both"],
 )
 def test_what_a_recovery_of_the_media_hands_on(
     command: Command, monkeypatch: pytest.MonkeyPatch, options: list[str], delete: str, unfinished: str

@@ -106,4 +106,4 @@ def test_a_log_that_is_quiet_for_long_is_no_cluster_that_is_away(monkeypatch: py
 def test_a_job_that_failed_without_a_verdict_ends_with_its_program_s_code() -> None:
     _, _, code, sentence = _follow(Release(set(), code=137))
     assert code == 137
-    assert sentence == "The Job failed: its program ended with 137 and left no verdict; read its log."
+    assert sentence == "The Job failed: its program ended with 137 and left no verdict. Read its log."
