@@ -10,7 +10,7 @@ TESTBED := $(PYTHON) -m stack_backup_lab.bed
 # By file: what the tests of a file share is made once.
 PARALLEL := --numprocesses auto --dist loadfile
 # Each stack's namespace and values.
-STACKS := production-stack=values/production.yaml staging-stack=values/staging.yaml stack-alice-default=values/developer.yaml
+STACKS := production-stack=values/production.yaml staging-stack=values/consumer.yaml stack-alice-default=values/consumer.yaml
 PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup_lab/bed/image_scripts/*.sh) scripts/bootstrap .ci/run
 
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)

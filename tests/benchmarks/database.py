@@ -23,7 +23,7 @@ from stack_backup_jobs.formats import MANIFESTS, dump_name, manifest_name, stamp
 from stack_backup_lab.render import Objects, merge_values, render
 from stack_backup_lab.runtime import postgres
 from stack_backup_lab.runtime.local import OWNER, LocalRuntime
-from stack_backup_lab.story.stacks import CLAIM, JOB, NAMESPACE, STAGING, STAGING_VALUES, VALUES
+from stack_backup_lab.story.stacks import CLAIM, CONSUMER_VALUES, JOB, NAMESPACE, STAGING, STOCK, VALUES
 from tests.benchmarks.measure import MIB, Line, NotMeasuredError, green, settled, timed, with_command
 from tests.benchmarks.molecules import fill
 
@@ -38,7 +38,7 @@ LIVE = {
 }
 """What a live server has, where that of a test has what is fast."""
 _OFF = {"enabled": False}
-ALONE: Mapping[str, Any] = {"tiers": _OFF, "mediaReplica": _OFF, "mediaRecovery": _OFF}
+ALONE: Mapping[str, Any] = {**STOCK, "tiers": _OFF, "mediaReplica": _OFF, "mediaRecovery": _OFF}
 
 DUMP_ALL = (
     'export PGPASSWORD="$(</secrets/database/superuser-password)"; '
@@ -56,7 +56,7 @@ class Database:
         self._production = stacks.enter_context(runtime.stack(NAMESPACE, IMAGE))
         with _settings(LIVE):
             self._staging = stacks.enter_context(runtime.stack(STAGING, IMAGE))
-        self._staging.install(merge_values(STAGING_VALUES, ALONE))
+        self._staging.install(merge_values(CONSUMER_VALUES, ALONE))
         self.bytes = fill(self._production, megabytes * MIB)
         self._replica_bytes = replica_megabytes * MIB
         limit = "pg_dumpall > /dev/null"

@@ -17,7 +17,7 @@ from stack_backup_lab.data import dataset
 from stack_backup_lab.paths import BIN, PROJECT
 from stack_backup_lab.render import load_values, merge_values
 from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
-from stack_backup_lab.story.stacks import JOB, MEDIA, STAGING, STAGING_VALUES, TEST_MACHINE, VALUES
+from stack_backup_lab.story.stacks import CONSUMER_VALUES, JOB, MEDIA, STAGING, TEST_MACHINE, VALUES
 from tests.cluster.documents import commands
 from tests.outcomes import green
 from tests.render import contract
@@ -75,7 +75,7 @@ def notes(stack: ClusterStack) -> str:
 @pytest.fixture(scope="module")
 def lost(runtime: ClusterRuntime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lost]:
     with runtime.stack(contract.NAMESPACE) as production, runtime.stack(STAGING) as staging:
-        for stack, values in ((production, VALUES), (staging, STAGING_VALUES)):
+        for stack, values in ((production, VALUES), (staging, CONSUMER_VALUES)):
             stack.add_claim(MEDIA)
             stack.install(merge_values(values, TEST_MACHINE))
         production.volume(MEDIA).write("targets/one.mol", b"a molecule")

@@ -14,17 +14,18 @@ from ruamel.yaml import YAML
 from stack_backup_lab.paths import BIN, PROJECT
 from stack_backup_lab.render import CHART, RELEASE, load_values, merge_values
 
-NAMESPACES = {
-    "production": "production-stack",
-    "staging": "staging-stack",
-    "developer": "stack-alice-default",
+SHIPPED = {
+    "production": ("production", "production-stack"),
+    "staging": ("consumer", "staging-stack"),
+    "developer": ("consumer", "stack-alice-default"),
 }
+"""The stacks that values are shipped for: the file's name, and the namespace."""
 
 
 def _stacks() -> dict[str, tuple[dict[str, Any], str]]:
     found: dict[str, tuple[dict[str, Any], str]] = {"defaults": ({}, "stack-alice-default")}
-    for path in sorted((PROJECT / "values").glob("*.yaml")):
-        found[path.stem] = (load_values(path), NAMESPACES[path.stem])
+    for stack, (file, namespace) in SHIPPED.items():
+        found[stack] = (load_values(PROJECT / "values" / f"{file}.yaml"), namespace)
     for path in sorted((CHART / "ci").glob("*-values.yaml")):
         found[f"ci/{path.name.removesuffix('-values.yaml')}"] = (load_values(path), "stack-alice-default")
     return found

@@ -17,12 +17,14 @@ from stack_backup_lab.paths import PROJECT
 from stack_backup_lab.render import CHART, Objects, load_values, merge_values, render
 from tests.render import contract
 from tests.render.rules import CRONJOB_NAME, LABEL_VALUE
-from tests.render.stacks import STACKS, to_yaml
+from tests.render.stacks import SHIPPED, STACKS, to_yaml
 
 GOLDEN = Path(__file__).parent / "golden"
 # In the name of a replica's volume: another export, size or right to write is another volume. In that of a
 # ConfigMap that pods mount: other programs are another one, so that no running pod gets some of them.
 DIGEST = re.compile(r"(?:(?<=-replica-)|(?<=-programs-))[0-9a-f]{8}$")
+# One stack of each file of values: another one differs in its namespace alone.
+RECORDED = ["production", "staging"]
 PROGRAMS = re.compile(r"stack-backup-programs-[0-9a-f]{8}")
 
 ALWAYS = [
@@ -102,13 +104,13 @@ def test_every_stack_is_rendered_for_a_namespace_that_the_operators_have() -> No
 def test_every_stack_is_linted_in_its_own_namespace() -> None:
     """A recovery's confirmation and the names of volumes depend on it."""
     makefile, ct = ((PROJECT / name).read_text(encoding="utf-8") for name in ("Makefile", "ct.yaml"))
-    for path in (PROJECT / "values").iterdir():
-        _, namespace = STACKS[path.stem]
-        assert f"{namespace}=values/{path.name}" in makefile
-        assert f"--namespace {namespace} --values values/{path.name}\n" in ct
+    assert {path.stem for path in (PROJECT / "values").iterdir()} == {file for file, _ in SHIPPED.values()}
+    for file, namespace in SHIPPED.values():
+        assert f"{namespace}=values/{file}.yaml" in makefile
+        assert f"--namespace {namespace} --values values/{file}.yaml\n" in ct
 
 
-@pytest.mark.parametrize("shipped", ["production", *contract.CONSUMERS])
+@pytest.mark.parametrize("shipped", RECORDED)
 def test_a_stack_renders_as_recorded(shipped: str, request: pytest.FixtureRequest) -> None:
     """Without the programs, which have tests of their own, and the chart's version."""
     values, namespace = STACKS[shipped]
@@ -122,14 +124,14 @@ def test_a_stack_renders_as_recorded(shipped: str, request: pytest.FixtureReques
     text = text.replace(f"stack-backup-{version}", "stack-backup-<version>")
     text = PROGRAMS.sub("stack-backup-programs-<digest>", text)
     text = re.sub(rf"(app.kubernetes.io/version: ){re.escape(version)}\b", r"\1<version>", text)
-    golden = GOLDEN / f"{shipped}.yaml"
+    golden = GOLDEN / f"{SHIPPED[shipped][0]}.yaml"
     if request.config.getoption("--update-golden"):
         golden.write_text(text, encoding="utf-8")
     assert text == golden.read_text(encoding="utf-8")
 
 
 def test_no_golden_render_is_left_over() -> None:
-    assert {path.stem for path in GOLDEN.iterdir()} == {"production", *contract.CONSUMERS}
+    assert {path.stem for path in GOLDEN.iterdir()} == {SHIPPED[stack][0] for stack in RECORDED}
 
 
 def _programs(objects: Objects) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from stack_backup_lab.render import Objects, merge_values, render
 from stack_backup_lab.runtime.folders import own_folder
 from stack_backup_lab.runtime.local import OWNER, LocalRuntime, LocalStack
 from stack_backup_lab.runtime.pod import size
-from stack_backup_lab.story.stacks import CLAIM, NAMESPACE, STAGING, STAGING_VALUES, VALUES
+from stack_backup_lab.story.stacks import CLAIM, CONSUMER_VALUES, NAMESPACE, STAGING, STOCK, VALUES
 from tests.scale import proportions
 from tests.scale.proportions import GIB, MEDIA_ENTRIES, MIB, PACKED, PEAK, SCALE, TEXT
 
@@ -54,7 +54,7 @@ class World:
 
 def objects(values: Path, namespace: str) -> Objects:
     """A stack's own release, its limits in proportion."""
-    return proportions.in_proportion(render(merge_values(values), namespace=namespace))
+    return proportions.in_proportion(render(merge_values(values, STOCK), namespace=namespace))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def world() -> Iterator[World]:
         production, staging = (
             open_things.enter_context(runtime.stack(name, "postgres:15")) for name in (NAMESPACE, STAGING)
         )
-        for stack, values in ((production, VALUES), (staging, STAGING_VALUES)):
+        for stack, values in ((production, VALUES), (staging, CONSUMER_VALUES)):
             stack.add_claim(MEDIA)
             stack.apply(objects(values, stack.namespace))
             open_things.enter_context(stack.volume(MEDIA).limited(MEDIA_BYTES))

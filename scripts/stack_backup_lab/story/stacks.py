@@ -12,13 +12,18 @@ STAGING = "staging-stack"
 DEVELOPER = "stack-alice-default"
 
 VALUES = PROJECT / "values" / "production.yaml"
-STAGING_VALUES = VALUES.with_name("staging.yaml")
-DEVELOPER_VALUES = VALUES.with_name("developer.yaml")
+CONSUMER_VALUES = VALUES.with_name("consumer.yaml")
 
 JOB = "postgres-backup-hourly"
 CLAIM = "database-backup"
 FOLDER = "hourly"
 MEDIA = "media"
+
+STOCK: Mapping[str, Any] = {
+    "database": {"image": {"repository": "postgres", "tag": "15"}},
+    "drill": {"references": ""},
+}
+"""Values laid over a stack's where the stock image runs, and the tables are not Fragalysis' own."""
 
 _LITTLE = {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}}
 _SCRATCH = {"scratch": {"size": "1Gi"}}
@@ -26,7 +31,8 @@ TEST_MACHINE: Mapping[str, Any] = {
     "database": {"image": {"repository": "localhost/stack-database", "tag": "15"}},
     "backup": {"dumpSize": "15Mi", **_LITTLE},
     **dict.fromkeys(("tiers", "databaseReplica", "mediaReplica", "replicaCheck", "offsite"), _LITTLE),
-    **dict.fromkeys(("databaseRecovery", "drill"), _LITTLE | _SCRATCH),
+    "databaseRecovery": _LITTLE | _SCRATCH,
+    "drill": _LITTLE | _SCRATCH | STOCK["drill"],
     "mediaRecovery": _LITTLE,
     "volumes": {
         "databaseBackup": {"size": "1Gi", "accessModes": ["ReadWriteOnce"]},
@@ -34,7 +40,7 @@ TEST_MACHINE: Mapping[str, Any] = {
         "mediaReplica": {"size": "1Gi"},
     },
 }
-"""Values laid over a stack's for a cluster on one machine: its own image, little data, small volumes."""
+"""Values laid over a stack's for one machine: its own image and tables, little data, small volumes."""
 
 _OFF = {"enabled": False}
 BACKUP_ALONE: Mapping[str, Any] = dict.fromkeys(

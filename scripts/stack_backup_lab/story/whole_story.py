@@ -26,14 +26,13 @@ from stack_backup_lab.runtime import ScheduledStack, Stack
 from stack_backup_lab.story.engine import Step, StoryError, megabytes
 from stack_backup_lab.story.stacks import (
     CLAIM,
+    CONSUMER_VALUES,
     DEVELOPER,
-    DEVELOPER_VALUES,
     EVERY_MINUTE,
     FOLDER,
     JOB,
     MEDIA,
     STAGING,
-    STAGING_VALUES,
     TEST_MACHINE,
     VALUES,
 )
@@ -133,8 +132,8 @@ class WholeStory:
         for stack in (self._production, *self._readers.values()):
             stack.add_claim(MEDIA)
         self._production.install(self._values)
-        for name, values in ((STAGING, STAGING_VALUES), (DEVELOPER, DEVELOPER_VALUES)):
-            self._readers[name].install(merge_values(values, TEST_MACHINE))
+        for reader in self._readers.values():
+            reader.install(merge_values(CONSUMER_VALUES, TEST_MACHINE))
         return ", ".join(stack.namespace for stack in (self._production, *self._readers.values()))
 
     def _fill(self) -> str:
