@@ -48,8 +48,8 @@ docs: .venv/.installed ## Write the generated files again (the chart's README)
 	$(TESTBED) tools --names helm-docs
 	helm-docs --chart-search-root charts
 
-lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, codespell, helm lint, ct lint, kubeconform, generated files
-	$(TESTBED) tools --names helm,helm3,ct,kubeconform,helm-docs,shfmt,shellcheck
+lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, codespell, actionlint, helm lint, ct lint, kubeconform, generated files
+	$(TESTBED) tools --names helm,helm3,ct,kubeconform,helm-docs,shfmt,shellcheck,actionlint
 	ruff check
 	ruff format --check
 	mypy
@@ -57,6 +57,7 @@ lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, codespell, he
 	shfmt --indent 2 --case-indent --diff $(PROGRAMS)
 	yamllint --strict .
 	codespell
+	actionlint
 	for stack in $(STACKS); do helm lint --strict --namespace $${stack%=*} --values $${stack#*=} charts/stack-backup; done
 	ct lint --config ct.yaml
 	$(PYTHON) -m stack_backup_lab.kubeconform $(STACKS)

@@ -34,7 +34,7 @@ LOADED = (STACK, images.RCLONE, images.PYTHON)
 MOLECULES = ("rdkit-data",)
 REGISTRY = ("docker-registry",)
 POLICY = ("kube-score", "actionlint")
-LINT = ("helm", "helm3", "ct", "kubeconform", "helm-docs", "shfmt", "shellcheck")
+LINT = ("helm", "helm3", "ct", "kubeconform", "helm-docs", "shfmt", "shellcheck", "actionlint")
 
 
 def demo(start: Start) -> None:
