@@ -139,7 +139,7 @@ def test_no_default_is_null() -> None:
 
 def test_the_chart_names_the_images_of_its_defaults() -> None:
     listed = yaml.safe_load(load_values(CHART / "Chart.yaml")["annotations"]["artifacthub.io/images"])
-    images = {name: DEFAULTS[name]["image"] for name in ("database", "rclone")}
+    images = {name: DEFAULTS[name]["image"] for name in ("database", "python", "rclone")}
     assert {item["name"]: item["image"] for item in listed} == {
         name: f"{image['repository']}:{image['tag']}" for name, image in images.items()
     }
