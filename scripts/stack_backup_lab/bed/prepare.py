@@ -75,6 +75,7 @@ def judges(start: Start) -> None:
     """What judges the rendered chart and the workflows."""
     start(tools.ensure, "helm", *POLICY)
     start(policy.ensure)
+    start(_release)
 
 
 def test(start: Start) -> None:
@@ -86,6 +87,7 @@ def test(start: Start) -> None:
     _cluster(start)
     for environment in (ansible, policy):
         start(environment.ensure)
+    start(_release)
 
 
 PURPOSES: dict[str, Callable[[Start], None]] = {
@@ -142,3 +144,10 @@ def _environment() -> None:
     """The project's Python packages, where the lock has changed since they were installed."""
     with progress.step("python environment", "Installing Python packages", 40):
         commands.run(["make", "--no-print-directory", ".venv/.installed"], cwd=PROJECT, log=LOGS / "venv.log")
+
+
+def _release() -> None:
+    """What sets a version and lists what is in a release."""
+    with progress.step("release tools", "Installing the tools of a release", 20):
+        target = ".cache/release/.installed"
+        commands.run(["make", "--no-print-directory", target], cwd=PROJECT, log=LOGS / "release.log")
