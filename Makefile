@@ -99,9 +99,9 @@ test-size: .venv/.installed ## The same at production's own size: hours, and abo
 
 ##@ Measure
 
-coverage: .venv/.installed ## Which lines of the product each layer of tests runs
+coverage: .venv/.installed ## Which lines of the product each layer of tests runs (LAYERS="unit cli")
 	$(TESTBED) prepare jobs
-	$(PYTHON) -m tests.coverage
+	$(PYTHON) -m tests.coverage $(LAYERS)
 
 mutants: .venv/.installed ## Small changes that the unit tests must see (MODULES="formats choice"): minutes a module
 	$(PYTHON) -m tests.mutants $(MODULES)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stack_backup_lab.bed import images
 from stack_backup_lab.render import Objects
+from stack_backup_lab.runtime import pod
 from stack_backup_lab.runtime.local import LocalRuntime, LocalStack, RunningJob
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs.faults import fail, fail_python, hold, hold_python, kill_python, patch_python
 from tests.jobs.test_local_runtime import IMAGE, cron_job, pod_of
-from tests.outcomes import green
 
 PACKAGE = """
 class Store:
@@ -78,7 +79,7 @@ def start(stack: LocalStack, text: str, faults: Faults, image: str = IMAGE) -> R
 def lines(stack: LocalStack, text: str, python: str, image: str = IMAGE) -> list[str]:
     with start(stack, text, Faults(python=python), image) as job:
         result = job.wait(60)
-    green(result)
+    assert result.succeeded, result.log
     return result.log.splitlines()
 
 
@@ -86,6 +87,28 @@ def test_without_faults_the_programs_python_is_the_images_own(stack: LocalStack)
     seen = "sys.version_info[:2], sys.prefix, os.path.exists('/faults'), 'sitecustomize' in sys.modules"
     stack.apply(program(f"import os, sys; print({seen})"))
     assert stack.run("probe").log == "(3, 13) /tools/python False False\n"
+
+
+RUN = """import os
+number = 1
+if number > 1:
+    print("never")
+if not os.fork():
+    number = 2
+    os._exit(0)
+os.wait()
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_the_lines_that_ran_are_known_however_a_process_ends(
+    stack: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pod, "RECORDED", str(tmp_path))
+    with start(stack, RUN, Faults()) as job:
+        job.wait(60)
+    lines = {line for file in tmp_path.iterdir() for line in file.read_text().splitlines()}
+    assert lines == {f"/programs/__main__.py:{number}" for number in (1, 2, 3, 5, 6, 7, 8, 9)}
 
 
 LINK = """

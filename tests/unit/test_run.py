@@ -78,6 +78,7 @@ class Running:
                 "TMPDIR": str(folder),
                 "DEADLINE_SECONDS": "180",
                 "TERMINATION_LOG": str(self._log),
+                **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")},
                 **environment,
             },
             stdout=subprocess.PIPE,

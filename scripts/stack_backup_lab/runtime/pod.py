@@ -14,12 +14,13 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stack_backup_lab.runtime import StackError
 from stack_backup_lab.runtime.memory import Meter, killed, remove
+from stack_backup_lab.runtime.python_faults import LINES
 from stack_backup_lab.runtime.sandbox import UNLIMITED, Bind, Container, Namespaces, Process, SandboxError
 
 Json = Mapping[str, Any]
@@ -49,6 +50,8 @@ DISK = "20Gi"
 
 PLANTED = "sitecustomize.py"
 """What Python runs when it starts, whatever it runs then."""
+RECORDED = os.environ.get("STACK_BACKUP_LINES", "")
+"""Where it names a folder, that gets the lines which the programs have run (`tests/coverage.py`)."""
 _PYTHON_FAULTS = Path(__file__).with_name("python_faults.py")
 
 TERMINATION_MESSAGE_LIMIT = 4096
@@ -126,7 +129,7 @@ class Pod:
             "annotations": template.get("metadata", {}).get("annotations", {}),
         }
         self._spec: Json = template["spec"]
-        self._faults = faults
+        self._faults = _recorded(faults)
         known(
             "the pod",
             self._spec,
@@ -237,6 +240,9 @@ class Pod:
         if self._meter is not None:
             self._meter.stop()
             remove(self._groups)
+        if RECORDED:
+            for lines in self.faults.glob(f"{LINES}*"):
+                shutil.copy(lines, Path(RECORDED, f"{self._metadata['uid']}-{lines.name}"))
         self._namespaces.unmount(self._folder)
         for image in self._disks:
             image.unlink()
@@ -522,6 +528,11 @@ class Pod:
                 yield Bind(
                     self._folder / PLANTED, f"/{library.relative_to(rootfs)}/{PLANTED}", read_only=True
                 )
+
+
+def _recorded(faults: Faults) -> Faults:
+    """With what records lines, where they are wanted: before the test's own, which may end the program."""
+    return replace(faults, python=f'record("/programs/")\n{faults.python}') if RECORDED else faults
 
 
 def known(what: str, there: Iterable[str], *fields: str) -> None:
