@@ -48,7 +48,7 @@ docs: .venv/.installed ## Write the generated files again (the chart's README)
 	$(TESTBED) tools --names helm-docs
 	helm-docs --chart-search-root charts
 
-lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, codespell, actionlint, helm lint, ct lint, kubeconform, generated files
+lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, codespell, actionlint, helm lint, ct lint, kubeconform, generated
 	$(TESTBED) tools --names helm,helm3,ct,kubeconform,helm-docs,shfmt,shellcheck,actionlint
 	ruff check
 	ruff format --check
@@ -115,11 +115,11 @@ bench-quick: .venv/.installed ## The same with a tenth of the data, once
 ##@ Release
 
 version: .cache/release/.installed .venv/.installed ## Another version in every place that names it (VERSION=1.2.3)
-	@[ -n "$(VERSION)" ] || { echo "Say which: make version VERSION=1.2.3" >&2; exit 2; }
+	@[[ "$(VERSION)" =~ ^[0-9]+(\.[0-9]+){2}$$ ]] || { echo "Say which, in three numbers: make version VERSION=1.2.3" >&2; exit 2; }
 	.cache/release/bin/bump-my-version bump --new-version "$(VERSION)"
 	$(MAKE) --no-print-directory docs
 
-dist: .cache/release/.installed .venv/.installed ## The files of a release in build/dist: of the newest commit, or of a tag (TAG=v1.2.3)
+dist: .cache/release/.installed .venv/.installed ## The files of a release, of the newest commit or of a tag (TAG=v1.2.3)
 	$(TESTBED) tools --names helm
 	$(PYTHON) -m stack_backup_lab.dist build/dist $(TAG)
 
