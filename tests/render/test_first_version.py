@@ -1,4 +1,4 @@
-"""The way from the first version of the chart: values are taken, or refused by their new name; volumes stay."""
+"""From the first version of the chart: values are taken, or refused by their new name; volumes stay."""
 
 from __future__ import annotations
 
