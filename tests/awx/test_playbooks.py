@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from stack_backup import Exit
 from stack_backup.app import Unfinished
 from stack_backup_lab.bed import ansible
-from stack_backup_lab.bed.commands import CommandError, run
+from stack_backup_lab.bed.commands import run
 from stack_backup_lab.paths import PROJECT
 
 AWX = PROJECT / "scripts" / "awx"
 PLAYBOOKS = sorted(path.stem for path in AWX.glob("*.yaml"))
 REQUIRED = {"question_name", "question_description", "variable", "type", "required", "default"}
+NOBODY = "http://127.0.0.1:1"
+"""Where no cluster answers."""
 
 
 def _asked(name: str) -> dict[str, bool]:
@@ -29,8 +37,27 @@ def _asked(name: str) -> dict[str, bool]:
     }
 
 
+def _play(playbook: Path, variables: dict[str, Any], **environment: str) -> subprocess.CompletedProcess[str]:
+    """A real ansible-playbook, with the command line of this environment in its PATH."""
+    return subprocess.run(
+        [ansible.ensure() / "ansible-playbook", playbook, "--extra-vars", json.dumps(variables)],
+        env={
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": os.environ["HOME"],
+            "LANG": "C.UTF-8",
+            "ANSIBLE_LOCALHOST_WARNING": "False",
+            "ANSIBLE_SHOW_CUSTOM_STATS": "True",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 def test_there_is_a_survey_for_every_playbook() -> None:
-    assert PLAYBOOKS == ["backup-now", "install", "recover-database", "recover-media"]
+    assert len(PLAYBOOKS) > 5
     assert sorted(path.stem for path in (AWX / "surveys").iterdir()) == PLAYBOOKS
 
 
@@ -57,64 +84,109 @@ def test_the_survey_s_stacks_are_the_values_files() -> None:
     assert sorted(stacks) == sorted(path.stem for path in (PROJECT / "values").glob("*.yaml"))
 
 
-def test_the_execution_environment_has_the_versions_that_were_tested() -> None:
-    pins = dict(
-        re.findall(r"^([a-z-]+)==(\S+)", (AWX / "requirements.lock").read_text().lower(), re.MULTILINE)
-    )
-    needs = yaml.safe_load((AWX / "execution-environment.yml").read_text())["dependencies"]
-    assert needs["ansible_core"]["package_pip"] == f"ansible-core=={pins['ansible-core']}"
-    assert [one.lower() for one in needs["python"]] == [
-        f"kubernetes=={pins['kubernetes']}",
-        f"pyyaml=={pins['pyyaml']}",
-    ]
-    collections = ansible.ensure().parent.glob(
-        "lib/*/site-packages/ansible_collections/kubernetes/core/MANIFEST.json"
-    )
-    (manifest,) = [json.loads(path.read_text()) for path in collections]
-    (core,) = needs["galaxy"]["collections"]
-    assert core == {"name": "kubernetes.core", "version": manifest["collection_info"]["version"]}
-
-
-def test_ansible_builder_takes_the_execution_environment(tmp_path: Path) -> None:
-    builder = ansible.ensure() / "ansible-builder"
-    run([builder, "create", "--file", AWX / "execution-environment.yml", "--context", tmp_path])
-    assert "helm" in (tmp_path / "Containerfile").read_text()
-
-
-@pytest.mark.parametrize(
-    ("told", "handed_on"),
-    [
-        ({}, {"CONFIRM": "s", "DELETE": "false"}),
-        ({"unfinished": ""}, {"CONFIRM": "s", "DELETE": "false"}),
-        (
-            {"delete_others": "true", "unfinished": "last-complete"},
-            {"CONFIRM": "s", "DELETE": "true", "UNFINISHED": "last-complete"},
-        ),
-    ],
-    ids=["nothing", "an empty answer", "all"],
-)
-def test_what_a_recovery_of_the_media_hands_on(
-    tmp_path: Path, told: dict[str, str], handed_on: dict[str, str]
-) -> None:
-    shutil.copy(AWX / "recover-media.yaml", tmp_path)
-    (tmp_path / "tasks").mkdir()
-    show = [{"ansible.builtin.copy": {"dest": str(tmp_path / "shown"), "content": "{{ job_environment }}"}}]
-    (tmp_path / "tasks" / "run-job.yaml").write_text(yaml.safe_dump(show))
-    variables = json.dumps({"stack_namespace": "s", "confirm": "s", **told})
-    playbook = ansible.ensure() / "ansible-playbook"
-    run([playbook, tmp_path / "recover-media.yaml", "--extra-vars", variables])
-    assert json.loads((tmp_path / "shown").read_text()) == handed_on
-
-
 def test_the_survey_s_answers_are_what_the_program_knows() -> None:
     survey = json.loads((AWX / "surveys" / "recover-media.json").read_text())
     [choices] = [one["choices"] for one in survey["spec"] if one["variable"] == "unfinished"]
     assert choices == list(Unfinished)
 
 
+def test_the_execution_environment_has_the_version_that_is_tested() -> None:
+    pins = dict(re.findall(r"^([a-z-]+)==(\S+)", (AWX / "requirements.lock").read_text(), re.MULTILINE))
+    needs = yaml.safe_load((AWX / "execution-environment.yml").read_text())["dependencies"]
+    assert needs["ansible_core"]["package_pip"] == f"ansible-core=={pins['ansible-core']}"
+
+
+def test_the_execution_environment_can_be_built_and_has_all_of_the_command_line(tmp_path: Path) -> None:
+    builder = ansible.ensure() / "ansible-builder"
+    run([builder, "create", "--file", AWX / "execution-environment.yml", "--context", tmp_path])
+    text = (tmp_path / "Containerfile").read_text()
+    assert "helm" in text
+    assert text.index("COPY _build/stack-backup /tmp/stack-backup") < text.index("stack-backup --version")
+    sources = tmp_path / "_build" / "stack-backup"
+    assert (sources / "requirements.lock").read_bytes() == (PROJECT / "requirements.lock").read_bytes()
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    run([*pip, "--wheel-dir", tmp_path, sources])
+    (wheel,) = tmp_path.glob("*.whl")
+    packaged = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    assert packaged == {
+        f"{folder.name}/{path.name}"
+        for folder in (
+            PROJECT / "scripts" / "stack_backup",
+            PROJECT / "charts" / "stack-backup" / "files" / "stack_backup_jobs",
+        )
+        for path in folder.glob("*.py")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "called"),
+    [
+        ("backup-now", {}, ["run", "postgres-backup-hourly"]),
+        ("status", {}, ["status"]),
+        ("list-dumps", {}, ["list"]),
+        ("recover-database", {"confirm": "s"}, ["recover", "database", "--confirm", "s"]),
+        ("recover-database", {"confirm": "s", "dump": ""}, ["recover", "database", "--confirm", "s"]),
+        (
+            "recover-database",
+            {"confirm": "s", "dump": "latest"},
+            ["recover", "database", "--confirm", "s", "--dump", "latest"],
+        ),
+        ("recover-media", {"confirm": "s"}, ["recover", "media", "--confirm", "s", "--no-delete"]),
+        (
+            "recover-media",
+            {"confirm": "s", "unfinished": "", "delete_others": "false"},
+            ["recover", "media", "--confirm", "s", "--no-delete"],
+        ),
+        (
+            "recover-media",
+            {"confirm": "s", "delete_others": "true", "unfinished": "last-complete"},
+            ["recover", "media", "--confirm", "s", "--delete", "--unfinished", "last-complete"],
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value) or "nothing",
+)
+def test_what_a_playbook_calls(tmp_path: Path, name: str, told: dict[str, str], called: list[str]) -> None:
+    shutil.copy(AWX / f"{name}.yaml", tmp_path)
+    (tmp_path / "tasks").mkdir()
+    show = [
+        {"ansible.builtin.copy": {"dest": str(tmp_path / "shown"), "content": "{{ arguments | to_json }}"}}
+    ]
+    (tmp_path / "tasks" / "stack-backup.yaml").write_text(yaml.safe_dump(show))
+    done = _play(tmp_path / f"{name}.yaml", {"stack_namespace": "s", **told})
+    assert done.returncode == 0, done.stdout
+    assert json.loads((tmp_path / "shown").read_text()) == called
+
+
 @pytest.mark.parametrize("name", PLAYBOOKS)
 def test_a_playbook_that_is_not_told_the_namespace_starts_nothing(name: str) -> None:
-    playbook = ansible.ensure() / "ansible-playbook"
-    with pytest.raises(CommandError) as caught:
-        run([playbook, AWX / f"{name}.yaml"], env={"ANSIBLE_LOCALHOST_WARNING": "False"})
-    assert re.search(r"Nothing was (changed|started)", caught.value.output)
+    done = _play(AWX / f"{name}.yaml", {"stack": "production"})
+    assert done.returncode != 0
+    assert "Nothing was started. The variable stack_namespace must be" in done.stdout
+
+
+def test_an_install_that_names_no_stack_changes_nothing() -> None:
+    done = _play(AWX / "install.yaml", {"stack_namespace": "s", "stack": "none"})
+    assert done.returncode != 0
+    assert "Nothing was changed. The variable stack must be" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["status", "backup-now", "list-dumps"])
+def test_a_cluster_that_does_not_answer_is_red_with_the_command_line_s_own_sentence(name: str) -> None:
+    """AWX's credential, as AWX hands it on, is what the command line uses."""
+    done = _play(
+        AWX / f"{name}.yaml",
+        {"stack_namespace": "s"},
+        K8S_AUTH_HOST=NOBODY,
+        K8S_AUTH_API_KEY="a token",
+        K8S_AUTH_VERIFY_SSL="False",
+    )
+    assert done.returncode == 2, done.stdout
+    assert f"The cluster at {NOBODY} does not answer" in done.stdout.split("TASK [The verdict]")[1]
+    assert f'"exit": {int(Exit.UNREACHABLE)}' in done.stdout.split("CUSTOM STATS")[1]
+    assert "a token" not in done.stdout + done.stderr
+
+
+def test_where_the_command_line_is_missing_that_is_said() -> None:
+    done = _play(AWX / "status.yaml", {"stack_namespace": "s"}, PATH="/usr/bin:/bin")
+    assert done.returncode == 2
+    assert "stack-backup gave no answer. Is it installed" in done.stdout.split("TASK [The verdict]")[1]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from stack_backup_jobs.formats import time_of
 from stack_backup_lab.bed import ansible
@@ -35,6 +38,20 @@ AWX = PROJECT / "scripts" / "awx"
 Playbook = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def credential(kubeconfig: Path, home: Path) -> dict[str, str]:
+    """The cluster and the token of a kubeconfig as AWX hands a credential on."""
+    content = yaml.safe_load(kubeconfig.read_text())
+    (cluster,), (user,) = content["clusters"], content["users"]
+    certificate = home / "certificate"
+    certificate.write_bytes(base64.b64decode(cluster["cluster"]["certificate-authority-data"]))
+    return {
+        "K8S_AUTH_HOST": cluster["cluster"]["server"],
+        "K8S_AUTH_API_KEY": user["user"]["token"],
+        "K8S_AUTH_VERIFY_SSL": "True",
+        "K8S_AUTH_SSL_CA_CERT": str(certificate),
+    }
+
+
 @pytest.fixture(scope="module")
 def stack(runtime: ClusterRuntime) -> Iterator[ClusterStack]:
     """A stack without a release: the playbook installs it."""
@@ -45,21 +62,23 @@ def stack(runtime: ClusterRuntime) -> Iterator[ClusterStack]:
 
 @pytest.fixture(scope="module")
 def playbook(stack: ClusterStack, tmp_path_factory: pytest.TempPathFactory) -> Playbook:
-    """Runs a playbook with these variables, as the cluster's administrator or somebody else."""
+    """Runs a playbook with these variables, as the cluster's administrator or somebody else, and with a
+    kubeconfig or as AWX does.
+    """
     binary = ansible.ensure() / "ansible-playbook"
     home = tmp_path_factory.mktemp("ansible")
 
     def run(
-        name: str, *, kubeconfig: Path = stack.kube.kubeconfig, **variables: Any
+        name: str, *, kubeconfig: Path = stack.kube.kubeconfig, as_awx: bool = False, **variables: Any
     ) -> subprocess.CompletedProcess[str]:
-        asked = {"stack_namespace": NAMESPACE, "helm_binary": str(BIN / "helm3"), **variables}
+        asked = {"stack_namespace": NAMESPACE, **variables}
         return subprocess.run(
             [binary, AWX / f"{name}.yaml", "--extra-vars", json.dumps(asked)],
             env={
-                "PATH": os.environ["PATH"],
+                "PATH": f"{BIN}:{Path(sys.executable).parent}:{os.environ['PATH']}",
                 "HOME": str(home),
                 "LANG": "C.UTF-8",
-                "K8S_AUTH_KUBECONFIG": str(kubeconfig),
+                **(credential(kubeconfig, home) if as_awx else {"KUBECONFIG": str(kubeconfig)}),
                 "ANSIBLE_LOCALHOST_WARNING": "False",
                 "ANSIBLE_SHOW_CUSTOM_STATS": "True",
                 "COLUMNS": "200",
@@ -94,8 +113,14 @@ def _revision(end: subprocess.CompletedProcess[str]) -> int:
     return int(match[1])
 
 
+def _versions(stack: ClusterStack) -> dict[str, int]:
+    """How often each CronJob of the release was changed."""
+    found = stack.kube.find("CronJob", stack.namespace)
+    return {one["metadata"]["name"]: one["metadata"]["generation"] for one in found}
+
+
 def _manual(stack: ClusterStack) -> list[dict[str, Any]]:
-    return [job for job in stack.kube.find("Job", stack.namespace) if "-awx-" in job["metadata"]["name"]]
+    return [job for job in stack.kube.find("Job", stack.namespace) if "-manual-" in job["metadata"]["name"]]
 
 
 def test_the_release_is_installed(installed: subprocess.CompletedProcess[str], stack: ClusterStack) -> None:
@@ -106,18 +131,18 @@ def test_the_release_is_installed(installed: subprocess.CompletedProcess[str], s
 
 
 def test_installing_again_changes_nothing(
-    playbook: Playbook, installed: subprocess.CompletedProcess[str]
+    playbook: Playbook, installed: subprocess.CompletedProcess[str], stack: ClusterStack
 ) -> None:
+    assert installed.returncode == 0
+    before = _versions(stack)
     end = playbook("install", stack="production", stack_values=RECOVERABLE)
     assert end.returncode == 0, end.stdout
-    assert _revision(end) == _revision(installed)
-    assert "nothing to change" in end.stdout
+    assert _versions(stack) == before
 
 
 def test_an_upgrade_that_failed_stays_red_until_it_is_good(
     playbook: Playbook, installed: subprocess.CompletedProcess[str]
 ) -> None:
-    """The module by itself calls the second one "ok": the values are those of the failed release."""
     wrong = merge_values(RECOVERABLE, {"volumes": {"databaseBackup": {"accessModes": ["ReadWriteMany"]}}})
     for _ in range(2):
         end = playbook("install", stack="production", stack_values=wrong)
@@ -151,12 +176,12 @@ def test_a_backup_now_is_green_and_shows_its_verdict(
     playbook: Playbook, stack: ClusterStack, operator: Path
 ) -> None:
     before = dumps(stack)
-    end = playbook("backup-now", kubeconfig=operator)
+    end = playbook("backup-now", kubeconfig=operator, as_awx=True)
     assert end.returncode == 0, end.stdout
     (new,) = set(dumps(stack)) - set(before)
-    assert f"The dump {new} is published and verified" in end.stdout
+    assert f"The dump {new} is published and verified" in end.stdout.split("TASK [The verdict]")[1]
     assert "Dumping the server database:5432" in end.stdout
-    assert "stack_backup_verdict" in end.stdout.split("CUSTOM STATS")[1]
+    assert '"outcome": "published"' in end.stdout.split("CUSTOM STATS")[1]
 
 
 @pytest.mark.usefixtures("installed")
@@ -172,14 +197,24 @@ def test_a_job_made_by_awx_counts_as_its_cronjob_s_own(stack: ClusterStack) -> N
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_recovery_that_refuses_is_red_with_the_program_s_own_sentence(
-    playbook: Playbook, operator: Path
+def test_a_recovery_with_another_confirmation_starts_nothing(
+    playbook: Playbook, stack: ClusterStack, operator: Path
 ) -> None:
+    before = len(_manual(stack))
     end = playbook("recover-database", kubeconfig=operator, confirm="production-stack")
     assert end.returncode == 2, end.stdout
-    failed = next(line for line in end.stdout.splitlines() if line.startswith("fatal: "))
-    assert f"The run is confirmed for production-stack, and this is {NAMESPACE}." in failed
-    assert "The live database is as it was." in failed
+    said = end.stdout.split("TASK [The verdict]")[1]
+    assert f"The confirmation is 'production-stack', but the namespace is '{NAMESPACE}'." in said
+    assert len(_manual(stack)) == before
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_restore_points_are_listed(playbook: Playbook, stack: ClusterStack) -> None:
+    end = playbook("list-dumps")
+    assert end.returncode == 0, end.stdout
+    shown = end.stdout.split("TASK [The verdict]")[1]
+    assert dumps(stack)
+    assert all(name in shown for name in dumps(stack))
 
 
 @pytest.mark.usefixtures("installed")
@@ -205,10 +240,22 @@ def test_a_job_that_leaves_no_verdict_is_red_and_named(
     with another_program(stack, "echo lost; exit 3"):
         end = playbook("recover-database", kubeconfig=operator, confirm=NAMESPACE)
     assert end.returncode == 2, end.stdout
-    (name,) = re.findall(rf"fatal: .*Job ({RECOVERY}-awx-\S+) in {NAMESPACE} failed", end.stdout)
-    assert "without a verdict of its program" in end.stdout
+    said = end.stdout.split("TASK [The verdict]")[1]
+    assert "The Job failed: its program ended with 3 and left no verdict." in said
     assert '"lost"' in end.stdout
+    (name,) = set(re.findall(rf"Job ({RECOVERY}-manual-\S+) in {NAMESPACE}", end.stdout))
     assert name in {job["metadata"]["name"] for job in _manual(stack)}
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_status_is_red_while_a_job_is_and_names_it(playbook: Playbook, operator: Path) -> None:
+    end = playbook("status", kubeconfig=operator)
+    assert end.returncode == 2, end.stdout
+    assert f"{RECOVERY}: the last run failed" in end.stdout.split("TASK [The verdict]")[1]
+    assert playbook("recover-database", kubeconfig=operator, confirm=NAMESPACE).returncode == 0
+    end = playbook("status", kubeconfig=operator)
+    assert end.returncode == 0, end.stdout
+    assert "All is well." in end.stdout.split("TASK [The verdict]")[1]
 
 
 @pytest.mark.usefixtures("installed")
@@ -226,7 +273,6 @@ def test_a_job_that_the_release_does_not_have_is_red(
 def test_a_chart_that_changed_under_the_same_version_is_installed(
     playbook: Playbook, installed: subprocess.CompletedProcess[str], stack: ClusterStack, tmp_path: Path
 ) -> None:
-    """The module by itself sees no difference: it compares no file of the chart."""
     assert installed.returncode == 0
     first = _revision(playbook("install", stack="production", stack_values=RECOVERABLE))
     chart = shutil.copytree(CHART, tmp_path / CHART.name)

@@ -209,7 +209,7 @@ def _options() -> dict[str, set[str]]:
     """The command line's commands with their options; those of no command under an empty name."""
     group = typer.main.get_command(app)
     commands: dict[str, set[str]] = {
-        name: {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        name: {one for found in command.params for one in (*found.opts, *found.secondary_opts)} | {"--help"}
         for name, command in group.commands.items()  # type: ignore[attr-defined]
     }
     return commands | {"": {option for parameter in group.params for option in parameter.opts} | {"--help"}}
@@ -567,7 +567,7 @@ def unknown_calls(text: str) -> list[str]:
     complaints += [
         f"no such file: {name}"
         for name in re.findall(r"(?<![\w/.-])[\w./-]+\.md\b", text)
-        if not is_file(name)
+        if not is_file(name.replace("../", ""))
     ]
     return complaints
 

@@ -1,4 +1,4 @@
-"""Ansible with its collections: half a gigabyte that only its tests need."""
+"""Ansible, which only the tests of the playbooks need."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ PINS = PROJECT / "scripts" / "awx" / "requirements.lock"
 
 def ensure() -> Path:
     """The folder of `ansible-playbook` at the pinned version, installed where it is not. Raises BedError."""
-    return environment.ensure("ansible", PINS, "Ansible and its collections (500 MB)", 90)
+    return environment.ensure("ansible", PINS, "Ansible", 20)
