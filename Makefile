@@ -34,11 +34,11 @@ demo-cluster: ## The same story on two kind clusters, the first backup fired by 
 
 ##@ While you work
 
-check: lint ## The loop: lint, and the quick tests of the code, the chart and the command line
-	$(PYTEST) $(PARALLEL) --quick tests/unit tests/render tests/cli
+check: lint unit ## The loop: lint, and the quick tests of the code, the chart and the command line
+	$(PYTEST) $(PARALLEL) --quick tests/render tests/cli
 
 unit: .venv/.installed ## The quick tests of the code alone
-	$(PYTEST) $(PARALLEL) --quick tests/unit
+	$(PYTEST) --numprocesses 4 --quick tests/unit  # more than processors: many of them wait
 
 jobs: .venv/.installed ## Every job for real on this machine, and every way that it can fail
 	$(TESTBED) prepare jobs

@@ -357,6 +357,7 @@ def test_told_to_stop(start: Run, number: signal.Signals) -> None:
     assert ended.seconds < 2
 
 
+@pytest.mark.slow
 def test_told_to_stop_at_any_instant(start: Run) -> None:
     """Before Python runs, before it has handlers, before and after the fork, amid the work."""
     said = set()
@@ -385,6 +386,7 @@ def test_told_to_stop_at_any_instant(start: Run) -> None:
     assert f"{begin} All is as it was." in said
 
 
+@pytest.mark.slow
 def test_told_to_stop_amid_the_end(start: Run) -> None:
     codes = set()
     for number in range(20):
@@ -515,6 +517,7 @@ def test_a_command_ends_by_the_signal_that_it_wants(start: Run) -> None:
     assert ended.seconds < 2
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_left_alone(start: Run) -> None:
     """As in a call that no signal interrupts. What it may have done is not claimed."""
     running = start("""
@@ -536,6 +539,7 @@ def test_a_worker_that_hangs_is_left_alone(start: Run) -> None:
     assert ended.seconds < 10
 
 
+@pytest.mark.slow
 def test_a_clean_up_that_hangs_when_told_to_stop(start: Run) -> None:
     running = start("""
         def program(job):
@@ -631,6 +635,7 @@ def test_a_log_that_nobody_reads_any_more(start: Run) -> None:
     assert json.loads((running.folder / "termination-log").read_text())["message"] == "Wrong."
 
 
+@pytest.mark.slow
 def test_a_log_that_is_full(start: Run) -> None:
     running = start("""
         def program(job):
