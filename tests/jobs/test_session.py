@@ -261,10 +261,10 @@ def test_trust_needs_no_password_and_the_others_say_that_there_is_none(methods: 
 
 OVER_TCP = """
 import json, sys
-from stack_backup_jobs.session import Address, ServerError, Session
-host, port, tls, password = json.loads(sys.stdin.read())
+from stack_backup_jobs.session import Address, ServerError, Session, Tls
+host, port, mode, password = json.loads(sys.stdin.read())
 try:
-    with Session(Address(host, port, tls), "postgres", user="admin", password=password, timeout=2) as session:
+    with Session(Address(host, port, Tls(mode)), "postgres", user="admin", password=password, timeout=2) as session:
         [[ssl]] = session.query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
         session.execute("CREATE TEMP TABLE t (a text)")
         count = session.copy_in("COPY t FROM STDIN", [b"x" * 99 + b"\\n"] * 50000)
@@ -275,7 +275,7 @@ except ServerError as error:
 """
 
 
-def over_tcp(stack: LocalStack, host: str, port: int = 5432, *, tls: bool = True) -> list[object]:
+def over_tcp(stack: LocalStack, host: str, port: int = 5432, *, tls: str = "prefer") -> list[object]:
     """From inside the stack's network, where the server listens."""
     question = stack.namespaces.folder / "question"
     question.write_text(json.dumps([host, port, tls, stack.database.passwords[SUPERUSER]]))
@@ -285,8 +285,8 @@ def over_tcp(stack: LocalStack, host: str, port: int = 5432, *, tls: bool = True
 
 def test_over_tcp_in_clear_and_with_tls(stack: LocalStack, methods: LocalServer) -> None:
     assert over_tcp(stack, "127.0.0.1") == ["f", 50_000, 5_000_000]
-    assert over_tcp(stack, "127.0.0.1", 5433) == ["Unreachable", "08001", errno.ECONNREFUSED]
-    assert over_tcp(stack, "nowhere.invalid") == ["Unreachable", "08001", None]
+    assert over_tcp(stack, "127.0.0.1", 5433) == ["UnreachableError", "08001", errno.ECONNREFUSED]
+    assert over_tcp(stack, "nowhere.invalid") == ["UnreachableError", "08001", None]
     with connect(methods) as session:
         session.execute(
             "COPY (SELECT) TO PROGRAM 'openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x"
@@ -297,7 +297,7 @@ def test_over_tcp_in_clear_and_with_tls(stack: LocalStack, methods: LocalServer)
     await_(lambda: over_tcp(stack, "127.0.0.1")[0] == "t")
     # `localhost` is two addresses, and the server listens on one of them.
     assert over_tcp(stack, "localhost") == ["t", 50_000, 5_000_000]
-    assert over_tcp(stack, "127.0.0.1", tls=False) == ["f", 50_000, 5_000_000]
+    assert over_tcp(stack, "127.0.0.1", tls="disable") == ["f", 50_000, 5_000_000]
 
 
 # Failures.

@@ -209,6 +209,40 @@ def test_the_account_is_made_or_used(account: dict[str, Any], used: str, made: l
     assert [item["metadata"]["name"] for item in objects.of_kind("ServiceAccount")] == made
 
 
+@pytest.mark.parametrize(
+    ("tls", "variables", "keys"),
+    [
+        ({}, {"PGSSLMODE": "prefer"}, []),
+        ({"mode": "require"}, {"PGSSLMODE": "require"}, []),
+        (
+            {"mode": "verify-full", "secret": {"name": "certificates", "caKey": "root"}},
+            {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/secrets/tls/ca.crt"},
+            ["root"],
+        ),
+        (
+            {"secret": {"name": "certificates", "certificateKey": "own", "privateKeyKey": "private"}},
+            {"PGSSLMODE": "prefer", "PGSSLCERT": "/secrets/tls/tls.crt", "PGSSLKEY": "/secrets/tls/tls.key"},
+            ["own", "private"],
+        ),
+        (
+            {"mode": "disable", "secret": {"name": "certificates", "certificateKey": "own"}},
+            {"PGSSLMODE": "disable"},
+            [],
+        ),
+    ],
+    ids=str,
+)
+def test_only_what_the_mode_needs_is_mounted_for_tls(
+    tls: dict[str, Any], variables: dict[str, str], keys: list[str]
+) -> None:
+    pod = _pod(render({"database": {"tls": tls}}))
+    environment = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    assert {name: value for name, value in environment.items() if name.startswith("PGSSL")} == variables
+    mounted = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "database-tls"]
+    assert [item["key"] for secret in mounted for item in secret["items"]] == keys
+    assert not any(secret["secretName"] != "certificates" for secret in mounted)
+
+
 # -- recoveries, drills and replicas ------------------------------------------------------------------------
 
 

@@ -160,6 +160,9 @@ REFUSED: dict[str, list[Any]] = {
     "global.imageRegistry": ["a b"],
     "global.imagePullSecrets": [["name"], [{"name": ""}]],
     "volumes.databaseBackup.volumeName": ["Not_A_Name"],
+    "database.tls.mode": ["verify", "allow", True],
+    "database.tls.secret.name": ["Not_A_Name"],
+    "database.tls.secret.caKey": ["", "a/b"],
     "networkPolicy.offsitePorts": [[], [0], ["443"]],
     "networkPolicy.offsitePeers": [[{}]],
 }  # fmt: skip
@@ -395,6 +398,13 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
             ("annotations", "podAnnotations", {"team": "1"}),
         ]
     ),
+    *(
+        ({"database": {"tls": tls}}, f"database.tls.mode {mode} and database.tls.secret.certificateKey")
+        for mode, tls in [
+            ("verify-ca", {"mode": "verify-ca"}),
+            ("prefer", {"secret": {"certificateKey": "tls.crt"}}),
+        ]
+    ),
     # What is added to a pod takes the place of nothing that its program relies on.
     ({"backup": {"extraEnv": [{"name": "PGHOST", "value": "x"}]}}, "backup.extraEnv sets PGHOST, which"),
     ({"jobDefaults": {"extraEnv": [{"name": "HOME", "value": "/"}]}}, "backup.extraEnv sets HOME, which"),
@@ -474,6 +484,7 @@ def test_a_guard_says_what_is_wrong(values: dict[str, Any], sentence: str) -> No
         _on("databaseRecovery", **_places(path="/nfs")),
         {"volumes": {"media": {"existingClaim": "database-backup"}}},
         {"pod": {"nodeSelector": {}, "tolerations": []}},
+        {"database": {"tls": {"mode": "require", "secret": {"name": ""}}}},
         {"backup": {"extraVolumeMounts": [{"name": "tmp", "mountPath": "/backup-of-mine"}]}},
         _on("drill", drill={"resources": {"limits": {"ephemeral-storage": "40Gi"}}}),
         _on(

@@ -86,9 +86,30 @@ volumeMounts:
   value: /tmp
 - name: TMPDIR
   value: /tmp
+{{- if .job.passwords }}
+- name: PGSSLMODE
+  value: {{ .context.Values.database.tls.mode }}
+{{- range include "stack-backup.certificates" .context | fromYamlArray }}
+- name: {{ .variable }}
+  value: {{ .file }}
+{{- end }}
+{{- end }}
 {{- range $name, $value := .env }}
 - name: {{ $name }}
   value: {{ $value | toString | quote }}
+{{- end }}
+{{- end }}
+
+{{/* What the Secret of the connection's certificates holds for libpq: the keys in use, their files, and the variables that name these. */}}
+{{- define "stack-backup.certificates" -}}
+{{- with .Values.database.tls }}
+{{- if hasPrefix "verify-" .mode }}
+- {variable: PGSSLROOTCERT, file: /secrets/tls/ca.crt, key: {{ .secret.caKey | quote }}}
+{{- end }}
+{{- if and .secret.certificateKey (ne .mode "disable") }}
+- {variable: PGSSLCERT, file: /secrets/tls/tls.crt, key: {{ .secret.certificateKey | quote }}}
+- {variable: PGSSLKEY, file: /secrets/tls/tls.key, key: {{ .secret.privateKeyKey | quote }}}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -103,6 +124,11 @@ volumeMounts:
 - name: database-secret
   mountPath: /secrets/database
   readOnly: true
+{{- if include "stack-backup.certificates" .context | fromYamlArray }}
+- name: database-tls
+  mountPath: /secrets/tls
+  readOnly: true
+{{- end }}
 {{- end }}
 {{- if or .rclone .context.Values.python.image.repository }}
 - name: tools
@@ -166,6 +192,18 @@ volumeMounts:
       - key: {{ index $values.database.secret (printf "%sKey" .) | quote }}
         path: {{ . }}-password
       {{- end }}
+{{- with include "stack-backup.certificates" .context | fromYamlArray }}
+- name: database-tls
+  secret:
+    secretName: {{ $values.database.tls.secret.name | quote }}
+    optional: true
+    defaultMode: 0444
+    items:
+      {{- range . }}
+      - key: {{ .key | quote }}
+        path: {{ base .file }}
+      {{- end }}
+{{- end }}
 {{- end }}
 {{- if or .rclone $values.python.image.repository }}
 - name: tools

@@ -172,10 +172,7 @@ def environment(job: Job, server: Server, major: int) -> Mapping[str, str]:
     off = {key: "0" for key in SETTINGS if key.endswith("_timeout")}
     off |= {key: EXTRA[key] for key, first in since.items() if major >= first}
     off |= {"role": "none", "DateStyle": "ISO"}
-    return {
-        "PGHOST": server.address.host,
-        "PGPORT": str(server.address.port),
-        "PGPASSFILE": str(server.pgpass(job)),
+    return server.libpq(job) | {
         "PGOPTIONS": " ".join(f"-c {key}={value}" for key, value in off.items()),
     }
 

@@ -12,7 +12,18 @@ from pathlib import Path
 from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.job import Job, say
-from stack_backup_jobs.session import Address, ServerError, Session, UnreachableError, identifier, literal
+from stack_backup_jobs.session import (
+    NOT_TRUSTED,
+    TLS_MODES,
+    Address,
+    ServerError,
+    Session,
+    Tls,
+    UnreachableError,
+    identifier,
+    literal,
+)
+from stack_backup_jobs.settings import one_of, optional
 
 MAINTENANCE = "postgres"
 """The database for what concerns the server as a whole."""
@@ -48,6 +59,11 @@ _CONNECTION = {
 }
 _CLASSES = {
     **_CONNECTION,
+    NOT_TRUSTED: (
+        Exit.SETUP,
+        "Check what the value database.tls names (mode, CA, client certificate), and the server's own "
+        "certificate.",
+    ),
     "57P": _CONNECTION["08"],
     "533": _CONNECTION["08"],
     "55000": _CONNECTION["3D"],
@@ -116,10 +132,26 @@ class Server:
         except ServerError as error:
             raise of_server(error, f"Asking the server {self}") from error
 
-    def pgpass(self, job: Job) -> Path:
-        """The password in a file in memory, as libpq reads it: `:` and `\\` escaped. For the clients of the
-        image.
-        """
+    def libpq(self, job: Job) -> dict[str, str]:
+        """The environment of the image's clients: libpq takes no private key that others may read."""
+        tls = self.address.tls
+        found = {
+            "PGHOST": self.address.host,
+            "PGPORT": str(self.address.port),
+            "PGPASSFILE": str(self._pgpass(job)),
+            "PGSSLMODE": tls.mode,
+            "PGSSLROOTCERT": tls.ca,
+            "PGSSLCERT": tls.certificate,
+        }
+        if tls.key:
+            key = job.work / "client.key"
+            key.touch(0o600)
+            key.write_bytes(Path(tls.key).read_bytes())
+            found["PGSSLKEY"] = str(key)
+        return found
+
+    def _pgpass(self, job: Job) -> Path:
+        """The password in a file in memory, as libpq reads it: `:` and `\\` escaped."""
         path = job.work / "pgpass"
         path.touch(0o600)
         password = (self._password or "").replace("\\", "\\\\").replace(":", "\\:")
@@ -174,7 +206,7 @@ class Server:
             session.execute(f"DROP DATABASE {identifier(database)} WITH (FORCE)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OfServer:
     """Settings of a job of the stack's own server: the variables of these names."""
 
@@ -184,11 +216,24 @@ class OfServer:
     database_superuser: str
     database_name: str
     password_file: Path
+    pgsslmode: str = one_of(*TLS_MODES, default="prefer")
+    pgsslrootcert: str = optional()
+    pgsslcert: str = optional()
+    pgsslkey: str = optional()
 
     def server(self) -> Server:
         """Raises JobError."""
         password = password_in(self.password_file)
-        return Server(Address(self.pghost, self.pgport), self.database_superuser, password)
+        files = (self.pgsslrootcert, self.pgsslcert, self.pgsslkey)
+        for file in filter(None, files):
+            if not Path(file).is_file():
+                raise JobError(
+                    Exit.SETUP,
+                    f"There is no {Path(file).name} (the Secret or its key is missing).",
+                    "Create the Secret with the keys that the values name (database.tls.secret).",
+                )
+        address = Address(self.pghost, self.pgport, Tls(self.pgsslmode, *files))
+        return Server(address, self.database_superuser, password)
 
 
 def client_version(job: Job) -> str:

@@ -52,6 +52,9 @@ EXTRA = {
     "client_connection_check_interval": "10s",  # what a killed pod has begun ends, too
 }
 """The same, where the server knows it and the role may set it."""
+TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
+NOT_TRUSTED = "08TLS"
+"""An SQLSTATE of our own: server and client do not agree on TLS, or one does not trust the other."""
 _NOT_EVERYWHERE = {"42704", "42501"}
 _REFUSING: set[tuple[Address, str]] = set()
 """Servers and users that have refused EXTRA at the start: a session that is refused is in their log."""
@@ -88,12 +91,22 @@ class UnreachableError(ServerError):
 
 
 @dataclass(frozen=True)
+class Tls:
+    """How a connection is protected: libpq's sslmode, and files, of the CA and of a client's certificate."""
+
+    mode: str = "prefer"
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True)
 class Address:
-    """A host, or the folder of a socket. TLS is used where the server has it; no certificate is checked."""
+    """A host, or the folder of a socket, which has no TLS."""
 
     host: str
     port: int = 5432
-    tls: bool = True
+    tls: Tls = Tls()
 
 
 def codec(encoding: str) -> str:
@@ -338,7 +351,7 @@ class Session:
             _socket_file(self.address) or self._socket.getpeername(),
         )
         try:
-            if self.address.tls and self._family != socket.AF_UNIX:
+            if self.address.tls.mode != "disable" and self._family != socket.AF_UNIX:
                 self._encrypt()
             self._socket.setblocking(False)
             self._send(struct.pack("!ii", len(pairs) + 9, 196608) + pairs + b"\0")
@@ -361,14 +374,11 @@ class Session:
         self._socket.sendall(struct.pack("!ii", 8, 80877103))
         answer = self._socket.recv(1)  # not a byte more: what follows belongs to TLS
         if answer == b"S":
-            import ssl  # costs time and memory that most sessions need not spend
-
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            self._socket = context.wrap_socket(self._socket)
-            self._again = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+            self._socket, self._again = _with_tls(self._socket, self.address)
         elif answer != b"N":
             raise UnreachableError("no PostgreSQL server answers there", "08P01") if answer else self._lost()
+        elif self.address.tls.mode != "prefer":
+            raise UnreachableError("the server does not offer TLS", NOT_TRUSTED)
 
     def _authenticate(self, body: bytes) -> None:
         """Trust, a clear password, md5 or SCRAM-SHA-256."""
@@ -567,6 +577,28 @@ def _unreachable(error: OSError | None, sqlstate: str) -> UnreachableError:
     elif not isinstance(error, socket.gaierror) and not hasattr(error, "library"):
         lost.errno = error.errno  # name resolution and TLS have numbers of their own
     return lost
+
+
+def _with_tls(plain: socket.socket, address: Address) -> tuple[socket.socket, tuple[type[OSError], ...]]:
+    """The same connection with TLS, and the errors that mean: once more, later."""
+    import ssl  # costs time and memory that most sessions need not spend
+
+    tls = address.tls
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = tls.mode == "verify-full"
+    context.verify_mode = ssl.CERT_REQUIRED if tls.mode.startswith("verify-") else ssl.CERT_NONE
+    try:
+        if context.verify_mode == ssl.CERT_REQUIRED:
+            context.load_verify_locations(tls.ca)
+        if tls.certificate:
+            context.load_cert_chain(tls.certificate, tls.key)
+    except OSError as error:
+        raise _unreachable(error, NOT_TRUSTED) from error
+    try:
+        secured = context.wrap_socket(plain, server_hostname=address.host if context.check_hostname else None)
+    except ssl.SSLCertVerificationError as error:
+        raise _unreachable(error, NOT_TRUSTED) from error
+    return secured, (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def _socket_file(address: Address) -> str:
