@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
 import tomllib
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from stack_backup_lab import dist
 from stack_backup_lab.bed import BedError, tools
 from stack_backup_lab.bed.commands import CommandError, run
 from stack_backup_lab.paths import BIN, PROJECT
+from tests.registry import registry
 
 VERSION = "98.7.6"
 TAG = f"v{VERSION}"
@@ -128,6 +132,64 @@ def test_a_release_that_contradicts_itself_is_not_made(
     with pytest.raises(BedError, match=sentence):
         dist.make(tmp_path / "dist", tag, clone)
     assert not (tmp_path / "dist").exists()
+
+
+def _pushed(
+    folder: Path, address: str, home: Path, executable: str = "helm"
+) -> subprocess.CompletedProcess[str]:
+    """The step of the workflow that pushes the chart, to a registry on this machine."""
+    workflow = yaml.safe_load((PROJECT / ".github/workflows/release.yaml").read_text(encoding="utf-8"))
+    (step,) = (one for one in workflow["jobs"]["publish"]["steps"] if one.get("id") == "push")
+    assert step["working-directory"] == "dist"
+    assert workflow["defaults"]["run"]["shell"] == "bash"
+    tools.ensure(executable)
+    (home / "bin").mkdir(parents=True)
+    helm = home / "bin" / "helm"
+    # This registry has no TLS.
+    helm.write_text(f'#!/bin/sh\nexec {BIN / executable} "$@" --plain-http\n')
+    helm.chmod(0o755)
+    environment = {
+        "PATH": f"{home}/bin:/usr/bin:/bin",
+        "HOME": str(home),
+        "GITHUB_ACTOR": "somebody",
+        "GITHUB_REPOSITORY_OWNER": "Somebody",
+        "GITHUB_OUTPUT": str(home / "output"),
+        "TOKEN": "secret",
+    }
+    script = step["run"].replace("ghcr.io", address)
+    # As GitHub runs it.
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("executable", ["helm", "helm3"])
+def test_the_workflow_pushes_the_chart_and_knows_its_digest(
+    files: dict[str, Path], tmp_path: Path, executable: str
+) -> None:
+    archive = files[f"stack-backup-{VERSION}.tgz"]
+    with registry(tmp_path) as address:
+        done = _pushed(archive.parent, address, tmp_path / "home", executable)
+        assert done.returncode == 0, done.stdout + done.stderr
+        output = dict(line.split("=") for line in (tmp_path / "home" / "output").read_text().splitlines())
+        assert output["chart"] == f"{address}/somebody/charts/stack-backup"
+        place = ["pull", f"oci://{output['chart']}", "--destination", tmp_path, "--plain-http"]
+        said = run([BIN / executable, *place, "--version", VERSION])
+        assert output["digest"] in said
+    assert (tmp_path / archive.name).read_bytes() == archive.read_bytes()
+
+
+def test_the_workflow_pushes_nothing_that_is_not_what_was_built(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(files[dist.DIGESTS].parent, tmp_path / "dist")
+    with (folder / f"stack-backup-{VERSION}.tgz").open("ab") as archive:
+        archive.write(b"more")
+    with registry(tmp_path) as address:
+        done = _pushed(folder, address, tmp_path / "home")
+        with urllib.request.urlopen(f"http://{address}/v2/_catalog") as answer:
+            assert json.load(answer) == {"repositories": []}
+    assert done.returncode != 0
+    assert f"stack-backup-{VERSION}.tgz: FAILED" in done.stdout
 
 
 def test_a_tag_that_is_not_there_is_named(released: Path, tmp_path: Path) -> None:

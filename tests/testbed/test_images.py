@@ -9,16 +9,14 @@ import shutil
 import socket
 import subprocess
 import tarfile
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stack_backup_lab.bed import BedError, commands, images, podman, progress, system
+from stack_backup_lab.bed import BedError, commands, images, podman, progress
+from tests.registry import registry
 
 DATABASE = images.IMAGES["stack-database:15"]
 PUBLIC = images.IMAGES["postgres:15"]
@@ -58,40 +56,6 @@ def redirect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None
         f'[[registry]]\nprefix = "docker.io"\nlocation = "{host}"\ninsecure = true\n'
     )
     monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(tmp_path / "registries.conf"))
-
-
-@contextmanager
-def registry(tmp_path: Path) -> Iterator[str]:
-    """Debian's registry on a loopback port; yields host:port."""
-    system.ensure_packages("docker-registry")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        host = f"127.0.0.1:{probe.getsockname()[1]}"
-    settings = {
-        "version": 0.1,
-        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
-        "http": {"addr": host},
-    }
-    (tmp_path / "registry.yml").write_text(json.dumps(settings))
-    with (tmp_path / "registry.log").open("w") as log:
-        server = subprocess.Popen(
-            ["docker-registry", "serve", tmp_path / "registry.yml"], stdout=log, stderr=log
-        )
-    try:
-        while not answers(f"http://{host}/v2/"):
-            assert server.poll() is None, (tmp_path / "registry.log").read_text()
-            time.sleep(0.1)
-        yield host
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def answers(url: str) -> bool:
-    try:
-        urllib.request.urlopen(url).close()
-    except OSError:
-        return False
-    return True
 
 
 def tree(folder: Path) -> Path:
