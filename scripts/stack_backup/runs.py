@@ -35,7 +35,7 @@ class JobResult:
     reason: str = field(default="")
     """The Job's failure reason on a cluster (`DeadlineExceeded`, `PodFailurePolicy`, ...), else empty.
 
-    The local runtime says `OOMKilled` where a process of the pod was ended for want of memory.
+    The local runtime says `OOMKilled` where a process of the pod was killed because memory ran out.
     """
     peak_memory: int | None = None
     """Bytes that the pod used at most, looked at ten times a second (None: not measured, as on a cluster).

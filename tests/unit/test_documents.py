@@ -723,6 +723,37 @@ def alerts(document: Document) -> list[str]:
     return complaints
 
 
+# ---- wording -----------------------------------------------------------------------------------------------
+
+WORDING = {
+    "something that passes": "a transient error",
+    "tried again": "retried",
+    "out of turn": "outside its schedule",
+    "pass(?:ed|es)? over": "skip",
+    "at work": "running",
+    "makes? no sense": "invalid",
+    "for want of": "lacks",
+    "for who": "for anyone who",
+    "for ever": "forever",
+    "anew": "again",
+    "spoil[ts]?": "damage",
+    "mend(?:s|ed|ing)?": "fix",
+    "look (?:if|why|whether)": "check whether, find out why",
+    "(?:has|have) (?:it|them)? ?no more": "no longer",
+}
+"""Words that no operator would use, as patterns, and what they would say."""
+
+
+def wording(document: Document) -> list[str]:
+    """Sentences have the field's words. What a program says stands in code marks, and is left to it."""
+    prose = re.sub(r"`[^`]*`", "", document.prose)
+    return [
+        f"say {better!r}: {found[0]}"
+        for pattern, better in WORDING.items()
+        for found in re.finditer(rf"\b{pattern}\b".replace(" ", r"\s+"), prose, re.IGNORECASE)
+    ]
+
+
 # ---- the tests ---------------------------------------------------------------------------------------------
 
 ELSE = PROJECT / "docs" / "jobs" / "media-recovery.md"
@@ -786,6 +817,7 @@ ELSE = PROJECT / "docs" / "jobs" / "media-recovery.md"
         (names, "The metric `stack_backup_age_seconds`.", "no such name: stack_backup_age_seconds"),
         (names, "\n## Figures of the verdict\n`elephants`", "no such figure: elephants"),
         (alerts, "It is in the alerts.", "there is none: It is in the alerts."),
+        (wording, "It is something that\npasses.", "say 'a transient error': something that\npasses"),
     ],
 )
 def test_a_rule_sees_what_is_not_there(rule: Rule, text: str, complaint: str) -> None:
@@ -822,7 +854,9 @@ def test_a_message_s_commands_codes_and_pages_are_seen(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [links, values, defaults, codes, commands, files, names, alerts], ids=lambda rule: rule.__name__
+    "rule",
+    [links, values, defaults, codes, commands, files, names, alerts, wording],
+    ids=lambda rule: rule.__name__,
 )
 def test_what_a_document_names_is_there(rule: Rule) -> None:
     assert len(DOCUMENTS) > 15
@@ -841,6 +875,14 @@ def test_what_a_workflow_makes_is_there() -> None:
     }
     assert found
     assert found - _targets() == set()
+
+
+def test_what_operators_are_told_has_their_words() -> None:
+    tools = ("scripts/stack_backup/", "scripts/awx/")
+    said = [(where, text) for where, text in messages() if where.startswith(tools)]
+    assert len(said) > 100
+    found = [f"{where}: {one}" for where, text in said for one in wording(Document(PROJECT, text))]
+    assert not found, "\n" + "\n".join(found)
 
 
 def test_what_a_message_names_is_there() -> None:
