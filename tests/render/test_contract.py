@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from stack_backup_jobs import formats, run, settings
+from stack_backup_lab.paths import PROJECT
 from stack_backup_lab.render import CHART, Objects, merge_values, render
 from tests.render import contract
 from tests.render.rules import quantity
@@ -367,6 +368,32 @@ def test_every_program_has_a_job_and_every_job_a_program(everything: Objects) ->
     called = {tuple(_job(everything, job)[1]["containers"][0]["command"]) for job in EVERY_JOB}
     assert {command[:2] for command in called} == {("/bin/sh", "/programs/start.sh")}
     assert {command[2] for command in called} == run.JOBS.keys() - {"list"}  # which the command line calls
+
+
+def _drawn() -> dict[str, set[tuple[str, bool]]]:
+    """What docs/architecture.md says each job mounts: paths of claims, and whether the job writes there."""
+    text = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("## Which CronJob mounts which volume")[2].partition("\n## ")[0]
+    drawn = {}
+    for row in re.findall(r"(?m)^\| (`.*) \|$", table):
+        first, *cells = row.split(" | ")
+        name, *others = re.findall(r"`([^`]+)`", first)
+        mounts = {(path, way == "rw") for way, path in re.findall(r"(r[ow]) `([^`]+)`", " ".join(cells))}
+        for job in (name, *(name.rpartition("-")[0] + other for other in others)):
+            drawn[job] = mounts
+    return drawn
+
+
+def test_each_job_mounts_what_the_architecture_says(everything: Objects) -> None:
+    mounted = {}
+    for job in EVERY_JOB:
+        _, pod, _ = _job(everything, job)
+        claims = {one["name"] for one in pod["volumes"] if "persistentVolumeClaim" in one}
+        mounts = pod["containers"][0]["volumeMounts"]
+        mounted[job] = {
+            (one["mountPath"], not one.get("readOnly", False)) for one in mounts if one["name"] in claims
+        }
+    assert mounted == _drawn()
 
 
 @pytest.mark.parametrize("job", EVERY_JOB)
