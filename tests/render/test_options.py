@@ -142,15 +142,16 @@ def test_scratch_space_on_the_nodes_disk_is_requested(
 
 def test_further_labels_are_on_every_object_and_select_none() -> None:
     objects = _everything(
-        commonLabels={"part-of": "stack", "team": "all"}, jobDefaults={"podLabels": {"team": "own"}}
+        commonLabels={"app.kubernetes.io/part-of": "stack", "team": "all"},
+        jobDefaults={"podLabels": {"team": "own"}},
     )
     for item in objects:
-        assert item["metadata"]["labels"]["part-of"] == "stack"
+        assert item["metadata"]["labels"]["app.kubernetes.io/part-of"] == "stack"
     for item in objects.of_kind("NetworkPolicy"):
-        assert "part-of" not in item["spec"]["podSelector"]["matchLabels"]
+        assert "app.kubernetes.io/part-of" not in item["spec"]["podSelector"]["matchLabels"]
     for job in objects.of_kind("CronJob"):
         labels = job["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
-        assert (labels["part-of"], labels["team"]) == ("stack", "own")
+        assert (labels["app.kubernetes.io/part-of"], labels["team"]) == ("stack", "own")
 
 
 def test_claims_and_volumes_have_labels_annotations_and_a_volume_of_ones_own() -> None:

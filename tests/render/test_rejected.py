@@ -406,8 +406,12 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
         ]
     ),
     # What is added to a pod takes the place of nothing that its program relies on.
-    ({"backup": {"extraEnv": [{"name": "PGHOST", "value": "x"}]}}, "backup.extraEnv sets PGHOST, which"),
-    ({"jobDefaults": {"extraEnv": [{"name": "HOME", "value": "/"}]}}, "backup.extraEnv sets HOME, which"),
+    ({"backup": {"extraEnv": [{"name": "PGHOST", "value": "x"}]}}, "backup.extraEnv sets PGHOST, a variable"),
+    (
+        {"jobDefaults": {"extraEnv": [{"name": "HOME", "value": "/"}]}},
+        "backup.extraEnv sets HOME, a variable",
+    ),
+    ({"backup": {"extraEnv": [{"name": "PGOPTIONS", "value": "x"}]}}, "backup.extraEnv sets PGOPTIONS, a"),
     (
         _on("drill", drill={"extraVolumes": [{"name": "scratch", "emptyDir": {}}]}),
         'drill.extraVolumes has a volume "scratch", as the pod of database-drill has already',

@@ -254,8 +254,8 @@ volumeMounts:
 {{- $variables = append $variables .name }}
 {{- end }}
 {{- range .settings.extraEnv }}
-{{- if has .name $variables }}
-{{- fail (printf "%s.extraEnv sets %s, which the program of %s has from the chart: set the value that it comes from (docs/jobs), or lay it over a single run." $section .name $.component) }}
+{{- if or (has .name $variables) (hasPrefix "PG" .name) }}
+{{- fail (printf "%s.extraEnv sets %s, a variable of the program of %s or of libpq: set the value that it comes from (docs/jobs), or lay it over a single run." $section .name $.component) }}
 {{- end }}
 {{- end }}
 {{- $volumes := list }}
