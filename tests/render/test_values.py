@@ -270,6 +270,7 @@ def _objects(values: dict[str, Any], chart: Path = CHART) -> list[dict[str, Any]
         return str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key in LEAVES if key not in WITHOUT_EFFECT], ids=dotted)
 def test_every_value_changes_what_is_rendered(key: Key) -> None:
     base = merge_values(BASE, WITH.get(dotted(key), {}))
