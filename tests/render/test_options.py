@@ -83,13 +83,13 @@ def test_who_a_pod_is_and_how_it_gets_its_images_reaches_the_pod() -> None:
             "supplementalGroups": [5000, 6000],
             "imagePullSecrets": [{"name": "registry"}],
         },
-        "global": {"imagePullSecrets": [{"name": "mirror"}]},
+        "global": {"imagePullSecrets": ["by-name", {"name": "mirror"}]},
     }
     pod = _pod(render(values))
     context = pod["securityContext"]
     assert (context["runAsUser"], context["runAsGroup"]) == (1001, 1002)
     assert context["supplementalGroups"] == [5000, 6000]
-    assert pod["imagePullSecrets"] == [{"name": "mirror"}, {"name": "registry"}]
+    assert pod["imagePullSecrets"] == [{"name": "by-name"}, {"name": "mirror"}, {"name": "registry"}]
 
 
 @pytest.mark.parametrize(

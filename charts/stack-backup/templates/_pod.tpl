@@ -344,7 +344,9 @@ jobTemplate:
         terminationGracePeriodSeconds: {{ .grace }}
         {{- with concat $values.global.imagePullSecrets $values.pod.imagePullSecrets }}
         imagePullSecrets:
-          {{- toYaml . | nindent 10 }}
+          {{- range . }}
+          - {{ kindIs "string" . | ternary (dict "name" .) . | toJson }}
+          {{- end }}
         {{- end }}
         {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" }}
         {{- with index $settings $key }}
