@@ -9,6 +9,8 @@ PYTEST := $(PYTHON) -m pytest
 TESTBED := $(PYTHON) -m stack_backup_lab.bed
 # By file: what the tests of a file share is made once.
 PARALLEL := --numprocesses auto --dist loadfile
+# Many unit tests wait for a process to end, and none share anything: more of them at once than there are processors.
+WAITING := --numprocesses 4
 # Each stack's namespace and values.
 STACKS := production-stack=values/production.yaml staging-stack=values/consumer.yaml stack-alice-default=values/consumer.yaml
 PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup_lab/bed/image_scripts/*.sh) scripts/bootstrap .ci/run
@@ -38,7 +40,7 @@ check: lint unit ## The loop: lint, and the quick tests of the code, the chart a
 	$(PYTEST) $(PARALLEL) --quick tests/render tests/cli
 
 unit: .venv/.installed ## The quick tests of the code alone
-	$(PYTEST) --numprocesses 4 --quick tests/unit  # more than processors: many of them wait
+	$(PYTEST) $(WAITING) --quick tests/unit
 
 jobs: .venv/.installed ## Every job for real on this machine, and every way that it can fail
 	$(TESTBED) prepare jobs
