@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack_backup_jobs.errors import JobError
+from stack_backup_jobs.errors import JobError, status
 from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.session import (
@@ -226,7 +226,7 @@ class OfServer:
         password = password_in(self.password_file)
         files = (self.pgsslrootcert, self.pgsslcert, self.pgsslkey)
         for file in filter(None, files):
-            if not Path(file).is_file():
+            if status(Path(file)) is None:
                 raise JobError(
                     Exit.SETUP,
                     f"There is no {Path(file).name} (the Secret or its key is missing).",
