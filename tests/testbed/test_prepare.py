@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,3 +177,38 @@ def test_who_only_renders_takes_a_helm_that_the_chart_supports(
     else:
         assert asked == ["helm"]
         assert not (tmp_path / "bin" / "helm").exists()
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_whoever_ends_the_command_ends_what_it_builds(end: signal.Signals, tmp_path: Path) -> None:
+    """Also where a shell started it in the background, with interrupts ignored."""
+    go = tmp_path / "bin" / "go"
+    go.parent.mkdir()
+    go.write_text(
+        f'#!/bin/bash\n[ "$1" != env ] || exec {shutil.which("go")} "$@"\n'
+        f"echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/begun; exec sleep 1000\n"
+    )
+    go.chmod(0o755)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "stack_backup_lab.bed", "tools", "--names", "etcd"],
+        env={
+            **os.environ,
+            "PATH": f"{go.parent}:{os.environ['PATH']}",
+            "STACK_BACKUP_CACHE": str(tmp_path / "cache"),
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        while not (tmp_path / "begun").exists():
+            assert running.poll() is None, running.communicate()
+            time.sleep(0.05)
+        running.send_signal(end)
+        _, said = running.communicate(timeout=20)
+    finally:
+        running.kill()
+    assert said.startswith("stack-backup: interrupted; run the same command again")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "begun").read_text()), 0)

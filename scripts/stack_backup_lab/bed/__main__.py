@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 
 from stack_backup_lab.bed import BedError, images, node, prepare, tools
@@ -68,6 +69,9 @@ def clean() -> None:
 
 
 if __name__ == "__main__":
+    # A shell's background jobs ignore interrupts; and who ends a run of CI ends what it builds, too.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         sys.exit(main(sys.argv[1:]))
     except BedError as failure:
