@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -77,25 +78,24 @@ def test_what_fails_keeps_nothing_else_from_being_made(
 def test_an_interrupt_ends_every_command_and_waits_for_no_lock(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     (cache / "locks").mkdir(parents=True)
-    held = subprocess.Popen(["flock", cache / "locks" / "shared", "sleep", "1000"])
-    running = subprocess.Popen(
-        [sys.executable, "-c", LANES, tmp_path],
-        cwd=PROJECT,
-        env={**os.environ, "STACK_BACKUP_CACHE": str(cache)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with (cache / "locks" / "shared").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        running = subprocess.Popen(
+            [sys.executable, "-c", LANES, tmp_path],
+            cwd=PROJECT,
+            env={**os.environ, "STACK_BACKUP_CACHE": str(cache)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         marks = [tmp_path / name for name in "ab"]
-        while not all(mark.exists() and mark.read_text().endswith("\n") for mark in marks):
-            assert running.poll() is None
-            time.sleep(0.05)
-        running.send_signal(signal.SIGINT)
-        said, _ = running.communicate(timeout=20)
-    finally:
-        held.kill()
-        held.wait()
-        running.kill()
+        try:
+            while not all(mark.exists() and mark.read_text().endswith("\n") for mark in marks):
+                assert running.poll() is None
+                time.sleep(0.05)
+            running.send_signal(signal.SIGINT)
+            said, _ = running.communicate(timeout=20)
+        finally:
+            running.kill()
     assert running.returncode == 130
     assert "another process is at it" in said
     for mark in marks:
