@@ -50,6 +50,12 @@ class Ended:
         return dict(json.loads(lines[-1]))
 
 
+def _as_a_background_job() -> None:
+    """QUIT is ignored, as a shell has it; HUP is not, even if the tests run under `nohup`."""
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Running:
     """A program that runs as in a pod, but for the first process's number; `end` finds nothing left of it."""
 
@@ -83,7 +89,7 @@ class Running:
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: signal.signal(signal.SIGQUIT, signal.SIG_IGN),
+            preexec_fn=_as_a_background_job,
         )
 
     def reached(self) -> None:

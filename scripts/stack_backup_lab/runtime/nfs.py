@@ -207,6 +207,8 @@ class Nfs:
         assert self._server is not None
         os.killpg(self._server.pid, signal.SIGKILL)
         self._server.wait()
+        while self._processes():  # one that is in a call of the kernel dies later
+            time.sleep(0.01)
 
     def freeze(self) -> None:
         """Let the server answer nothing more, as when its machine hangs; `thaw` lets it go on."""
@@ -216,13 +218,19 @@ class Nfs:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
-        """To the server's own process alone: those that started it would stop with it, and stay so."""
-        configuration = os.fsencode(self.folder / "ganesha.conf")
+        for process in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def _processes(self) -> list[int]:
+        """The server's own, not those that started it: stopped they would stay so."""
+        configuration, found = os.fsencode(self.folder / "ganesha.conf"), []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 called = (folder / "cmdline").read_bytes().split(b"\0")
                 if called[0] == b"ganesha.nfsd" and configuration in called:
-                    os.kill(int(folder.name), number)
+                    found.append(int(folder.name))
+        return found
 
     @contextmanager
     def machine(
