@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import struct
@@ -264,7 +266,8 @@ import json, sys
 from stack_backup_jobs.session import Address, ServerError, Session, Tls
 host, port, mode, password = json.loads(sys.stdin.read())
 try:
-    with Session(Address(host, port, Tls(mode)), "postgres", user="admin", password=password, timeout=2) as session:
+    address = Address(host, port, Tls(mode))
+    with Session(address, "postgres", user="admin", password=password, timeout=2) as session:
         [[ssl]] = session.query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
         session.execute("CREATE TEMP TABLE t (a text)")
         count = session.copy_in("COPY t FROM STDIN", [b"x" * 99 + b"\\n"] * 50000)
@@ -415,6 +418,31 @@ def test_cancelled_from_another_thread(session: Session) -> None:
     assert refused(lambda: session.query("SELECT pg_sleep(60)")).sqlstate == "57014"
     timer.join()
     assert one(session, "SELECT 1") == "1"
+
+
+def test_a_session_is_ended_from_another_thread_at_any_instant(server: LocalServer) -> None:
+    """Its thread hears of it wherever it is: between two statements, before it waits, while it does."""
+    rest: list[Session] = []
+    for n in range(300):
+        session = connect(server)
+        seen: list[BaseException] = []
+
+        def work(session: Session = session, seen: list[BaseException] = seen) -> None:
+            seen.append(refused(lambda: [session.query("SELECT 1") for _ in itertools.count()]))
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        time.sleep(random.Random(n).random() / 500)
+        session.abort()
+        rest.append(connect(server))  # may be given the descriptor that the other had
+        thread.join(5)
+        assert not thread.is_alive(), n
+        assert [type(error) for error in seen] == [UnreachableError] or seen[0].sqlstate == "57014"
+        session.close()
+        if len(rest) > 20:
+            rest.pop(0).close()
+    for one_more in rest:
+        one_more.close()
 
 
 def backend(session: Session) -> str:

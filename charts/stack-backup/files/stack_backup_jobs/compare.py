@@ -167,19 +167,24 @@ def shared(
                 return done
             done.append(do(session, found[0]))
 
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for _ in range(jobs):
-                sessions.append(open_session())
-            futures = [pool.submit(some, session) for session in sessions]
-            wait(futures, return_when=FIRST_EXCEPTION)
-            errors = [error for one in futures if one.done() and (error := one.exception()) is not None]
-            if errors:
-                raise errors[0]
-            return [one for future in futures for one in future.result()]
-        finally:
-            for session in sessions:
-                session.close()
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                for _ in range(jobs):
+                    sessions.append(open_session())
+                futures = [pool.submit(some, session) for session in sessions]
+                wait(futures, return_when=FIRST_EXCEPTION)
+                errors = [error for one in futures if one.done() and (error := one.exception()) is not None]
+                if errors:
+                    raise errors[0]
+                return [one for future in futures for one in future.result()]
+            except BaseException:
+                for session in sessions:
+                    session.abort()
+                raise
+    finally:
+        for session in sessions:
+            session.close()
 
 
 def folded(said: Held, members: dict[Name, Name]) -> dict[Name, int]:

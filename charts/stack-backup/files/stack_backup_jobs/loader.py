@@ -112,10 +112,14 @@ class Loader:
             with ThreadPoolExecutor(self._jobs + 1) as pool:
                 try:
                     self._phases(pool)
-                finally:
+                except BaseException:
                     self.stop()
+                    raise
         except ServerError as error:
             raise failure_of(Broken("", error)) from error
+        finally:
+            for session in self._sessions:
+                session.close()
         if len(self._broken) == 1:
             raise failure_of(self._broken[0])
         if self._broken:
@@ -132,9 +136,8 @@ class Loader:
         """Ends what runs in the server, from any thread; the load fails then."""
         with self._lock:
             self._stopped = True
-            sessions, self._sessions = self._sessions, []
-        for session in sessions:
-            session.close()
+        for session in self._sessions:  # no more come now
+            session.abort()
 
     def _phases(self, pool: ThreadPoolExecutor) -> None:
         part, main = self._part, self._session()
@@ -174,17 +177,11 @@ class Loader:
         self._set[session] = wanted
 
     def _await(self, futures: list[Future[None]]) -> None:
-        """In the main thread, which hears signals. The first error ends all of them, and is not hidden by
-        those that come of it.
-        """
-        try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            errors = [error for future in done if (error := future.exception()) is not None]
-            for error in sorted(errors, key=lambda error: isinstance(error, UnreachableError)):
-                raise error
-        except BaseException:
-            self.stop()
-            raise
+        """In the main thread, which hears signals. The first error is not hidden by those that come of it."""
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        errors = [error for future in done if (error := future.exception()) is not None]
+        for error in sorted(errors, key=lambda error: isinstance(error, UnreachableError)):
+            raise error
 
     # ---- before the rows, and where all goes in its order ----
 

@@ -200,7 +200,7 @@ def scram_proof(password: str, first: bytes, server_first: bytes) -> tuple[bytes
 
 
 class Session:
-    """One session; of one thread, but for `cancel`.
+    """One session; of one thread, but for `cancel` and `abort`.
 
     All raise ServerError and UnreachableError. Where an answer is not taken to its end (a signal, a generator
     that was left), it is `broken`: it can only be closed then, which cancels what runs.
@@ -322,15 +322,28 @@ class Session:
             except OSError as error:
                 raise _unreachable(error, "08001") from error
 
+    def abort(self) -> None:
+        """Ends what runs, from any thread: the session's own hears of it wherever it is.
+
+        It is to be closed all the same, when that thread has ended: till then it may wait for the descriptor,
+        which would be another connection's.
+        """
+        with contextlib.suppress(ServerError, OSError):
+            if self._busy:
+                self.cancel()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        if self._socket.fileno() >= 0:
-            with contextlib.suppress(ServerError, OSError):
-                if self._busy:
-                    self.cancel()
-                    self._socket.shutdown(socket.SHUT_RDWR)  # whoever waits for an answer hears of it
-                else:
-                    self._socket.send(b"X\0\0\0\4")
-            self._socket.close()
+        """By its own thread, or after it."""
+        if self._socket.fileno() < 0:
+            return
+        if self._busy:
+            self.abort()
+        else:
+            with contextlib.suppress(OSError):
+                self._socket.send(b"X\0\0\0\4")
+        self._socket.close()
 
     # The start.
 
