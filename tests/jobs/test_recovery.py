@@ -613,7 +613,7 @@ def lost(instead: str) -> str:
 real = Target._swap
 def lost(self, session, statements):
     {instead}
-    raise Unreachable("the connection was lost", "08006")
+    raise UnreachableError("the connection was lost", "08006")
 Target._swap = lost
 """
     return faults.patch_python(f"{PACKAGE}.target", source)
