@@ -222,7 +222,7 @@ def test_a_recovery_hands_on_its_confirmation_and_dump(command: Command) -> None
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["recover", "database"], 64, f"confirm it with --confirm {NAMESPACE}"),
+        (["recover", "database"], 64, f"Confirm it with --confirm {NAMESPACE}"),
         (
             ["recover", "database", "--confirm", "production-stack"],
             77,
