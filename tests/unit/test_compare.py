@@ -107,10 +107,13 @@ def test_what_a_manifest_says_of_one_database() -> None:
 
 
 class Opened:
-    """What `shared` needs of a session: that it is closed."""
+    """What `shared` needs of a session: that it is ended while it works, and closed when it does no more."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self.aborted, self.closed = threading.Event(), False
+
+    def abort(self) -> None:
+        self.aborted.set()
 
     def close(self) -> None:
         self.closed = True
@@ -147,11 +150,9 @@ def test_a_session_that_fails_ends_the_others() -> None:
     def work(session: Session, item: int) -> None:
         if session is sessions[1]:
             raise ValueError(f"the first at {item}")
-        until = time.monotonic() + 20
-        while not cast(Opened, session).closed and time.monotonic() < until:
-            time.sleep(0.01)
-        assert cast(Opened, session).closed
-        raise ValueError("closed")
+        assert cast(Opened, session).aborted.wait(20)
+        assert not cast(Opened, session).closed
+        raise ValueError("ended")
 
     begun = time.monotonic()
     with pytest.raises(ValueError, match="the first"):
