@@ -21,7 +21,6 @@ from stack_backup_lab.runtime.local import LocalRuntime, LocalStack
 from stack_backup_lab.runtime.pod import Faults, expand, size
 from stack_backup_lab.runtime.postgres import LocalServerError
 from stack_backup_lab.runtime.sandbox import Namespaces, SandboxError, resolve
-from tests.outcomes import green
 
 IMAGE = "postgres:15"
 
@@ -106,7 +105,7 @@ def say(stack: LocalStack, script: str, faults: Faults | None = None, **changes:
     """The lines that a script prints in a pod; it must succeed."""
     stack.apply(cron_job(script, **changes))
     result = stack.run("probe", faults=faults)
-    green(result)
+    assert result.succeeded, result.log
     return result.log.splitlines()
 
 

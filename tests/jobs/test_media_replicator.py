@@ -767,8 +767,8 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Media], None]]] = {
     ),
     "trash is emptied late": (
         MIRROR_PY,
-        "        self._empty_trash()\n        media_files.require_room(",
-        "        media_files.require_room(",
+        "        self._empty_trash()\n        media.require_room(",
+        "        media.require_room(",
         test_trash_that_fills_the_replica_goes_before_room_is_judged,
     ),
     "any number is odd": (

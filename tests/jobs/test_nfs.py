@@ -81,7 +81,8 @@ def ended(machine: Machine, timeout: float = 240) -> JobResult:
     end = machine.wait(timeout)
     assert end.code is not None, end.output
     lines = [line for line in end.output.splitlines() if line.startswith('{"job":')]
-    return JobResult("", end.code, verdict_of(lines[-1]) if lines else {}, end.output, end.seconds)
+    verdict = verdict_of(lines[-1]) if lines else {}
+    return JobResult(verdict.get("job", ""), end.code, verdict, end.output, end.seconds)
 
 
 @pytest.fixture

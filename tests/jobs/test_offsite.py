@@ -424,7 +424,7 @@ def test_configuration_that_is_none(offsite: OffSite) -> None:
 
 def test_credentials_in_the_values_are_refused_and_not_shown(offsite: OffSite) -> None:
     offsite.hourly.plant_verified(1)
-    result = offsite.run(78, "no name of a remote", REMOTE=":s3,secret_access_key=hunter2:bucket")
+    result = offsite.run(78, "not the name of a remote", REMOTE=":s3,secret_access_key=hunter2:bucket")
     assert "hunter2" not in result.log
 
 
