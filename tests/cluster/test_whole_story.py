@@ -23,7 +23,7 @@ class Told(WholeStory):
 def story(runtime: ClusterRuntime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     assert runtime
     with demo.on_clusters() as stacks:
-        story = Told(*stacks, tmp_path_factory.mktemp("media"), molecules=500, media_files=100)
+        story = Told(*stacks, tmp_path_factory.mktemp("media"), molecules=500, files=100)
         story.evidence = list(tell(story.steps()))
         for stack in stacks:
             assert isinstance(stack, ClusterStack)
