@@ -20,6 +20,7 @@ from stack_backup_lab.bed import (
     podman,
     policy,
     progress,
+    prometheus,
     system,
     tools,
 )
@@ -85,7 +86,7 @@ def test(start: Start) -> None:
     for name in images.IMAGES:
         start(images.rootfs, name)
     _cluster(start)
-    for environment in (ansible, policy):
+    for environment in (ansible, policy, prometheus):
         start(environment.ensure)
     start(_release)
 

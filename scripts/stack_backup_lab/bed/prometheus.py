@@ -1,0 +1,54 @@
+"""Prometheus and promtool of this machine's Debian, unpacked: installing the package would start a server.
+
+They would build from Go modules, too, but in four minutes where this takes seconds.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+
+from stack_backup_lab.bed import BedError, progress, system
+from stack_backup_lab.bed.commands import CommandError, lock, run
+from stack_backup_lab.bed.tools import into_place
+from stack_backup_lab.paths import CACHE, LOGS
+
+PACKAGE = "prometheus"
+
+
+def ensure() -> Path:
+    """The folder of `prometheus` and `promtool`, unpacked where it is not there. Raises BedError."""
+    system.require_debian()
+    suite = platform.freedesktop_os_release().get("VERSION_CODENAME", "unnamed")
+    home = CACHE / f"{PACKAGE}-{suite}-{platform.machine()}"
+    with lock(PACKAGE):
+        if not home.exists():
+            with progress.step(PACKAGE, "Unpacking Prometheus (20 MB)", 5):
+                into_place(home, _unpack)
+    return home / "usr" / "bin"
+
+
+def _unpack(folder: Path) -> None:
+    try:
+        _download(folder)
+    except CommandError:
+        # A machine that has never asked has no lists of packages.
+        run(
+            [*system.as_root("renew the package lists"), "apt-get", "--quiet", "update"],
+            log=LOGS / "apt-update.log",
+        )
+        _download(folder)
+    packages = list(folder.glob("*.deb"))
+    if len(packages) != 1:
+        raise BedError(
+            f"apt-get downloaded {len(packages)} packages of {PACKAGE}, not one; none was unpacked."
+        )
+    run(["dpkg-deb", "--extract", packages[0], folder])
+    packages[0].unlink()
+    for needless in ("etc", "lib", "usr/share", "var"):
+        shutil.rmtree(folder / needless, ignore_errors=True)
+
+
+def _download(folder: Path) -> None:
+    run(["apt-get", "--quiet", "download", PACKAGE], cwd=folder, log=LOGS / f"{PACKAGE}.log")
