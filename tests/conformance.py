@@ -80,8 +80,8 @@ def test_the_claim_of_a_job_is_found(any_stack: Stack) -> None:
 
 
 def test_values_that_helm_refuses_are_refused_with_its_sentence(any_stack: Stack) -> None:
-    with pytest.raises(StackError, match="/backup/keep"):
-        any_stack.install({"backup": {"keep": "many"}})
+    with pytest.raises(StackError, match="/postgresBackupHourly/keep"):
+        any_stack.install({"postgresBackupHourly": {"keep": "many"}})
 
 
 def test_a_volume_s_files_are_written_listed_read_fetched_and_removed(

@@ -38,7 +38,12 @@ LIVE = {
 }
 """What a live server has, where that of a test has what is fast."""
 _OFF = {"enabled": False}
-ALONE: Mapping[str, Any] = {**STOCK, "tiers": _OFF, "mediaReplica": _OFF, "mediaRecovery": _OFF}
+ALONE: Mapping[str, Any] = {
+    **STOCK,
+    "postgresBackupTiers": _OFF,
+    "mediaReplicator": _OFF,
+    "mediaRecovery": _OFF,
+}
 
 DUMP_ALL = (
     'export PGPASSWORD="$(</secrets/database/superuser-password)"; '
@@ -107,7 +112,7 @@ class Database:
             return green(self._production.run(JOB, timeout=7200))
 
     def _objects(self, compressor: str = "gzip") -> Objects:
-        values = merge_values(VALUES, ALONE, {"backup": {"compressor": compressor}})
+        values = merge_values(VALUES, ALONE, {"postgresBackupHourly": {"compressor": compressor}})
         return render(values, namespace=NAMESPACE)
 
     def _bare(self, job: str, script: str) -> float:

@@ -27,8 +27,8 @@ NAMESPACE, JOB, RECOVERY = "media-stack", "media-replicator", "media-recovery"
 SOURCE, REPLICA, TARGET = "media", "media-replica", "media-of-staging"
 VALUES: Mapping[str, Any] = {
     "database": {"image": {"repository": "postgres", "tag": "15"}},
-    "backup": {"enabled": False},
-    "mediaReplica": {"enabled": True},
+    "postgresBackupHourly": {"enabled": False},
+    "mediaReplicator": {"enabled": True},
     "mediaRecovery": {"enabled": True, "confirm": NAMESPACE},
     "volumes": {"mediaReplica": {"existingClaim": REPLICA}},
 }

@@ -22,7 +22,7 @@ VALUES = merge_values(
     TEST_MACHINE,
     BACKUP_ALONE,
     # Several runs at once have to fit beside a control plane on two cores.
-    {"backup": {"resources": {"requests": {"cpu": "50m"}}}},
+    {"postgresBackupHourly": {"resources": {"requests": {"cpu": "50m"}}}},
 )
 """Production's own values; only image, volume and requests are those of the test cluster."""
 

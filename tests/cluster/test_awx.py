@@ -156,7 +156,7 @@ def test_an_upgrade_that_failed_stays_red_until_it_is_good(
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"backup": {"keep": 0}}, "keep"),
+        ({"postgresBackupHourly": {"keep": 0}}, "keep"),
         ({"backups": {}}, "backups"),
     ],
     ids=["bad value", "unknown value"],

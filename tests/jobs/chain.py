@@ -21,15 +21,20 @@ RECOVERY, DRILL = "database-recovery", "database-drill"
 STAGING_NAMESPACE = "staging-stack"
 NFS = {"nfs": {"server": "chain.example.org"}}
 BOTH: dict[str, Any] = {
-    "backup": {"dumpSize": "100Mi"},
+    "postgresBackupHourly": {"dumpSize": "100Mi"},
     "volumes": {"databaseReplica": NFS, "mediaReplica": NFS},
-    "databaseReplica": {"enabled": True},
+    "postgresReplicatorBackup": {"enabled": True},
     "databaseRecovery": {"enabled": True, "scratch": {"size": "1Gi"}},
-    "drill": {"enabled": True, "scratch": {"size": "2Gi"}},
+    "databaseDrill": {"enabled": True, "scratch": {"size": "2Gi"}},
 }
 PRODUCTION = merge_values(BOTH, {"databaseRecovery": {"source": "backup", "allowSourceServer": True}})
 STAGING: dict[str, Any] = merge_values(
-    BOTH, {"backup": {"enabled": False}, "databaseReplica": {"enabled": False}, "drill": {"enabled": False}}
+    BOTH,
+    {
+        "postgresBackupHourly": {"enabled": False},
+        "postgresReplicatorBackup": {"enabled": False},
+        "databaseDrill": {"enabled": False},
+    },
 )
 KEPT_ROLES = {SUPERUSER, USER}
 

@@ -26,7 +26,7 @@ KEEP = contract.KEEP
 IMAGE = "postgres:15"
 VALUES: dict[str, Any] = {
     "database": {"image": {"repository": "postgres", "tag": "15"}},
-    "backup": {"dumpSize": "15Mi"},
+    "postgresBackupHourly": {"dumpSize": "15Mi"},
 }
 
 

@@ -27,8 +27,8 @@ SOURCE, REPLICA, TARGET = "media", "media-replica", "media-of-staging"
 
 VALUES: dict[str, Any] = {
     "database": {"image": {"repository": "postgres", "tag": "15"}},
-    "backup": {"enabled": False},
-    "mediaReplica": {"enabled": True, "sampleFiles": 20},
+    "postgresBackupHourly": {"enabled": False},
+    "mediaReplicator": {"enabled": True, "sampleFiles": 20},
     "mediaRecovery": {"enabled": True, "confirm": NAMESPACE},
     "volumes": {"mediaReplica": {"existingClaim": REPLICA}},
 }

@@ -624,7 +624,7 @@ def test_a_check_that_looks_into_another_table(chain: Chain, jobs: int) -> None:
         "CREATE TABLE a_made (code text, same text GENERATED ALWAYS AS (public.found(code)) STORED);"
         "INSERT INTO a_made VALUES ('a')",
     )
-    chain.there_and_back({"databaseRecovery": {"jobs": jobs}, "drill": {"jobs": jobs}})
+    chain.there_and_back({"databaseRecovery": {"jobs": jobs}, "databaseDrill": {"jobs": jobs}})
 
 
 def test_an_index_by_a_function_that_asks_who_runs_it(chain: Chain) -> None:
@@ -945,7 +945,7 @@ ROLES = (
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_every_kind_of_object_comes_back_the_same(chain: Chain, jobs: int) -> None:
     chain.production.database.execute(KINDS, "frag")
-    chain.there_and_back({"databaseRecovery": {"jobs": jobs}, "drill": {"jobs": jobs}})
+    chain.there_and_back({"databaseRecovery": {"jobs": jobs}, "databaseDrill": {"jobs": jobs}})
     assert ask(chain.staging, ROLES) == ask(chain.production, ROLES)
     assert ask(chain.staging, "SELECT subenabled FROM pg_subscription") == [(False,)]
     # A subscription keeps nothing from being cleared away, here or after the next recovery.

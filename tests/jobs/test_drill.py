@@ -28,7 +28,7 @@ from tests.outcomes import green, red
 JOB = "database-drill"
 REPLICA = "media-copy"
 UNTOUCHED = "the dumps and the live database are as they were"
-DRILL: dict[str, Any] = {"drill": {"enabled": True, "scratch": {"size": "1Gi"}}}
+DRILL: dict[str, Any] = {"databaseDrill": {"enabled": True, "scratch": {"size": "1Gi"}}}
 # A folder of the stack stands for the mounted replica.
 REFERENCING: dict[str, Any] = {"volumes": {"mediaReplica": {"existingClaim": REPLICA}}}
 
@@ -46,7 +46,7 @@ class Drill:
 
     def install(self, values: dict[str, Any] | None = None, **drill: Any) -> None:
         """Upgrade the release: `drill` are values of the drill, `values` any others."""
-        self.hourly.install(merge_values(merge_values(DRILL, {"drill": drill}), values or {}))
+        self.hourly.install(merge_values(merge_values(DRILL, {"databaseDrill": drill}), values or {}))
 
     def run(self, environment: dict[str, str] | None = None, **injected: Any) -> JobResult:
         return self.stack.run(JOB, environment=environment, faults=Faults(**injected))
@@ -186,7 +186,7 @@ def test_a_named_dump_is_drilled_whatever_its_age(drill: Drill) -> None:
 
 
 def test_a_zstd_dump_is_proved(drill: Drill) -> None:
-    drill.install(values={"backup": {"compressor": "zstd"}})
+    drill.install(values={"postgresBackupHourly": {"compressor": "zstd"}})
     name = drill.hourly.backup()
     assert name.endswith(".zst")
     assert proved(drill.run()).verdict["dump"] == name
@@ -443,7 +443,7 @@ def test_an_extension_that_only_the_dump_knows(drill: Drill) -> None:
 @pytest.mark.usefixtures("planted")
 def test_scratch_space_that_is_too_small(drill: Drill) -> None:
     drill.install(scratch={"size": "120Mi"})  # the least that the chart takes
-    refused(drill.run(), 73, "scratch space", "drill.scratch.size")
+    refused(drill.run(), 73, "scratch space", "databaseDrill.scratch.size")
 
 
 def test_scratch_space_that_is_full_in_the_end(drill: Drill) -> None:

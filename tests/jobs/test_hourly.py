@@ -127,7 +127,7 @@ def restored(hourly: Hourly, name: str, folder: Path) -> list[comparison.Differe
 
 @pytest.mark.parametrize("compressor", ["gzip", "zstd"])
 def test_a_dump_gives_back_every_row_and_object(hourly: Hourly, tmp_path: Path, compressor: str) -> None:
-    hourly.install({"backup": {"compressor": compressor}})
+    hourly.install({"postgresBackupHourly": {"compressor": compressor}})
     name = hourly.backup()
     assert name.endswith({"gzip": ".sql.gz", "zstd": ".sql.zst"}[compressor])
     assert hourly.manifest(name)["compressor"] == [[compressor]]
@@ -156,10 +156,10 @@ def test_gzip_needs_no_command_of_the_image(hourly: Hourly) -> None:
 
 
 def test_zstd_does(hourly: Hourly) -> None:
-    hourly.install({"backup": {"compressor": "zstd"}})
+    hourly.install({"postgresBackupHourly": {"compressor": "zstd"}})
     with hourly.unharmed():
         result = hourly.run(without=ZSTD)
-    red(result, 78, "no zstd", "value backup.compressor")
+    red(result, 78, "no zstd", "value postgresBackupHourly.compressor")
 
 
 def test_the_file_is_plain_gzip_for_any_reader(hourly: Hourly, tmp_path: Path) -> None:

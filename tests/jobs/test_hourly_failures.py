@@ -206,7 +206,7 @@ EARLY, LATE = "head -c 1000 >/dev/null; exit 3", "cat >/dev/null; exit 3"
 
 @pytest.mark.parametrize("script", [EARLY, LATE], ids=["early", "late"])
 def test_compressor_that_fails(hourly: Hourly, script: str) -> None:
-    hourly.install({"backup": {"compressor": "zstd"}})
+    hourly.install({"postgresBackupHourly": {"compressor": "zstd"}})
     refused(hourly, 75, "zstd ended with 3", shims=faults.amid_pipe("zstd", script))
 
 
@@ -217,7 +217,7 @@ def test_thread_that_fails(hourly: Hourly) -> None:
 
 def test_process_killed_for_want_of_memory(hourly: Hourly) -> None:
     refused(hourly, 137, "memory", shims=faults.dump_by("head -c 99999 /dev/zero; kill -KILL $$"))
-    hourly.install({"backup": {"compressor": "zstd"}})
+    hourly.install({"postgresBackupHourly": {"compressor": "zstd"}})
     refused(hourly, 137, "memory", shims=faults.amid_pipe("zstd", "kill -KILL $$"))
 
 

@@ -68,7 +68,7 @@ def test_what_is_no_dump_is_left_alone(hourly: Hourly) -> None:
 
 def test_the_number_kept_is_a_value(hourly: Hourly) -> None:
     planted = hourly.plant_verified(5)
-    hourly.install({"backup": {"keep": 2}})
+    hourly.install({"postgresBackupHourly": {"keep": 2}})
     name = hourly.backup()
     assert hourly.dumps() == [planted[-1], name]
 
@@ -108,7 +108,7 @@ def test_a_dump_that_shrank_is_published_and_removes_nothing(hourly: Hourly, key
     assert len(hourly.dumps()) == len(before) + 2
 
     # Told that the loss is meant, the next run is measured no more, and keeps 24 that are not suspicious.
-    hourly.install({"backup": {"minimumShare": 0}})
+    hourly.install({"postgresBackupHourly": {"minimumShare": 0}})
     assert hourly.run().succeeded
     good = [name for name in hourly.verified() if "suspicious" not in hourly.manifest(name)]
     assert len(good) == KEEP

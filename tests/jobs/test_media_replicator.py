@@ -295,7 +295,7 @@ def test_wrong_source_for_a_mirror_of_another_tool(tree: Media) -> None:
 
 def test_folder_that_cannot_be_read(mirrored: Media) -> None:
     (mirrored.source / "names").chmod(0)
-    result = refused(mirrored, 77, "read", "names", "mediaReplica.exclude")
+    result = refused(mirrored, 77, "read", "names", "mediaReplicator.exclude")
     assert "Cannot be read: /media/names" in result.log
 
 
@@ -525,7 +525,7 @@ def test_what_belongs_to_the_file_server_is_left_out(mirrored: Media) -> None:
     assert result.verdict["copied"] == 0
     assert (mirrored.replica / "lost+found" / "theirs").exists()
     assert not (mirrored.replica / "names/.snapshot").exists()
-    mirrored.install({"mediaReplica": {"exclude": ["*+found"]}})
+    mirrored.install({"mediaReplicator": {"exclude": ["*+found"]}})
     assert mirrored.run().verdict["copied"] == 3
     assert mirrored.state()["exclude"] == "*+found"
 

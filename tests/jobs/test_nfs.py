@@ -28,8 +28,8 @@ BIG = 64 << 20
 
 RELEASE: dict[str, Any] = {
     **VALUES,
-    "databaseReplica": {"enabled": True},
-    "mediaReplica": {"enabled": True},
+    "postgresReplicatorBackup": {"enabled": True},
+    "mediaReplicator": {"enabled": True},
     "volumes": {
         "databaseReplica": {"nfs": {"server": "10.0.2.2"}},
         "mediaReplica": {"nfs": {"server": "10.0.2.2"}},

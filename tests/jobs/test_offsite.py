@@ -49,7 +49,9 @@ class OffSite:
 
     def install(self, values: Mapping[str, Any]) -> None:
         offsite = {**OFFSITE, "remote": f"s3:{self.bucket}/{PLACE}", **values}
-        self.stack.install(merge_values(VALUES, {"tiers": {"enabled": True}, "offsite": offsite}))
+        self.stack.install(
+            merge_values(VALUES, {"postgresBackupTiers": {"enabled": True}, "offsite": offsite})
+        )
 
     def run(self, code: int = 0, *words: str, **environment: str) -> JobResult:
         """A run that must end with `code`, and when it is red with a sentence that holds `words`."""

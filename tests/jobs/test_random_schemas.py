@@ -211,4 +211,6 @@ def test_random_schemas_come_back_the_same(chain: Chain, seed: int) -> None:
     for number in range(SCHEMAS):
         sql = ";\n".join(Schema(r, number).sql)
         chain.production.database.execute(f"SET search_path = ''; {sql};", "frag")
-    chain.there_and_back({"databaseRecovery": {"jobs": 1 + seed % 2}, "drill": {"jobs": 1 + seed % 2}})
+    chain.there_and_back(
+        {"databaseRecovery": {"jobs": 1 + seed % 2}, "databaseDrill": {"jobs": 1 + seed % 2}}
+    )

@@ -31,16 +31,16 @@ LATER = "written after the dump"
 NFS = {"nfs": {"server": "nas.example.org"}}
 COMMON = {
     "database": {"image": {"repository": "postgres", "tag": "15"}},
-    "backup": {"dumpSize": "1Mi"},
+    "postgresBackupHourly": {"dumpSize": "1Mi"},
     "volumes": {"databaseReplica": NFS, "mediaReplica": NFS},
     "databaseRecovery": {"enabled": True, "scratch": {"size": "1Gi"}},
 }
 PRODUCTION = merge_values(
     COMMON,
-    {"databaseReplica": {"enabled": True}},
+    {"postgresReplicatorBackup": {"enabled": True}},
     {"databaseRecovery": {"source": "backup", "allowSourceServer": True}},
 )
-STAGING = merge_values(COMMON, {"backup": {"enabled": False}})
+STAGING = merge_values(COMMON, {"postgresBackupHourly": {"enabled": False}})
 LIVE = "SELECT string_agg(datname || ' ' || datconnlimit, ', ' ORDER BY datname) FROM pg_database"
 
 # What a reader of dumps could take for their structure, and what a comparison must not miss.

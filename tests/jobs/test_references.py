@@ -1,4 +1,5 @@
-"""Production's own `drill.references`, against tables like Fragalysis' own: database and media as a pair."""
+"""Production's own `databaseDrill.references`, against tables like Fragalysis' own: database and media "
+"as a pair."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from stack_backup_lab.runtime.local import LocalRuntime, LocalStack
 from stack_backup_lab.story.stacks import MEDIA, STOCK, TEST_MACHINE, VALUES
 from tests.jobs.hourly import IMAGE
 
-REFERENCES = load_values(VALUES)["drill"]["references"]
+REFERENCES = load_values(VALUES)["databaseDrill"]["references"]
 TABLES = """
 SET ROLE fragalysis;
 CREATE TABLE viewer_experimentupload (id int PRIMARY KEY, commit_datetime timestamptz, file text);
@@ -44,7 +45,7 @@ def stack(runtime: LocalRuntime) -> Iterator[LocalStack]:
         stack.add_claim(MEDIA)
         dataset.fill(stack.database, molecules=0)
         stack.database.execute(TABLES, dataset.DATABASE)
-        pair: dict[str, Any] = {**STOCK, "drill": {"references": REFERENCES}}
+        pair: dict[str, Any] = {**STOCK, "databaseDrill": {"references": REFERENCES}}
         stack.install(merge_values(VALUES, TEST_MACHINE, pair))
         for path in NAMED:
             stack.volume(MEDIA).write(path, b"a file")

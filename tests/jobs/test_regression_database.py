@@ -118,7 +118,9 @@ def test_it_comes_back_the_same(chain: Chain) -> None:
     """As it was; to the order of columns, as the way that everybody knows brings it back; and with its roles,
     but for their logins.
     """
-    chain.install({"database": {"name": DATABASE}, "drill": {"jobs": 1}, "databaseRecovery": {"jobs": 2}})
+    chain.install(
+        {"database": {"name": DATABASE}, "databaseDrill": {"jobs": 1}, "databaseRecovery": {"jobs": 2}}
+    )
     green(chain.backup())
     with ThreadPoolExecutor(1) as pool:
         usual_way = pool.submit(chain.production.database.output, "bash", "-c", LOAD)

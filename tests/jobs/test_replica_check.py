@@ -32,7 +32,8 @@ EXPORTS = {
     "mediaReplica": {"nfs": {"server": "nfs.example.org", "path": "/check-media"}},
 }
 CHECK = merge_values(
-    VALUES, {"backup": {"enabled": False}, "replicaCheck": {"enabled": True}, "volumes": EXPORTS}
+    VALUES,
+    {"postgresBackupHourly": {"enabled": False}, "replicaCheck": {"enabled": True}, "volumes": EXPORTS},
 )
 NO_MEDIA = {"environment": {"MEDIA_REPLICA_VOLUME": ""}}
 NO_DUMPS = {"environment": {"REPLICA_VOLUME": ""}}
@@ -178,7 +179,9 @@ def test_a_dump_that_the_replicator_brought(check: Check, production: LocalStack
     production.volume("database-backup").clear()
     check.dumps.volume.clear()
     volumes = {"databaseReplica": EXPORTS["databaseReplica"]}
-    production.install(merge_values(VALUES, {"databaseReplica": {"enabled": True}, "volumes": volumes}))
+    production.install(
+        merge_values(VALUES, {"postgresReplicatorBackup": {"enabled": True}, "volumes": volumes})
+    )
     assert production.run("postgres-backup-hourly").succeeded
     brought = production.run("postgres-replicator-backup")
     assert brought.succeeded, brought.log
@@ -193,7 +196,7 @@ def test_media_that_the_mirror_brought(check: Check) -> None:
     source = check.stack.volume("media")
     for path, data in FILES.items():
         source.write(path, data)
-    check.stack.install(merge_values(CHECK, {"mediaReplica": {"enabled": True}}))
+    check.stack.install(merge_values(CHECK, {"mediaReplicator": {"enabled": True}}))
     mirrored = check.stack.run("media-replicator")
     assert mirrored.succeeded, mirrored.log
     verdict = check.sound()

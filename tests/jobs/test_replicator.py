@@ -24,7 +24,7 @@ from tests.outcomes import green, red
 JOB = "postgres-replicator-backup"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 REPLICA = {
-    "databaseReplica": {"enabled": True},
+    "postgresReplicatorBackup": {"enabled": True},
     "volumes": {"databaseReplica": {"nfs": {"server": "nfs.example.org", "path": "/replicator"}}},
 }
 UNTOUCHED = "every earlier dump of the replica is as it was"
@@ -206,11 +206,13 @@ def test_a_stack_that_began_anew_pushes_out_no_good_dump(replica: Replica) -> No
     old = [replica.folder.plant(n * DAY, sql_bytes=10**9, system_identifier=7) for n in range(3, 0, -1)]
     replica.folder.make_old(DAY)
     name = replica.hourly.backup()
-    result = refused(replica, 65, name, old[-1], "shrank", "another server", "databaseReplica.minimumShare 0")
+    result = refused(
+        replica, 65, name, old[-1], "shrank", "another server", "postgresReplicatorBackup.minimumShare 0"
+    )
     assert "no dump was removed" in result.verdict["message"]
 
     # Told that the loss is meant, it takes it.
-    replica.hourly.install(merge_values(REPLICA, {"databaseReplica": {"minimumShare": 0}}))
+    replica.hourly.install(merge_values(REPLICA, {"postgresReplicatorBackup": {"minimumShare": 0}}))
     assert replica.run().verdict["outcome"] == "published"
 
 

@@ -20,7 +20,7 @@ from tests.jobs.hourly import Hourly
 from tests.outcomes import green, red
 
 HOUR = timedelta(hours=1)
-TIERS = {"tiers": {"enabled": True}, "volumes": {"databaseBackup": {"size": "210Gi"}}}
+TIERS = {"postgresBackupTiers": {"enabled": True}, "volumes": {"databaseBackup": {"size": "210Gi"}}}
 # A Wednesday, long ago: where the day matters, the age may not.
 NOON = datetime(2024, 5, 15, 12, 0, 0, tzinfo=UTC)
 ANY_AGE = {"environment": {"MAXIMUM_AGE_SECONDS": "999999999"}}
@@ -264,10 +264,12 @@ def test_a_shrunken_dump_pushes_out_no_good_one(daily: Tier, key: str) -> None:
         daily.folder.volume.write(
             daily.folder.manifest_path(newest), manifest.replace(b"sql_bytes\t1000000000", b"sql_bytes\t9")
         )
-    result = refused(daily, 65, "shrank", "another server (system identifier", "tiers.minimumShare 0")
+    result = refused(
+        daily, 65, "shrank", "another server (system identifier", "postgresBackupTiers.minimumShare 0"
+    )
     assert "no dump was removed" in result.verdict["message"]
 
-    daily.hourly.install(merge_values(TIERS, {"tiers": {"minimumShare": 0}}))
+    daily.hourly.install(merge_values(TIERS, {"postgresBackupTiers": {"minimumShare": 0}}))
     assert daily.run().verdict["removed"] == 3
 
 

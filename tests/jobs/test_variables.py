@@ -20,9 +20,12 @@ NFS = {"nfs": {"server": "variables.example.org"}}
 SCRATCH = {"enabled": True, "scratch": {"size": "1Gi"}}
 VALUES: dict[str, Any] = {
     "database": {"image": {"repository": "postgres", "tag": "15"}},
-    "backup": {"dumpSize": "15Mi"},
-    **{key: {"enabled": True} for key in ("tiers", "databaseReplica", "mediaReplica", "replicaCheck")},
-    **dict.fromkeys(("databaseRecovery", "drill"), SCRATCH),
+    "postgresBackupHourly": {"dumpSize": "15Mi"},
+    **{
+        key: {"enabled": True}
+        for key in ("postgresBackupTiers", "postgresReplicatorBackup", "mediaReplicator", "replicaCheck")
+    },
+    **dict.fromkeys(("databaseRecovery", "databaseDrill"), SCRATCH),
     "mediaRecovery": {"enabled": True, "confirm": NAMESPACE},
     "offsite": {"enabled": True, "remote": "s3:bucket/place"},
     "volumes": {"databaseReplica": NFS, "mediaReplica": NFS},

@@ -69,7 +69,8 @@ def default_keys(defaults: Mapping[str, Any], schema: Mapping[str, Any]) -> dict
 
 
 def complaints(values: Mapping[str, Any], schema: Mapping[str, Any]) -> list[str]:
-    """What jsonschema has against values, each with its place in Helm's notation: `at '/backup/keep': …`."""
+    """What jsonschema has against values, each with its place in Helm's notation: `at "
+    "'/postgresBackupHourly/keep': …`."""
     validator = jsonschema.Draft202012Validator(schema)
     return [
         f"at '/{'/'.join(map(str, error.path))}': {error.message}" for error in validator.iter_errors(values)

@@ -14,18 +14,34 @@ from tests.render.schema import Key, complaints, default_keys, dotted, load, nes
 from tests.render.stacks import computed
 
 DATA = Path(__file__).parent / "data"
-FIRST = load_values(DATA / "first-values.yaml")
+RENAMED = {
+    "backup": "postgresBackupHourly",
+    "tiers": "postgresBackupTiers",
+    "databaseReplica": "postgresReplicatorBackup",
+    "mediaReplica": "mediaReplicator",
+    "drill": "databaseDrill",
+}
+
+
+def _by_their_new_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Sections as today's chart calls them: the sentence that refuses the old name asks for no more."""
+    return {RENAMED.get(section, section): own for section, own in values.items()}
+
+
+AS_RELEASED = load_values(DATA / "first-values.yaml")
+FIRST = _by_their_new_names(AS_RELEASED)
 STACKS = load_values(DATA / "first-stacks.yaml")
 SCHEMA = load()
 NODES = nodes(SCHEMA)
 DEPRECATED = {key for key, node in NODES.items() if node.get("deprecated")}
 _KEYS = default_keys(FIRST, SCHEMA)
 LEAVES: dict[Key, Any] = {key: value for key, value in _KEYS.items() if not any(k[:-1] == key for k in _KEYS)}
+LEAVES |= {(section,): AS_RELEASED[section] for section in RENAMED}
 
 
 def test_there_is_a_lot_to_take() -> None:
     assert len(LEAVES) > 150
-    assert LEAVES[("backup", "keep")] == 24
+    assert LEAVES[("postgresBackupHourly", "keep")] == 24
 
 
 @pytest.mark.parametrize("executable", ["helm", "helm3"])
@@ -45,7 +61,7 @@ def test_a_value_is_taken_or_refused_by_its_new_name(key: Key) -> None:
         something = {"array": [{"key": "a"}], "object": {"a": "b"}}[NODES[key]["type"]]
         with pytest.raises(RenderError) as refused:
             render(nested(key, something))
-        old, new = re.findall(r"[a-z]\w*(?:\.\w+)+", str(refused.value))[:2]
+        old, new = re.findall(r"([\w.]+) is ([\w.]+) now", str(refused.value))[0]
         assert old == dotted(key)
         assert tuple(new.split(".")) in NODES.keys() - DEPRECATED
 
@@ -54,7 +70,7 @@ def test_a_value_is_taken_or_refused_by_its_new_name(key: Key) -> None:
 def test_an_upgrade_leaves_jobs_and_volumes_alone(stack: str) -> None:
     """Kubernetes refuses another specification of a volume that is there, and Helm deletes what is gone."""
     first = STACKS[stack]
-    objects = render(first["values"], namespace=first["namespace"])
+    objects = render(_by_their_new_names(first["values"]), namespace=first["namespace"])
     assert sorted(job["metadata"]["name"] for job in objects.of_kind("CronJob")) == first["cronJobs"]
     volumes = {
         name: one

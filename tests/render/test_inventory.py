@@ -234,7 +234,9 @@ def test_another_export_is_another_volume_as_neither_can_be_changed(change: dict
 
 def test_a_consumer_that_becomes_the_producer_gets_a_volume_that_can_be_written() -> None:
     values, namespace = STACKS["staging"]
-    producer = merge_values(values, {"backup": {"enabled": True}, "databaseReplica": {"enabled": True}})
+    producer = merge_values(
+        values, {"postgresBackupHourly": {"enabled": True}, "postgresReplicatorBackup": {"enabled": True}}
+    )
     names = {name for name in render(producer, namespace=namespace).names() if "database-replica" in name}
     assert not names & _replicas()
 

@@ -69,10 +69,10 @@ def test_names_that_read_as_something_else_stay_text(name: str, claim: str) -> N
             "secret": {"name": name, "superuserKey": name, "ownerKey": name},
         },
         "rclone": {"image": {"repository": name, "tag": name}},
-        "databaseReplica": {"folder": name},
+        "postgresReplicatorBackup": {"folder": name},
         "databaseRecovery": {"sql": name, "confirm": name, "scratch": {"storageClass": name}},
-        "drill": {"assertions": {name: name}, "references": name, "scratch": {"storageClass": name}},
-        "mediaReplica": {"sentinel": name, "bandwidthLimit": "123"},
+        "databaseDrill": {"assertions": {name: name}, "references": name, "scratch": {"storageClass": name}},
+        "mediaReplicator": {"sentinel": name, "bandwidthLimit": "123"},
         "mediaRecovery": {"confirm": name},
         "offsite": {"remote": f"{name}:{name}", "secret": {"name": name, "key": name}},
         "serviceAccount": {"name": name},
@@ -114,7 +114,7 @@ def test_an_awkward_name_of_the_database_reaches_the_pod_unchanged(name: str) ->
 def test_sql_of_the_values_reaches_its_file_unchanged(sql: str) -> None:
     own = {
         "databaseRecovery": {"sql": sql},
-        "drill": {"references": sql, "assertions": {"first": sql, "second": sql}},
+        "databaseDrill": {"references": sql, "assertions": {"first": sql, "second": sql}},
     }
     values, namespace = STACKS["ci/everything"]
     data = render(merge_values(values, own), namespace=namespace).get("ConfigMap", "stack-backup-sql")["data"]

@@ -76,12 +76,12 @@ def test_a_consumer_is_told_how_to_recover_and_nothing_of_backups(consumer: str)
 
 
 def test_a_job_that_is_held_is_said_to_be() -> None:
-    values = {"backup": {"suspend": True}}
+    values = {"postgresBackupHourly": {"suspend": True}}
     assert re.search(rf"{contract.HOURLY} +suspended ", notes(values, contract.NAMESPACE))
 
 
 def test_a_release_without_jobs_says_so() -> None:
-    text = notes({"backup": {"enabled": False}}, contract.NAMESPACE)
+    text = notes({"postgresBackupHourly": {"enabled": False}}, contract.NAMESPACE)
     assert "No job is enabled for production-stack" in text
     assert "kubectl" not in text
 

@@ -26,7 +26,7 @@ def _claim(**values: Any) -> dict[str, Any]:
 
 
 def test_without_a_backup_nothing_runs_and_no_volume_is_taken() -> None:
-    objects = render({"backup": {"enabled": False}})
+    objects = render({"postgresBackupHourly": {"enabled": False}})
     assert list(objects.pods()) == []
     assert objects.of_kind("CronJob") == objects.of_kind("PersistentVolumeClaim") == []
 
@@ -54,7 +54,10 @@ def test_a_claim_is_of_the_given_class_size_and_modes() -> None:
 
 
 def test_a_suspended_backup_keeps_its_cronjob() -> None:
-    assert render({"backup": {"suspend": True}}).get("CronJob", contract.HOURLY)["spec"]["suspend"] is True
+    assert (
+        render({"postgresBackupHourly": {"suspend": True}}).get("CronJob", contract.HOURLY)["spec"]["suspend"]
+        is True
+    )
 
 
 def test_a_digest_takes_the_place_of_the_tag() -> None:
@@ -135,7 +138,7 @@ def test_scratch_space_on_the_nodes_disk_is_requested(
     drill: dict[str, Any] = {"scratch": {"size": "50Gi", "storageClass": storage_class}}
     if own:
         drill["resources"] = {"requests": {"ephemeral-storage": own}}
-    job = _everything(drill=drill).get("CronJob", "database-drill")["spec"]["jobTemplate"]["spec"]
+    job = _everything(databaseDrill=drill).get("CronJob", "database-drill")["spec"]["jobTemplate"]["spec"]
     resources = job["template"]["spec"]["containers"][0]["resources"]
     assert resources["requests"].get("ephemeral-storage") == requested
 
@@ -272,7 +275,7 @@ def test_a_recovery_is_a_template_of_runs_by_hand_until_it_has_a_schedule(sectio
 
 @pytest.mark.parametrize(
     ("section", "job"),
-    [("databaseRecovery", contract.DATABASE_RECOVERY), ("drill", "database-drill")],
+    [("databaseRecovery", contract.DATABASE_RECOVERY), ("databaseDrill", "database-drill")],
 )
 def test_scratch_space_is_on_the_nodes_disk_or_of_a_class(section: str, job: str) -> None:
     values = {section: {"scratch": {"size": "50Gi", "storageClass": ""}}}
@@ -288,7 +291,7 @@ def test_scratch_space_is_on_the_nodes_disk_or_of_a_class(section: str, job: str
 
 def test_only_a_drill_that_looks_up_media_files_mounts_their_replica() -> None:
     assert "media-replica" in _volumes(_everything(), "database-drill")
-    assert "media-replica" not in _volumes(_everything(drill={"references": ""}), "database-drill")
+    assert "media-replica" not in _volumes(_everything(databaseDrill={"references": ""}), "database-drill")
 
 
 def test_an_off_site_copy_without_media_mounts_none() -> None:
@@ -394,7 +397,7 @@ def test_the_policy_can_be_left_out() -> None:
 
 def test_the_minute_h_is_one_that_a_namespace_has_for_good() -> None:
     """So the hourly jobs of many stacks on one export are spread over the hour."""
-    values = {"backup": {"enabled": True, "schedule": "H * * * *"}}
+    values = {"postgresBackupHourly": {"enabled": True, "schedule": "H * * * *"}}
     minutes = []
     for number in range(30):
         namespace = f"stack-user{number}-one"

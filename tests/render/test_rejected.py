@@ -35,12 +35,12 @@ def _said(values: dict[str, Any], executable: str = "helm") -> dict[str, str]:
 
 
 BAD: list[tuple[str, dict[str, Any]]] = [
-    ("keep", {"backup": {"keep": 0}}),
-    ("keep", {"backup": {"keep": -1}}),
-    ("keep", {"backup": {"keep": "24"}}),
-    ("keep", {"backup": {"keep": 24.5}}),
-    ("compressor", {"backup": {"compressor": "bzip2"}}),
-    ("compressor", {"backup": {"compressor": ""}}),
+    ("keep", {"postgresBackupHourly": {"keep": 0}}),
+    ("keep", {"postgresBackupHourly": {"keep": -1}}),
+    ("keep", {"postgresBackupHourly": {"keep": "24"}}),
+    ("keep", {"postgresBackupHourly": {"keep": 24.5}}),
+    ("compressor", {"postgresBackupHourly": {"compressor": "bzip2"}}),
+    ("compressor", {"postgresBackupHourly": {"compressor": ""}}),
     ("host", {"database": {"host": ""}}),
     ("host", {"database": {"host": "data base"}}),
     ("port", {"database": {"port": 0}}),
@@ -50,11 +50,11 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("name", {"database": {"name": ""}}),
     ("name", {"database": {"secret": {"name": "Not_A_Name"}}}),
     ("superuserKey", {"database": {"secret": {"superuserKey": "a/b"}}}),
-    ("minimumShare", {"backup": {"minimumShare": 101}}),
-    ("deadlineSeconds", {"backup": {"deadlineSeconds": 0}}),
-    ("startingDeadlineSeconds", {"backup": {"startingDeadlineSeconds": 9}}),
-    ("timeZone", {"backup": {"timeZone": ""}}),
-    ("suspend", {"backup": {"suspend": "no"}}),
+    ("minimumShare", {"postgresBackupHourly": {"minimumShare": 101}}),
+    ("deadlineSeconds", {"postgresBackupHourly": {"deadlineSeconds": 0}}),
+    ("startingDeadlineSeconds", {"postgresBackupHourly": {"startingDeadlineSeconds": 9}}),
+    ("timeZone", {"postgresBackupHourly": {"timeZone": ""}}),
+    ("suspend", {"postgresBackupHourly": {"suspend": "no"}}),
     ("runAsUser", {"pod": {"runAsUser": 0}}),
     ("size", {"volumes": {"databaseBackup": {"size": "100 GB"}}}),
     ("size", {"volumes": {"databaseBackup": {"size": 0}}}),
@@ -62,17 +62,17 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("tag", {"database": {"image": {"tag": "latest"}}}),
     ("digest", {"database": {"image": {"digest": "sha256:abc"}}}),
     ("pullPolicy", {"database": {"image": {"pullPolicy": "Sometimes"}}}),
-    ("kepe", {"backup": {"kepe": 24}}),
+    ("kepe", {"postgresBackupHourly": {"kepe": 24}}),
     ("backups", {"backups": {}}),
-    ("backup", {"backup": []}),
-    ("keep", {"backup": {"keep": None}}),
+    ("postgresBackupHourly", {"postgresBackupHourly": []}),
+    ("keep", {"postgresBackupHourly": {"keep": None}}),
     ("labels", {"jobDefaults": {"labels": {"app.kubernetes.io/name": "mine"}}}),
-    ("podLabels", {"backup": {"podLabels": {"batch.kubernetes.io/job-name": "mine"}}}),
-    ("podLabels", {"backup": {"podLabels": {"team": "not a value"}}}),
+    ("podLabels", {"postgresBackupHourly": {"podLabels": {"batch.kubernetes.io/job-name": "mine"}}}),
+    ("podLabels", {"postgresBackupHourly": {"podLabels": {"team": "not a value"}}}),
     ("annotations", {"volumes": {"databaseBackup": {"annotations": {"helm.sh/resource-policy": "delete"}}}}),
     ("commonLabels", {"commonLabels": {"helm.sh/chart": "mine"}}),
-    ("limits", {"backup": {"resources": {"limits": {"disk": "1Gi"}}}}),
-    ("ephemeral-storage", {"backup": {"resources": {"limits": {"ephemeral-storage": "1 GB"}}}}),
+    ("limits", {"postgresBackupHourly": {"resources": {"limits": {"disk": "1Gi"}}}}),
+    ("ephemeral-storage", {"postgresBackupHourly": {"resources": {"limits": {"ephemeral-storage": "1 GB"}}}}),
     ("databasePeers", {"networkPolicy": {"databasePeers": [{}]}}),
 ]
 SCHEDULES = [
@@ -93,23 +93,23 @@ def test_a_bad_value_is_refused_by_every_tool(key: str, values: dict[str, Any]) 
 REFUSED: dict[str, list[Any]] = {
     "rclone.image.tag": ["latest", ""],
     "rclone.image.repository": ["", "rclone/rclone@sha256:abc"],
-    "tiers.enabled": ["yes"],
-    "tiers.daily.keep": [0],
-    "tiers.daily.schedule": ["", "21 0 * *"],
-    "tiers.weekly.schedule": ["31 0 * * 7"],
-    "tiers.monthly.keep": [-1],
-    "tiers.maximumAgeSeconds": [59],
-    "databaseReplica.folder": ["", ".manifest", "../hourly", "a/b", "-x"],
-    "databaseReplica.keep": [0],
-    "databaseReplica.graceSeconds": [-1],
-    "databaseReplica.schedule": ["@reboot"],
-    "mediaReplica.minimumShare": [101, -1],
-    "mediaReplica.sentinel": ["/etc/passwd", "two\nlines"],
-    "mediaReplica.trashDays": [0],
-    "mediaReplica.transfers": [0, 257],
-    "mediaReplica.checkers": [0],
-    "mediaReplica.bandwidthLimit": ["0", "50 MB", "fast", "-1M"],
-    "mediaReplica.sampleFiles": [0],
+    "postgresBackupTiers.enabled": ["yes"],
+    "postgresBackupTiers.daily.keep": [0],
+    "postgresBackupTiers.daily.schedule": ["", "21 0 * *"],
+    "postgresBackupTiers.weekly.schedule": ["31 0 * * 7"],
+    "postgresBackupTiers.monthly.keep": [-1],
+    "postgresBackupTiers.maximumAgeSeconds": [59],
+    "postgresReplicatorBackup.folder": ["", ".manifest", "../hourly", "a/b", "-x"],
+    "postgresReplicatorBackup.keep": [0],
+    "postgresReplicatorBackup.graceSeconds": [-1],
+    "postgresReplicatorBackup.schedule": ["@reboot"],
+    "mediaReplicator.minimumShare": [101, -1],
+    "mediaReplicator.sentinel": ["/etc/passwd", "two\nlines"],
+    "mediaReplicator.trashDays": [0],
+    "mediaReplicator.transfers": [0, 257],
+    "mediaReplicator.checkers": [0],
+    "mediaReplicator.bandwidthLimit": ["0", "50 MB", "fast", "-1M"],
+    "mediaReplicator.sampleFiles": [0],
     "databaseRecovery.source": ["production", ""],
     "databaseRecovery.dump": ["", "newest", "2022-11-28", "backup-2022-11-28T08:51:08Z-dumpall.sql.gz"],
     "databaseRecovery.confirm": ["Production", "a b"],
@@ -122,11 +122,16 @@ REFUSED: dict[str, list[Any]] = {
     "mediaRecovery.delete": ["false"],
     "mediaRecovery.transfers": [0],
     "mediaRecovery.schedule": ["@reboot"],
-    "drill.assertions": [{"Has Rows": "SELECT true"}, {"rows": ""}, {"rows": 1}, {61 * "a": "SELECT true"}],
-    "drill.dump": ["oldest"],
-    "drill.schedule": [""],
-    "drill.maximumAgeSeconds": [0],
-    "drill.scratch.size": [40],
+    "databaseDrill.assertions": [
+        {"Has Rows": "SELECT true"},
+        {"rows": ""},
+        {"rows": 1},
+        {61 * "a": "SELECT true"},
+    ],
+    "databaseDrill.dump": ["oldest"],
+    "databaseDrill.schedule": [""],
+    "databaseDrill.maximumAgeSeconds": [0],
+    "databaseDrill.scratch.size": [40],
     "replicaCheck.maximumAgeSeconds": [0],
     "replicaCheck.mediaMaximumAgeSeconds": ["1d"],
     "replicaCheck.rereadSeconds": [-1],
@@ -146,7 +151,7 @@ REFUSED: dict[str, list[Any]] = {
     "volumes.replicaCheck.accessModes": [["ReadOnlyMany"], []],
     "databaseRecovery.backoffLimit": [1],
     "mediaRecovery.backoffLimit": [1],
-    "drill.backoffLimit": [-1, 11],
+    "databaseDrill.backoffLimit": [-1, 11],
     "offsite.ttlSecondsAfterFinished": [0, 3600, "1d"],
     "offsite.successfulJobsHistoryLimit": [0],
     "jobDefaults.failedJobsHistoryLimit": [0],
@@ -192,9 +197,9 @@ def test_a_bad_value_of_an_optional_part_is_refused_by_every_tool(key: str, turn
     [
         ("databaseRecovery.schedule", ""),
         ("databaseRecovery.dump", "2022-11-28T08:51:08Z"),
-        ("mediaReplica.bandwidthLimit", "1.5M"),
-        ("mediaReplica.sentinel", "a folder/ümlaut"),
-        ("drill.assertions", {"has-rows-2": "SELECT true"}),
+        ("mediaReplicator.bandwidthLimit", "1.5M"),
+        ("mediaReplicator.sentinel", "a folder/ümlaut"),
+        ("databaseDrill.assertions", {"has-rows-2": "SELECT true"}),
         ("offsite.remote", "s3-crypt:"),
         ("volumes.databaseReplica.nfs.server", "fd00::7"),
         ("volumes.databaseReplica.nfs.path", "/"),
@@ -211,15 +216,18 @@ def test_an_unusual_value_of_an_optional_part_is_accepted(key: str, value: Any) 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_schedule_that_is_no_cron_expression_is_refused(schedule: str) -> None:
-    values = {"backup": {"schedule": schedule}}
-    assert "/backup/schedule" in "\n".join(complaints(computed(values), SCHEMA))
-    with pytest.raises(RenderError, match="/backup/schedule"):
+    values = {"postgresBackupHourly": {"schedule": schedule}}
+    assert "/postgresBackupHourly/schedule" in "\n".join(complaints(computed(values), SCHEMA))
+    with pytest.raises(RenderError, match="/postgresBackupHourly/schedule"):
         render(values)
 
 
 @pytest.mark.parametrize("schedule", ["51 * * * *", "*/20 0-6,22 1 */3 1-5", "@hourly", "0 0 1 JAN SUN"])
 def test_a_schedule_that_is_a_cron_expression_is_accepted(schedule: str) -> None:
-    assert render({"backup": {"schedule": schedule}}).of_kind("CronJob")[0]["spec"]["schedule"] == schedule
+    assert (
+        render({"postgresBackupHourly": {"schedule": schedule}}).of_kind("CronJob")[0]["spec"]["schedule"]
+        == schedule
+    )
 
 
 @pytest.mark.parametrize("executable", ["helm", "helm3"])
@@ -249,7 +257,7 @@ def _of_a_wrong_type(node: dict[str, Any]) -> Any:
 
 
 def _size(size: str, **backup: Any) -> dict[str, Any]:
-    return {"volumes": {"databaseBackup": {"size": size}}, "backup": backup}
+    return {"volumes": {"databaseBackup": {"size": size}}, "postgresBackupHourly": backup}
 
 
 def _places(**nfs: Any) -> dict[str, Any]:
@@ -264,51 +272,60 @@ def _on(*sections: str, **values: Any) -> dict[str, Any]:
 
 
 CLAIMED = {"databaseBackup": {"existingClaim": "made-by-hand"}}
-NO_BACKUP = {"backup": {"enabled": False}}
+NO_BACKUP = {"postgresBackupHourly": {"enabled": False}}
 EXPORTS = "lie in one another: the mirror of the media would delete the dumps. Name two exports."
 
 # What a schema cannot express, because it depends on several keys.
 GUARDS: list[tuple[dict[str, Any], str]] = [
     (
         _size("100Gi"),
-        "volumes.databaseBackup.size is 100Gi, but backup.keep 24 dumps of backup.dumpSize 3400Mi",
+        "volumes.databaseBackup.size is 100Gi, but postgresBackupHourly.keep 24 dumps of "
+        "postgresBackupHourly.dumpSize 3400Mi",
     ),
-    (_size("120Gi", keep=48), "backup.keep 48"),
-    (_size("120Gi", dumpSize="1Ti"), "backup.dumpSize 1Ti"),
+    (_size("120Gi", keep=48), "postgresBackupHourly.keep 48"),
+    (_size("120Gi", dumpSize="1Ti"), "postgresBackupHourly.dumpSize 1Ti"),
     (_size("100000000"), "volumes.databaseBackup.size is 100000000"),
     (_size("12.9Gi", keep=9, dumpSize="1Gi"), "need 13312Mi: make the volume larger or keep fewer dumps"),
     (
-        {"backup": {"deadlineSeconds": 3300}},
-        "backup.deadlineSeconds 3300 and backup.startingDeadlineSeconds 600",
+        {"postgresBackupHourly": {"deadlineSeconds": 3300}},
+        "postgresBackupHourly.deadlineSeconds 3300 and postgresBackupHourly.startingDeadlineSeconds 600",
     ),
-    ({"backup": {"startingDeadlineSeconds": 901}}, "backup.startingDeadlineSeconds 901"),
-    ({"backup": {"schedule": "@hourly", "deadlineSeconds": 3300}}, "exceed the hour"),
-    ({"backup": {"schedule": "7 * * * *", "deadlineSeconds": 3300}}, "exceed the hour"),
+    (
+        {"postgresBackupHourly": {"startingDeadlineSeconds": 901}},
+        "postgresBackupHourly.startingDeadlineSeconds 901",
+    ),
+    ({"postgresBackupHourly": {"schedule": "@hourly", "deadlineSeconds": 3300}}, "exceed the hour"),
+    ({"postgresBackupHourly": {"schedule": "7 * * * *", "deadlineSeconds": 3300}}, "exceed the hour"),
     (
         _on("replicaCheck", replicaCheck={"deadlineSeconds": 3300}),
         "replicaCheck.deadlineSeconds 3300 and replicaCheck.startingDeadlineSeconds 600",
     ),
     (
-        _on("tiers"),
-        "backup.keep 24 and 7 daily, 4 weekly and 12 monthly (tiers) dumps of backup.dumpSize 3400Mi",
+        _on("postgresBackupTiers"),
+        "postgresBackupHourly.keep 24 and 7 daily, 4 weekly and 12 monthly (postgresBackupTiers) dumps "
+        "of postgresBackupHourly.dumpSize 3400Mi",
     ),
-    (_on("tiers", tiers={"monthly": {"keep": 60}}, **_size("210Gi")), "4 weekly and 60 monthly"),
     (
-        _on("databaseReplica", databaseReplica={"keep": 10}),
-        "volumes.databaseReplica.size is 20Gi, but databaseReplica.keep 10 dumps of backup.dumpSize 3400Mi",
+        _on("postgresBackupTiers", postgresBackupTiers={"monthly": {"keep": 60}}, **_size("210Gi")),
+        "4 weekly and 60 monthly",
+    ),
+    (
+        _on("postgresReplicatorBackup", postgresReplicatorBackup={"keep": 10}),
+        "volumes.databaseReplica.size is 20Gi, but postgresReplicatorBackup.keep 10 dumps of "
+        "postgresBackupHourly.dumpSize 3400Mi",
     ),
     *(
         ({section: {"enabled": True}}, f"volumes.{volume} names neither nfs.server nor existingClaim")
         for section, volume in [
-            ("databaseReplica", "databaseReplica"),
+            ("postgresReplicatorBackup", "databaseReplica"),
             ("databaseRecovery", "databaseReplica"),
             ("replicaCheck", "databaseReplica"),
-            ("mediaReplica", "mediaReplica"),
+            ("mediaReplicator", "mediaReplica"),
             ("mediaRecovery", "mediaReplica"),
         ]
     ),
     (
-        {"drill": {"enabled": True, "references": "SELECT file FROM media"}},
+        {"databaseDrill": {"enabled": True, "references": "SELECT file FROM media"}},
         "volumes.mediaReplica names neither nfs.server nor existingClaim",
     ),
     *(
@@ -332,35 +349,40 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
     ({"offsite": {"enabled": True}}, "offsite.remote is empty, but offsite.enabled is true"),
     (
         {"offsite": {"enabled": True, "remote": "s3:backups"}},
-        'offsite.folders names "daily", but only hourly are written (tiers.enabled is false)',
+        'offsite.folders names "daily", but only hourly are written (postgresBackupTiers.enabled is false)',
     ),
     (
         _on(
-            "tiers",
+            "postgresBackupTiers",
             offsite={"enabled": True, "remote": "s3:backups", "folders": ["nightly"]},
             **_size("210Gi"),
         ),
         'offsite.folders names "nightly", but only hourly, daily, weekly, monthly are written',
     ),
     *(
-        (_on(section, **NO_BACKUP), f"{section}.enabled: these need dumps, but backup.enabled is false")
-        for section in ("databaseReplica", "drill", "tiers")
+        (
+            _on(section, **NO_BACKUP),
+            f"{section}.enabled: these need dumps, but postgresBackupHourly.enabled is false",
+        )
+        for section in ("postgresReplicatorBackup", "databaseDrill", "postgresBackupTiers")
     ),
     (
         _on("databaseRecovery", databaseRecovery={"source": "backup"}, **NO_BACKUP),
         "databaseRecovery.source backup: these need dumps",
     ),
     (
-        _on("drill", "tiers", "offsite", **NO_BACKUP),
-        "drill.enabled, offsite.enabled, tiers.enabled: these need",
+        _on("databaseDrill", "postgresBackupTiers", "offsite", **NO_BACKUP),
+        "databaseDrill.enabled, offsite.enabled, postgresBackupTiers.enabled: these need",
     ),
     (
-        _on("drill", drill={"scratch": {"size": "26Gi"}}),
-        "drill.scratch.size is 26Gi, but a dump of backup.dumpSize 3400Mi needs 27200Mi there",
+        _on("databaseDrill", databaseDrill={"scratch": {"size": "26Gi"}}),
+        "databaseDrill.scratch.size is 26Gi, but a dump of postgresBackupHourly.dumpSize 3400Mi needs "
+        "27200Mi there",
     ),
     (
         _on("databaseRecovery", databaseRecovery={"scratch": {"size": "3Gi"}}),
-        "databaseRecovery.scratch.size is 3Gi, but a dump of backup.dumpSize 3400Mi needs 3400Mi there",
+        "databaseRecovery.scratch.size is 3Gi, but a dump of postgresBackupHourly.dumpSize 3400Mi needs "
+        "3400Mi there",
     ),
     (_on("replicaCheck", **_places(path="/nfs")), EXPORTS),
     (_on("replicaCheck", volumes={"mediaReplica": {"nfs": {"path": "/nfs/"}}}), EXPORTS),
@@ -371,7 +393,7 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
     *(
         (
             merge_values(
-                _on("databaseReplica", "mediaReplica", "replicaCheck"),
+                _on("postgresReplicatorBackup", "mediaReplicator", "replicaCheck"),
                 {"volumes": {one: {"existingClaim": name}, other: {"existingClaim": name}}},
             ),
             f'volumes.{one} and volumes.{other} are the same claim, "{name}"',
@@ -386,8 +408,9 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
     ),
     # A late run of any job must not take the place of the next one.
     (
-        _on("databaseReplica", databaseReplica={"schedule": "H * * * *"}),
-        "databaseReplica.deadlineSeconds 3600 and databaseReplica.startingDeadlineSeconds 14400",
+        _on("postgresReplicatorBackup", postgresReplicatorBackup={"schedule": "H * * * *"}),
+        "postgresReplicatorBackup.deadlineSeconds 3600 and "
+        "postgresReplicatorBackup.startingDeadlineSeconds 14400",
     ),
     *(
         ({"pod": {old: value}}, f"pod.{old} is jobDefaults.{new} now")
@@ -407,24 +430,31 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
         ]
     ),
     # What is added to a pod takes the place of nothing that its program relies on.
-    ({"backup": {"extraEnv": [{"name": "PGHOST", "value": "x"}]}}, "backup.extraEnv sets PGHOST, a variable"),
+    (
+        {"postgresBackupHourly": {"extraEnv": [{"name": "PGHOST", "value": "x"}]}},
+        "postgresBackupHourly.extraEnv sets PGHOST, a variable",
+    ),
     (
         {"jobDefaults": {"extraEnv": [{"name": "HOME", "value": "/"}]}},
-        "backup.extraEnv sets HOME, a variable",
-    ),
-    ({"backup": {"extraEnv": [{"name": "PGOPTIONS", "value": "x"}]}}, "backup.extraEnv sets PGOPTIONS, a"),
-    (
-        _on("drill", drill={"extraVolumes": [{"name": "scratch", "emptyDir": {}}]}),
-        'drill.extraVolumes has a volume "scratch", as the pod of database-drill has already',
+        "postgresBackupHourly.extraEnv sets HOME, a variable",
     ),
     (
-        {"backup": {"extraVolumes": 2 * [{"name": "own", "emptyDir": {}}]}},
-        'backup.extraVolumes has a volume "own"',
+        {"postgresBackupHourly": {"extraEnv": [{"name": "PGOPTIONS", "value": "x"}]}},
+        "postgresBackupHourly.extraEnv sets PGOPTIONS, a",
+    ),
+    (
+        _on("databaseDrill", databaseDrill={"extraVolumes": [{"name": "scratch", "emptyDir": {}}]}),
+        'databaseDrill.extraVolumes has a volume "scratch", as the pod of database-drill has already',
+    ),
+    (
+        {"postgresBackupHourly": {"extraVolumes": 2 * [{"name": "own", "emptyDir": {}}]}},
+        'postgresBackupHourly.extraVolumes has a volume "own"',
     ),
     *(
         (
-            {"backup": {"extraVolumeMounts": [{"name": "tmp", "mountPath": path}]}},
-            f"backup.extraVolumeMounts mounts at {path}, which hides or lies within {own} of the pod",
+            {"postgresBackupHourly": {"extraVolumeMounts": [{"name": "tmp", "mountPath": path}]}},
+            f"postgresBackupHourly.extraVolumeMounts mounts at {path}, which hides or lies within {own} "
+            "of the pod",
         )
         for path, own in [
             ("/", "/programs"),
@@ -434,23 +464,23 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
         ]
     ),
     (
-        {"backup": {"extraVolumeMounts": [{"name": "own", "mountPath": "/own"}]}},
-        'backup.extraVolumeMounts mounts "own", but the pod of postgres-backup-hourly has no volume of that',
+        {"postgresBackupHourly": {"extraVolumeMounts": [{"name": "own", "mountPath": "/own"}]}},
+        'postgresBackupHourly.extraVolumeMounts mounts "own", but the pod of postgres-backup-hourly has no',
     ),
     (
-        _on("drill", drill={"resources": {"limits": {"ephemeral-storage": "39Gi"}}}),
-        "drill.resources.limits.ephemeral-storage is 39Gi, but the pod requests 40Gi",
+        _on("databaseDrill", databaseDrill={"resources": {"limits": {"ephemeral-storage": "39Gi"}}}),
+        "databaseDrill.resources.limits.ephemeral-storage is 39Gi, but the pod requests 40Gi",
     ),
     (
         {
-            "backup": {
+            "postgresBackupHourly": {
                 "resources": {
                     "requests": {"ephemeral-storage": "2Gi"},
                     "limits": {"ephemeral-storage": "1Gi"},
                 }
             }
         },
-        "backup.resources.limits.ephemeral-storage is 1Gi, but the pod requests 2Gi",
+        "postgresBackupHourly.resources.limits.ephemeral-storage is 1Gi, but the pod requests 2Gi",
     ),
 ]
 
@@ -470,17 +500,26 @@ def test_a_guard_says_what_is_wrong(values: dict[str, Any], sentence: str) -> No
         _size("14G", keep=9, dumpSize="1000M"),
         _size("13312Mi", keep=9, dumpSize="1073741824"),
         {"volumes": {"databaseBackup": {"size": "1Gi", "existingClaim": "made-by-hand"}}},
-        {"backup": {"deadlineSeconds": 3000}},
-        {"backup": {"deadlineSeconds": 7200, "schedule": "51 */4 * * *"}},
-        _on("tiers", **_size("208Gi")),
-        _on("databaseReplica", databaseReplica={"keep": 3}),
-        _on("databaseReplica", volumes={"databaseReplica": {"existingClaim": "made-by-hand", "size": "1Gi"}}),
-        _on("drill", drill={"scratch": {"size": "27200Mi"}}),
+        {"postgresBackupHourly": {"deadlineSeconds": 3000}},
+        {"postgresBackupHourly": {"deadlineSeconds": 7200, "schedule": "51 */4 * * *"}},
+        _on("postgresBackupTiers", **_size("208Gi")),
+        _on("postgresReplicatorBackup", postgresReplicatorBackup={"keep": 3}),
+        _on(
+            "postgresReplicatorBackup",
+            volumes={"databaseReplica": {"existingClaim": "made-by-hand", "size": "1Gi"}},
+        ),
+        _on("databaseDrill", databaseDrill={"scratch": {"size": "27200Mi"}}),
         _on("databaseRecovery", databaseRecovery={"scratch": {"size": "3400Mi"}}),
         _on("databaseRecovery", databaseRecovery={"schedule": "@daily", "confirm": "production-stack"}),
         _on("databaseRecovery", databaseRecovery={"confirm": "production-stack"}),
         _on("databaseRecovery", **NO_BACKUP),
-        _on("drill", "tiers", "databaseReplica", backup={"enabled": False}, volumes=CLAIMED),
+        _on(
+            "databaseDrill",
+            "postgresBackupTiers",
+            "postgresReplicatorBackup",
+            postgresBackupHourly={"enabled": False},
+            volumes=CLAIMED,
+        ),
         _on("databaseRecovery", databaseRecovery={"source": "backup"}, volumes=CLAIMED, **NO_BACKUP),
         {"offsite": {"enabled": True, "remote": "s3:backups", "folders": ["hourly"]}},
         {"offsite": {"enabled": True, "remote": "s3:backups", "folders": ["nightly"]}, "volumes": CLAIMED},
@@ -490,11 +529,11 @@ def test_a_guard_says_what_is_wrong(values: dict[str, Any], sentence: str) -> No
         {"volumes": {"media": {"existingClaim": "database-backup"}}},
         {"pod": {"nodeSelector": {}, "tolerations": []}},
         {"database": {"tls": {"mode": "require", "secret": {"name": ""}}}},
-        {"backup": {"extraVolumeMounts": [{"name": "tmp", "mountPath": "/backup-of-mine"}]}},
-        _on("drill", drill={"resources": {"limits": {"ephemeral-storage": "40Gi"}}}),
+        {"postgresBackupHourly": {"extraVolumeMounts": [{"name": "tmp", "mountPath": "/backup-of-mine"}]}},
+        _on("databaseDrill", databaseDrill={"resources": {"limits": {"ephemeral-storage": "40Gi"}}}),
         _on(
-            "drill",
-            drill={
+            "databaseDrill",
+            databaseDrill={
                 "resources": {"limits": {"ephemeral-storage": "1Gi"}},
                 "scratch": {"storageClass": "fast"},
             },

@@ -193,10 +193,10 @@ CURRENT = computed(BASE)
 
 # Another value for each key of which one cannot be guessed from the one that it has.
 OTHER: dict[str, Any] = {
-    "backup.dumpSize": "1Ti",
+    "postgresBackupHourly.dumpSize": "1Ti",
     "database.image.digest": f"sha256:{64 * 'a'}",
     "databaseRecovery.dump": "2022-11-28T08:51:08Z",
-    "drill.dump": "2022-11-28T08:51:08Z",
+    "databaseDrill.dump": "2022-11-28T08:51:08Z",
     "networkPolicy.databasePeers": [{"podSelector": {"matchLabels": {"app": "another"}}}],
     "networkPolicy.offsitePeers": [{"ipBlock": {"cidr": "198.51.100.0/24"}}],
     "networkPolicy.offsitePorts": [9000],
@@ -299,13 +299,15 @@ def test_every_exception_is_of_a_key_that_is_there() -> None:
 # -- every job, or one ---------------------------------------------------------------------------------------
 
 SECTION_OF = {
-    "postgres-backup-hourly": "backup",
-    **dict.fromkeys(("postgres-backup-daily", "postgres-backup-weekly", "postgres-backup-monthly"), "tiers"),
-    "postgres-replicator-backup": "databaseReplica",
-    "media-replicator": "mediaReplica",
+    "postgres-backup-hourly": "postgresBackupHourly",
+    **dict.fromkeys(
+        ("postgres-backup-daily", "postgres-backup-weekly", "postgres-backup-monthly"), "postgresBackupTiers"
+    ),
+    "postgres-replicator-backup": "postgresReplicatorBackup",
+    "media-replicator": "mediaReplicator",
     "database-recovery": "databaseRecovery",
     "media-recovery": "mediaRecovery",
-    "database-drill": "drill",
+    "database-drill": "databaseDrill",
     "replica-check": "replicaCheck",
     "offsite": "offsite",
 }
@@ -405,7 +407,7 @@ def test_maps_are_merged_key_by_key_and_lists_are_replaced() -> None:
             "nodeSelector": {"disk": "ssd", "zone": "a"},
             "tolerations": [{"key": "a", "operator": "Exists"}],
         },
-        "backup": {"nodeSelector": {"zone": "b"}, "tolerations": []},
+        "postgresBackupHourly": {"nodeSelector": {"zone": "b"}, "tolerations": []},
     }
     pod = _at(render(values).get("CronJob", "postgres-backup-hourly")["spec"], POD)
     assert pod["nodeSelector"] == {"disk": "ssd", "zone": "b"}
@@ -414,7 +416,7 @@ def test_maps_are_merged_key_by_key_and_lists_are_replaced() -> None:
 
 @pytest.mark.parametrize("executable", ["helm", "helm3"])
 def test_a_job_without_a_limit_of_all_jobs_says_null(executable: str) -> None:
-    values = {"backup": {"resources": {"limits": {"cpu": None}}}}
+    values = {"postgresBackupHourly": {"resources": {"limits": {"cpu": None}}}}
     job = render(values, helm=BIN / executable).get("CronJob", "postgres-backup-hourly")
     assert _at(job["spec"], (*CONTAINER, "resources")) == {
         "requests": {"cpu": "500m", "memory": "256Mi"},
@@ -446,7 +448,7 @@ def test_a_value_that_no_template_reads_is_found(spare: Path) -> None:
     schema["properties"]["spare"] = {"type": "integer"}
     (spare / "values.schema.json").write_text(json.dumps(schema), encoding="utf-8")
     assert _objects({"spare": 2}, spare) == _objects({}, spare)
-    assert _objects({"backup": {"keep": 2}}, spare) != _objects({}, spare)
+    assert _objects({"postgresBackupHourly": {"keep": 2}}, spare) != _objects({}, spare)
 
 
 def test_an_undocumented_default_is_found(spare: Path) -> None:

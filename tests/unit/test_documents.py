@@ -361,7 +361,8 @@ UNITS = {"s": 1, "seconds": 1, "minutes": 60, "hours": 3600, "hour": 3600, "days
 
 
 def defaults(document: Document) -> list[str]:
-    """What stands in brackets after a value is its default: `tiers.maximumAgeSeconds` (3 hours)."""
+    """What stands in brackets after a value is its default: `postgresBackupTiers.maximumAgeSeconds` (3 "
+    "hours)."""
     complaints = []
     for found in re.finditer(
         r"`([a-z]\w*(?:\.\w+)+)`(?:\s+percent)?\s+\((\d+|an?)(?:\s+([a-z]+))?\)", document.prose
@@ -773,21 +774,25 @@ ELSE = PROJECT / "docs" / "jobs" / "media-recovery.md"
         (links, "See [it](/absent/page.md).", "leads nowhere: /absent/page.md"),
         (values, "Set `network.offsitePeers`.", "no such value: network.offsitePeers"),
         (values, "Set `scratch.bytes`.", "no such value: scratch.bytes"),
-        (values, "Set `drill.every: 3`.", "no such value: drill.every"),
-        (values, "Set backup.often, or not.", "no such value: backup.often"),
+        (values, "Set `databaseDrill.every: 3`.", "no such value: databaseDrill.every"),
+        (values, "Set postgresBackupHourly.often, or not.", "no such value: postgresBackupHourly.often"),
         (values, "Set `keepForeverSeconds`.", "no value of that name: keepForeverSeconds"),
         (
             values,
-            "```bash\nhelm upgrade x y --set backup.often=3\n```\n",
-            "no such value: --set backup.often",
+            "```bash\nhelm upgrade x y --set postgresBackupHourly.often=3\n```\n",
+            "no such value: --set postgresBackupHourly.often",
         ),
-        (values, "```yaml\ndrill:\n  often: 3\n```\n", "no such value: drill.often"),
+        (values, "```yaml\ndatabaseDrill:\n  often: 3\n```\n", "no such value: databaseDrill.often"),
         (
             defaults,
-            "As `tiers.maximumAgeSeconds` (4 hours) says.",
-            "not the default: tiers.maximumAgeSeconds 14400",
+            "As `postgresBackupTiers.maximumAgeSeconds` (4 hours) says.",
+            "not the default: postgresBackupTiers.maximumAgeSeconds 14400",
         ),
-        (defaults, "Less than `tiers.minimumShare` percent (40).", "not the default: tiers.minimumShare 40"),
+        (
+            defaults,
+            "Less than `postgresBackupTiers.minimumShare` percent (40).",
+            "not the default: postgresBackupTiers.minimumShare 40",
+        ),
         (codes, "It ends with exit code 76.", "no such exit code: 76"),
         (codes, "It is refused (76).", "no such exit code: 76"),
         (codes, "| Code | When |\n| --- | --- |\n| 64, 79 | Never |\n", "no such exit code: 79"),
@@ -827,7 +832,11 @@ def test_a_rule_sees_what_is_not_there(rule: Rule, text: str, complaint: str) ->
 @pytest.mark.parametrize(
     ("module", "text", "complaint"),
     [
-        ("hourly", "Raise it (value backup.memory).", "no such value: backup.memory"),
+        (
+            "hourly",
+            "Raise it (value postgresBackupHourly.memory).",
+            "no such value: postgresBackupHourly.memory",
+        ),
         ("rclone", "It may not (values networkPolicy.offsitePeers and ports).", "no such value: ports"),
         ("pack", "Raise the limit of this job (value keep).", "no such value: keep"),
         ("pack", "Raise the limit (value resources).", "no such value: resources"),

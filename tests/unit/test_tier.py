@@ -166,7 +166,7 @@ def test_a_dump_that_shrank_is_not_taken(job: Job, tmp_path: Path, monkeypatch: 
         65,
         f"{dump}, the newest verified dump, shrank since {before}, the newest daily one. {held}; it was not "
         "taken, and no dump was removed.",
-        "Find out what became of the data; if all is well, run once with tiers.minimumShare 0.",
+        "Find out what became of the data; if all is well, run once with postgresBackupTiers.minimumShare 0.",
         UNTOUCHED,
     )
     assert names(tmp_path, "daily") == [before]

@@ -5,32 +5,32 @@ where, and whether it writes there. Pods, claims, guards, network policies and n
 */}}
 {{- define "stack-backup.jobs" -}}
 {{- with .Values }}
-{{- if .backup.enabled }}
+{{- if .postgresBackupHourly.enabled }}
 postgres-backup-hourly:
-  section: backup
+  section: postgresBackupHourly
   passwords: [superuser]
   mounts:
     - {volume: databaseBackup, path: /backup, written: true}
 {{- end }}
-{{- if .tiers.enabled }}
+{{- if .postgresBackupTiers.enabled }}
 {{- range list "daily" "weekly" "monthly" }}
 postgres-backup-{{ . }}:
-  section: tiers
+  section: postgresBackupTiers
   tier: {{ . }}
   mounts:
     - {volume: databaseBackup, path: /backup, written: true}
 {{- end }}
 {{- end }}
-{{- if .databaseReplica.enabled }}
+{{- if .postgresReplicatorBackup.enabled }}
 postgres-replicator-backup:
-  section: databaseReplica
+  section: postgresReplicatorBackup
   mounts:
     - {volume: databaseBackup, path: /backup}
     - {volume: databaseReplica, path: /replica, written: true}
 {{- end }}
-{{- if .mediaReplica.enabled }}
+{{- if .mediaReplicator.enabled }}
 media-replicator:
-  section: mediaReplica
+  section: mediaReplicator
   mounts:
     - {volume: media, path: /media}
     - {volume: mediaReplica, path: /media-replica, written: true}
@@ -45,12 +45,12 @@ offsite:
     - {volume: media, path: /media}
     {{- end }}
 {{- end }}
-{{- if .drill.enabled }}
+{{- if .databaseDrill.enabled }}
 database-drill:
-  section: drill
+  section: databaseDrill
   mounts:
     - {volume: databaseBackup, path: /backup}
-    {{- if .drill.references }}
+    {{- if .databaseDrill.references }}
     - {volume: mediaReplica, path: /media-replica}
     {{- end }}
 {{- end }}

@@ -21,7 +21,7 @@ MEDIA = "media"
 
 STOCK: Mapping[str, Any] = {
     "database": {"image": {"repository": "postgres", "tag": "15"}},
-    "drill": {"references": ""},
+    "databaseDrill": {"references": ""},
 }
 """Values laid over a stack's where the stock image runs, and the tables are not Fragalysis' own."""
 
@@ -29,10 +29,13 @@ _LITTLE = {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}}
 _SCRATCH = {"scratch": {"size": "1Gi"}}
 TEST_MACHINE: Mapping[str, Any] = {
     "database": {"image": {"repository": "localhost/stack-database", "tag": "15"}},
-    "backup": {"dumpSize": "15Mi", **_LITTLE},
-    **dict.fromkeys(("tiers", "databaseReplica", "mediaReplica", "replicaCheck", "offsite"), _LITTLE),
+    "postgresBackupHourly": {"dumpSize": "15Mi", **_LITTLE},
+    **dict.fromkeys(
+        ("postgresBackupTiers", "postgresReplicatorBackup", "mediaReplicator", "replicaCheck", "offsite"),
+        _LITTLE,
+    ),
     "databaseRecovery": _LITTLE | _SCRATCH,
-    "drill": _LITTLE | _SCRATCH | STOCK["drill"],
+    "databaseDrill": _LITTLE | _SCRATCH | STOCK["databaseDrill"],
     "mediaRecovery": _LITTLE,
     "volumes": {
         "databaseBackup": {"size": "1Gi", "accessModes": ["ReadWriteOnce"]},
@@ -44,8 +47,16 @@ TEST_MACHINE: Mapping[str, Any] = {
 
 _OFF = {"enabled": False}
 BACKUP_ALONE: Mapping[str, Any] = dict.fromkeys(
-    ("tiers", "databaseReplica", "mediaReplica", "databaseRecovery", "mediaRecovery", "drill"), _OFF
+    (
+        "postgresBackupTiers",
+        "postgresReplicatorBackup",
+        "mediaReplicator",
+        "databaseRecovery",
+        "mediaRecovery",
+        "databaseDrill",
+    ),
+    _OFF,
 )
 """Laid over production's values where only the hourly backup is of interest."""
 
-EVERY_MINUTE: Mapping[str, Any] = {"backup": {"schedule": "* * * * *"}}
+EVERY_MINUTE: Mapping[str, Any] = {"postgresBackupHourly": {"schedule": "* * * * *"}}

@@ -38,7 +38,7 @@ from stack_backup_lab.story.stacks import (
 )
 
 WITH_PAIR: Mapping[str, Any] = {
-    "drill": {
+    "databaseDrill": {
         "references": "SELECT path FROM public.viewer_media",
         "assertions": {"users-are-there": "SELECT count(*) > 0 FROM public.auth_user"},
     }

@@ -23,7 +23,7 @@ from stack_backup_jobs.target import Target
 
 SHOWN = 100
 """Of each kind of trouble, so many lines in the log."""
-SCRATCH = "Make the scratch space larger (value drill.scratch.size), or give it a storage class."
+SCRATCH = "Make the scratch space larger (value databaseDrill.scratch.size), or give it a storage class."
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def look_up_references(job: Job, settings: Settings, restore: Restore, target: T
     except UnreachableError:
         raise
     except ServerError as error:
-        what = f"The value drill.references could not be asked: {error}."
+        what = f"The value databaseDrill.references could not be asked: {error}."
         raise JobError(Exit.DATA, what, "Correct it.") from error
     job.figure(references=count, missing=missing)
     if missing:
@@ -257,7 +257,8 @@ def look_up_references(job: Job, settings: Settings, restore: Restore, target: T
         )
     if refused:
         proof.problems.append(
-            f"{refused} of {count} paths that drill.references gives lead out of the replica (absolute, or "
+            f"{refused} of {count} paths that databaseDrill.references gives lead out of the replica "
+            "(absolute, or "
             "with ..)."
         )
 

@@ -223,7 +223,7 @@ def not_finished(server: Server, there: There, code: int, said: str) -> JobError
         return JobError(
             Exit.KILLED,
             "pg_dumpall was killed, most likely for want of memory.",
-            "Raise the memory limit (value backup.resources).",
+            "Raise the memory limit (value postgresBackupHourly.resources).",
         )
     if not said:
         said = f"pg_dumpall ended with {code} and said nothing."
@@ -315,7 +315,7 @@ def retain(job: Job, folder: Folder, manifest: Manifest, doubt: str, keep: int, 
             "suspicious",
             f"The dump {name} is published, but it shrank. {doubt}; it is marked as suspicious and no older "
             "dump was removed. Find out what became of the data; if all is well, run once with "
-            f"backup.minimumShare 0.{notes}",
+            f"postgresBackupHourly.minimumShare 0.{notes}",
         )
     return Outcome(
         Exit.DONE,

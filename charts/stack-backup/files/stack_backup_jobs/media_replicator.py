@@ -106,7 +106,7 @@ class Mirror:
             self.replica,
             plan.need_bytes,
             "The replica",
-            "Make room on the export, or let the trash be emptied earlier (value mediaReplica.trashDays).",
+            "Make room on the export, or let the trash be emptied earlier (value mediaReplicator.trashDays).",
         )
         if not plan.empty:
             self._begin(before, there)
@@ -229,9 +229,8 @@ class Mirror:
                 Exit.DATA,
                 f"The source shrank: {files} files and {size // MIB} MiB, after {had} and "
                 f"{had_bytes // MIB} in the last good mirror.",
-                "Find out what became of the files. If it is right, run once with mediaReplica.minimumShare "
-                "0: that "
-                "mirror is the new measure.",
+                "Find out what became of the files. If it is right, run once with "
+                "mediaReplicator.minimumShare 0: that mirror is the new measure.",
             )
 
     def _check_lost(self, plan: media.Plan, there: Listing) -> None:
@@ -244,7 +243,7 @@ class Mirror:
                 f"{plan.lost} of the replica's {paths} files are no longer in the source "
                 f"(maximum in one run: {allowed}).",
                 "Find out whether they were deleted or renamed on purpose. If it is right, run once with "
-                "mediaReplica.minimumShare 0.",
+                "mediaReplicator.minimumShare 0.",
             )
 
     # ---- the mirror ----

@@ -214,7 +214,9 @@ class _Zstd:
 
 def no_zstd(what: str) -> JobError:
     return JobError(
-        Exit.SETUP, what, "Set the value backup.compressor to gzip, or use a database image that has zstd."
+        Exit.SETUP,
+        what,
+        "Set the value postgresBackupHourly.compressor to gzip, or use a database image that has zstd.",
     )
 
 

@@ -107,7 +107,8 @@ class Tier:
                 Exit.DATA,
                 f"{dump.name}, the newest verified dump, shrank since {before.name}, the newest {self.name} "
                 f"one. {why}; it was not taken, and no dump was removed.",
-                "Find out what became of the data; if all is well, run once with tiers.minimumShare 0.",
+                "Find out what became of the data; if all is well, run once with "
+                "postgresBackupTiers.minimumShare 0.",
             )
         return dump, self.folder.take_over(hourly, dump, linked=True)
 

@@ -399,7 +399,7 @@ def unreadable(errors: list[OSError], what: str) -> JobError:
         advice = (
             f"The pod's user {user()} must be able to read all of it: correct the owner or the mode of what "
             "the "
-            "lines above name, or leave it out (value mediaReplica.exclude)."
+            "lines above name, or leave it out (value mediaReplicator.exclude)."
         )
     elif first.errno in (errno.ESTALE, errno.ENOENT):
         code, advice = Exit.TRANSIENT, "The next run tries again; if it comes back, check the file server."
