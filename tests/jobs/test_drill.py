@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from psycopg import sql
 
 from stack_backup.runs import JobResult
+from stack_backup_jobs.formats import Exit, stamp
 from stack_backup_lab.data import dataset
 from stack_backup_lab.render import merge_values, render
 from stack_backup_lab.runtime.local import LocalRuntime, LocalVolume
@@ -68,7 +70,12 @@ class Drill:
             changed = sql(text)
             assert changed != text
             dump = gzip.compress(changed.encode(), 1)
-        name = self.hourly.plant(age, dump=dump, sha256=hashlib.sha256(dump).hexdigest())
+        name = self.hourly.plant(
+            age,
+            dump=dump,
+            sha256=hashlib.sha256(dump).hexdigest(),
+            finished=stamp(time.time() - age.total_seconds() + 2),
+        )
         if change is not None:
             path = self.hourly.manifest_path(name)
             lines = [line.split("\t") for line in self.hourly.volume.read(path).decode().splitlines()]
@@ -108,6 +115,8 @@ def test_a_good_dump_is_proved(drill: Drill, planted: str) -> None:
     for key in ("seconds", "read_seconds", "load_seconds", "compare_seconds"):
         assert 0 <= verdict.pop(key) <= result.seconds + 1
     assert 500 < verdict.pop("age_seconds") < 700
+    assert 500 < verdict.pop("data_loss_seconds") < 700
+    assert 0 < verdict.pop("recovery_seconds") <= result.seconds + 1
     assert verdict == {
         "job": JOB,
         "exit": 0,
@@ -119,6 +128,41 @@ def test_a_good_dump_is_proved(drill: Drill, planted: str) -> None:
         "rows": sum(int(count) for *_, count in manifest["table"]),
         "assertions": 0,
     }
+
+
+# ---- budgets ----
+
+WITHIN = {"budget": {"recoverySeconds": 600, "dataLossSeconds": 3600}}
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_drill_within_its_budgets_is_green(drill: Drill) -> None:
+    drill.install(**WITHIN)
+    assert "budget_exceeded" not in proved(drill.run()).verdict
+
+
+def test_a_drill_over_its_budgets_is_red_and_the_dump_is_proved(drill: Drill, planted: str) -> None:
+    """Nothing restores a cluster in a second. The hour that is allowed is passed between two old dumps."""
+    drill.plant(age=timedelta(hours=9))
+    drill.plant(age=timedelta(hours=6, minutes=30))
+    drill.plant(age=timedelta(minutes=50))
+    drill.install(budget={"recoverySeconds": 1, "dataLossSeconds": 3600})
+    result = drill.run()
+    verdict = result.verdict
+    assert (result.exit_code, verdict["exit"], verdict["outcome"]) == (Exit.BUDGET, Exit.BUDGET, "proved")
+    assert verdict["dump"] == planted
+    assert verdict["budget_exceeded"] == ["recoverySeconds", "dataLossSeconds"]
+    assert verdict["recovery_seconds"] > 1
+    # From 6 h 30 min ago until 50 minutes ago: longer than from 9 h, though that is the oldest.
+    assert 5 * 3600 < verdict["data_loss_seconds"] < 6 * 3600
+    for words in ("can be restored", "databaseDrill.budget.recoverySeconds is 1", "up to 20", "is 3600"):
+        assert words in verdict["message"]
+
+
+def test_what_differs_is_worse_than_any_budget(drill: Drill) -> None:
+    drill.plant(lambda lines: [[*line[:3], "7"] if line[0] == "table" else line for line in lines])
+    drill.install(budget={"recoverySeconds": 1, "dataLossSeconds": 60})
+    refused(drill.run(), Exit.DATA, "differs from the manifest")
 
 
 def test_the_manifest_has_every_sequence_as_the_server_has_it(drill: Drill, planted: str) -> None:

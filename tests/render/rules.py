@@ -29,7 +29,7 @@ SCALE = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15} | {
     f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTP", 1)
 }
 # Exit codes that a second attempt cannot mend: usage, missing source, no space, permission, configuration.
-HOPELESS = {64, 66, 73, 77, 78}
+HOPELESS = {64, 66, 73, 76, 77, 78}
 # Where each job may write: every other claim that it mounts is a source, and a source is never written.
 # Scratch space ends with the pod.
 WRITES: dict[str, set[str]] = {

@@ -131,6 +131,8 @@ REFUSED: dict[str, list[Any]] = {
     "databaseDrill.dump": ["oldest"],
     "databaseDrill.schedule": [""],
     "databaseDrill.maximumAgeSeconds": [0],
+    "databaseDrill.budget.recoverySeconds": [-1, "1h"],
+    "databaseDrill.budget.dataLossSeconds": [-1, 1.5],
     "databaseDrill.scratch.size": [40],
     "replicaCheck.maximumAgeSeconds": [0],
     "replicaCheck.mediaMaximumAgeSeconds": ["1d"],

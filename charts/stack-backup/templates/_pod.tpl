@@ -331,7 +331,7 @@ jobTemplate:
           onExitCodes:
             containerName: {{ .component }}
             operator: In
-            values: [64, 66, 73, 77, 78]
+            values: [64, 66, 73, 76, 77, 78]
         {{- end }}
     template:
       metadata:

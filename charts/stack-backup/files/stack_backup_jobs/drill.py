@@ -5,15 +5,19 @@ thrown away.
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from stack_backup_jobs.choice import LATEST, choose, folders_in
 from stack_backup_jobs.errors import JobError, is_folder, status
 from stack_backup_jobs.folder import Folder, source
-from stack_backup_jobs.formats import MIB, OWN, Dump, Exit, MediaState, escaped
+from stack_backup_jobs.formats import MIB, OWN, Dump, Exit, MediaState, escaped, seconds_of
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.private_server import EMPTY, PrivateServer
 from stack_backup_jobs.restore import UNCOUNTED, Options, Restore, patterns
@@ -40,6 +44,9 @@ class Settings:
     scratch: Path
     media_replica_volume: str = optional()
     database_owner: str = optional()
+    budget_recovery_seconds: int = number(0, 0)
+    budget_data_loss_seconds: int = number(0, 0)
+    """0: there is no budget."""
     jobs: int = number(1, 2)
     accepted: str = optional()
     allow_other_owner: bool = optional("false")
@@ -73,6 +80,7 @@ def program(job: Job) -> Outcome:
     check_room(settings.scratch, dump)
     options = Options(settings.jobs, patterns(settings.accepted), other_owner=settings.allow_other_owner)
     restore = Restore(job, folder, dump, options)
+    begun = time.monotonic()
     with job.lap("read_seconds"):
         restore.read()
     restore.part(settings.database_name)
@@ -83,6 +91,7 @@ def program(job: Job) -> Outcome:
     try:
         make_tablespaces(private, restore)
         restore_all(job, settings, restore, private, proof, settings.database_owner)
+        job.figure(recovery_seconds=math.ceil(time.monotonic() - begun))
         target = Target(job, private.server, settings.database_name, lasting=False)
         target.side = settings.database_name
         run_assertions(job, settings, restore, target, proof)
@@ -95,11 +104,39 @@ def program(job: Job) -> Outcome:
     counted = f"all {proof.rows} rows in {proof.tables} tables came back as its manifest says"
     if any(part.inserts for part in restore.dumped.parts.values()):
         counted = f"{proof.rows} rows in {proof.tables} tables came back; {UNCOUNTED}"
-    return Outcome(
-        Exit.DONE,
-        "proved",
-        f"{dump.name} can be restored: {counted} (in {job.seconds} s).{restore.lacking()}",
-    )
+    said = f"{dump.name} can be restored: {counted} (in {job.seconds} s).{restore.lacking()}"
+    over = exceeded(job, settings)
+    return Outcome(Exit.BUDGET if over else Exit.DONE, "proved", f"{said}{over}")
+
+
+def exceeded(job: Job, settings: Settings) -> str:
+    """Sentences on each budget that is exceeded, or nothing."""
+    over = []
+    sentences = ""
+    for name, limit, figure, what, advice in (
+        (
+            "recoverySeconds",
+            settings.budget_recovery_seconds,
+            "recovery_seconds",
+            "The recovery took",
+            "Give the drill more sessions, more processors or a faster scratch",
+        ),
+        (
+            "dataLossSeconds",
+            settings.budget_data_loss_seconds,
+            "data_loss_seconds",
+            "A loss of the server would have cost the data of up to",
+            "Find out why no dump was published for so long",
+        ),
+    ):
+        measured = job.figures[figure]
+        if limit and isinstance(measured, int) and measured > limit:
+            over.append(name)
+            sentences += f" {what} {measured} s, and databaseDrill.budget.{name} is {limit}. {advice}, or"
+            sentences += " raise the budget."
+    if over:
+        job.figure(budget_exceeded=over)
+    return sentences
 
 
 def chosen(job: Job, settings: Settings) -> tuple[Folder, Dump]:
@@ -111,7 +148,8 @@ def chosen(job: Job, settings: Settings) -> tuple[Folder, Dump]:
     if dump.manifest is None:
         what = f"{dump.name} has no manifest, so there is nothing to compare it with."
         raise JobError(Exit.SOURCE, what, "Choose another dump.")
-    job.figure(bytes=dump.size, age_seconds=dump.age)
+    lost = next((found for one in folders if (found := data_loss(one.dumps())) is not None), dump.age)
+    job.figure(bytes=dump.size, age_seconds=dump.age, data_loss_seconds=lost)
     if settings.dump == LATEST and dump.age > settings.maximum_age_seconds:
         raise JobError(
             Exit.DATA,
@@ -120,6 +158,25 @@ def chosen(job: Job, settings: Settings) -> tuple[Folder, Dump]:
             "Find out why the hourly backup publishes no newer one.",
         )
     return folder, dump
+
+
+def data_loss(dumps: Iterable[Dump]) -> int | None:
+    """The most that a lost server could have cost, in seconds: how old the newest good dump ever was, from
+    its own time until the next one was finished, or until now. None where there is no good dump.
+    """
+    good = sorted((dump for dump in dumps if dump.good), key=lambda dump: dump.time)
+    if not good:
+        return None
+    gaps = [finished(after) - seconds_of(before.time) for before, after in pairwise(good)]
+    return int(max([*gaps, good[-1].age]))
+
+
+def finished(dump: Dump) -> float:
+    """When a dump was written and read back; its own time where the manifest does not say."""
+    try:
+        return seconds_of(dump.manifest.get("finished") if dump.manifest else "")
+    except ValueError:
+        return seconds_of(dump.time)
 
 
 def check_room(scratch: Path, dump: Dump) -> None:

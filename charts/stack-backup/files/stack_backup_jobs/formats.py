@@ -26,6 +26,7 @@ class Exit(IntEnum):
     NO_ROOM = 73
     VOLUME = 74
     TRANSIENT = 75
+    BUDGET = 76
     PERMISSION = 77
     SETUP = 78
     TIMEOUT = 124
@@ -33,7 +34,7 @@ class Exit(IntEnum):
     STOPPED = 143
 
 
-NOT_TRIED_AGAIN = (Exit.USAGE, Exit.SOURCE, Exit.NO_ROOM, Exit.PERMISSION, Exit.SETUP)
+NOT_TRIED_AGAIN = (Exit.USAGE, Exit.SOURCE, Exit.NO_ROOM, Exit.BUDGET, Exit.PERMISSION, Exit.SETUP)
 """A second try would meet the same: the Job's podFailurePolicy."""
 
 
