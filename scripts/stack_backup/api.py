@@ -51,6 +51,15 @@ class Api:
             return None
         return found
 
+    def exists(self, kind: str, name: str, namespace: str) -> bool:
+        """Whether there is one; the API server sends its metadata alone (so no Secret's values)."""
+        metadata = {"Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"}
+        try:
+            self.resource(kind).get(name=name, namespace=namespace, header_params=metadata)
+        except NotFoundError:
+            return False
+        return True
+
     def find(self, kind: str, namespace: str | None = None, labels: str | None = None) -> list[Object]:
         items: list[Object] = (
             self.resource(kind).get(namespace=namespace, label_selector=labels).to_dict()["items"]

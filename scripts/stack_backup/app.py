@@ -98,18 +98,16 @@ def status(
     namespace: Namespace = None,
     output: Output = Format.text,
 ) -> int:
-    """Show every job: schedule, last success, last verdict, next run. Exit code 1 if any job is red."""
+    """Show every job: schedule, last success, next run, state. Exit code 1 if it is not well."""
     from stack_backup import show
     from stack_backup import status as jobs_status
 
-    release = _connect(kubeconfig, context, namespace)
-    jobs = jobs_status.of_release(release)
-    red = any(job.red for job in jobs)
+    stack = jobs_status.of_stack(_connect(kubeconfig, context, namespace))
     if output is Format.json:
-        _print_json({"namespace": release.namespace, "red": red, "jobs": [job.as_dict() for job in jobs]})
+        _print_json(stack.as_dict())
     else:
-        show.status(_console(), release.namespace, jobs)
-    return Exit.RED if red else 0
+        show.status(_console(), stack)
+    return Exit.RED if stack.red else 0
 
 
 @app.command("list")
@@ -124,7 +122,8 @@ def list_points(
 
     release = _connect(kubeconfig, context, namespace)
     if output is Format.json:
-        places, media = points.of_release(release)
+        errors = Console(stderr=True, highlight=False)
+        places, media = points.of_release(release, lambda blocker: show.blocker(errors, blocker))
         _print_json(
             {
                 "namespace": release.namespace,
@@ -135,7 +134,7 @@ def list_points(
     else:
         console = _console()
         with console.status("Listing the volumes ..."):
-            places, media = points.of_release(release)
+            places, media = points.of_release(release, lambda blocker: show.blocker(console, blocker))
         show.points(console, release.namespace, places)
         show.media(console, release.namespace, media)
     problems = [place.problem for place in places] + [one.problem for one in media]
@@ -246,7 +245,11 @@ def _run(release: Release, job: str, environment: Mapping[str, str], output: For
     try:
         console.print(f"Job {started.name} in {release.namespace}", soft_wrap=True)
         with show.progress(console, job, started.usual) as state:
-            end = started.follow(lambda line: console.print(Text(line), soft_wrap=True), state)
+            end = started.follow(
+                lambda line: console.print(Text(line), soft_wrap=True),
+                state,
+                lambda blocker: show.blocker(console, blocker),
+            )
     except KeyboardInterrupt:
         raise CliError(
             Exit.INTERRUPTED, f"Job {started.name} in {release.namespace} keeps running without this command."
@@ -255,7 +258,7 @@ def _run(release: Release, job: str, environment: Mapping[str, str], output: For
         raise CliError(
             problem.code, f"{problem} It was Job {started.name} in {release.namespace}."
         ) from problem
-    code, sentence = follow.exit_code(end), follow.message(end, started.pods)
+    code, sentence = follow.exit_code(end), follow.message(end, started.pods, started.blockers)
     if output is Format.json:
         _print_json(
             {
@@ -267,6 +270,7 @@ def _run(release: Release, job: str, environment: Mapping[str, str], output: For
                 "message": sentence,
                 "seconds": end.seconds,
                 "verdict": end.verdict,
+                "blockers": [one.as_dict() for one in started.blockers],
             }
         )
     else:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 from stack_backup import CliError, Exit
 from stack_backup.release import Release
@@ -18,13 +17,15 @@ from stack_backup.runs import (
     manual_job,
     pods_of,
     result,
-    statuses,
     time_of,
     with_environment,
 )
+from stack_backup.waiting import Blocker, blockers, started
 from stack_backup_jobs.formats import verdict_of
 
 POLL = 1.0
+GRACE = 3.0
+"""Seconds for which something must keep a Job from starting before it is worth a word."""
 PATIENCE = 60.0
 """Seconds for which the cluster may not answer while a Job runs: it goes on without us."""
 
@@ -40,11 +41,22 @@ class Run:
     """Seconds that the job took when it last succeeded."""
     pods: list[Object] = field(default_factory=list)
     """Its pods as they were seen last."""
+    blockers: list[Blocker] = field(default_factory=list)
+    """What kept it from starting when it was seen last; empty once it has started."""
+    _since: dict[tuple[str, str], float] = field(default_factory=dict)
+    _told: set[tuple[str, str]] = field(default_factory=set)
     _read: dict[tuple[str, str], int] = field(default_factory=dict)
     _ended: set[tuple[str, str]] = field(default_factory=set)
 
-    def follow(self, line: Callable[[str], None], state: Callable[[str], None]) -> JobResult:
-        """Give every line of the log to `line` and what is going on to `state`, until the Job has ended."""
+    def follow(
+        self,
+        line: Callable[[str], None],
+        state: Callable[[str], None],
+        blocked: Callable[[Blocker], None] = lambda _: None,
+    ) -> JobResult:
+        """Give every line of the log to `line`, what is going on to `state`, and what keeps it from starting
+        to `blocked` (each once), until the Job has ended.
+        """
         away: float | None = None
         while True:
             try:
@@ -55,9 +67,12 @@ class Run:
                     )
                 self.pods = pods_of(self.release.find("Pod", _of(self.name)), self.name)
                 away = None  # a log that is quiet for long breaks off, too
-                state(_doing(self.pods))
+                over = finished(job)
+                if not over:
+                    self._look(job, blocked)
+                state(_doing(self.pods, self.blockers))
                 self._follow(line)
-                if finished(job):
+                if over:
                     return result(self.job, job, self.pods, "")
             except CliError as problem:
                 if problem.code != Exit.UNREACHABLE:
@@ -68,6 +83,21 @@ class Run:
                     raise
                 state("the cluster does not answer; trying again")
             time.sleep(POLL)
+
+    def _look(self, job: Object, blocked: Callable[[Blocker], None]) -> None:
+        """What keeps it from starting, after a moment: most that a young pod waits for comes by itself."""
+        if self.pods and started(self.pods[-1]):
+            self.blockers, self._since = [], {}
+            return
+        found = {(one.object, one.remedy): one for one in blockers(job, self.pods, self.release.view())}
+        now = time.monotonic()
+        self._since = {key: self._since.get(key, now) for key in found}
+        self.blockers = [one for key, one in found.items() if now - self._since[key] >= GRACE]
+        for one in self.blockers:
+            key = (one.object, one.remedy)
+            if key not in self._told:
+                self._told.add(key)
+                blocked(one)
 
     def _follow(self, line: Callable[[str], None]) -> None:
         for pod in self.pods:
@@ -113,7 +143,7 @@ def exit_code(end: JobResult) -> int:
     return end.exit_code or int(Exit.RED)
 
 
-def message(end: JobResult, pods: list[Object]) -> str:
+def message(end: JobResult, pods: list[Object], waited: Sequence[Blocker] = ()) -> str:
     """The program's own sentence, or what is known of a Job that failed without one."""
     if end.verdict.get("message"):
         return str(end.verdict["message"])
@@ -121,6 +151,8 @@ def message(end: JobResult, pods: list[Object]) -> str:
         return "The Job is complete, but its program left no verdict."
     if end.exit_code:
         return f"The Job failed: its program ended with {end.exit_code} and left no verdict. Read its log."
+    if waited:
+        return f"The Job failed ({end.reason}): it could not start. {' '.join(map(str, waited))}"
     return f"The Job failed ({end.reason}) without a verdict of its program: {_doing(pods)}."
 
 
@@ -128,21 +160,13 @@ def _of(job: str) -> str:
     return f"batch.kubernetes.io/job-name={job}"
 
 
-def _doing(pods: list[Object]) -> str:
-    """What the newest pod is doing, or waits for."""
+def _doing(pods: list[Object], waited: Sequence[Blocker] = ()) -> str:
+    """What the newest pod is doing, or waits for, in a few words."""
+    if waited:
+        return f"waits for {waited[0].object} ({waited[0].reason})"
     if not pods:
         return "it has no pod any more"
     pod = pods[-1]
-    for condition in pod.get("status", {}).get("conditions", ()):
-        if condition["type"] == "PodScheduled" and condition["status"] != "True":
-            return f"its pod finds no node ({condition.get('message') or condition.get('reason', '')})"
-    for kind in ("initContainerStatuses", "containerStatuses"):
-        for status in statuses(pod, kind):
-            waiting: Mapping[str, Any] = status["state"].get("waiting", {})
-            if waiting.get("reason") not in (None, "PodInitializing", "ContainerCreating"):
-                return f"its pod waits: {waiting['reason']} {waiting.get('message', '')}".rstrip()
-            if "running" in status["state"]:
-                return "running"
-    if pod.get("status", {}).get("phase") == "Pending":
-        return "its pod starts"
-    return "its pod has ended"
+    if any("running" in status["state"] for status in containers(pod)):
+        return "running"
+    return "its pod has ended" if started(pod) else "its pod starts"

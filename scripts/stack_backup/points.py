@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from stack_backup import CliError, Exit
 from stack_backup.follow import Run, exit_code
 from stack_backup.release import Release
 from stack_backup.runs import Object, with_environment
+from stack_backup.waiting import Blocker
 from stack_backup_jobs.formats import MediaState
 from stack_backup_jobs.listing import DUMP, MEDIA, Point
 
@@ -70,8 +71,13 @@ class Media:
         return asdict(self)
 
 
-def of_release(release: Release) -> tuple[list[Place], list[Media]]:
-    """The dumps, newest first, and the media, on every volume that the release's jobs mount."""
+def of_release(
+    release: Release, blocked: Callable[[Blocker], None] = lambda _: None
+) -> tuple[list[Place], list[Media]]:
+    """The dumps, newest first, and the media, on every volume that the release's jobs mount.
+
+    `blocked` is told what keeps a listing from starting, meanwhile.
+    """
     cronjobs = release.cronjobs()
     wanted = [(DUMP, *one) for one in _claims(cronjobs, MOUNTS)]
     wanted += [(MEDIA, *one) for one in _claims(cronjobs, MEDIA_MOUNTS)]
@@ -90,7 +96,7 @@ def of_release(release: Release) -> tuple[list[Place], list[Media]]:
             runs.append((what, claim, cronjob["metadata"]["name"], run))
             release.create(body)
         for what, claim, job, run in runs:
-            found, problem = _read(run)
+            found, problem = _read(run, blocked)
             if what == DUMP:
                 places.append(Place(claim, job, _points(found), problem))
             else:
@@ -147,16 +153,14 @@ def listing_job(cronjob: Object, volume: Object, what: str = DUMP) -> Object:
     }
 
 
-def _read(run: Run) -> tuple[list[Any], str]:
+def _read(run: Run, blocked: Callable[[Blocker], None]) -> tuple[list[Any], str]:
     """What a listing Job has found, and why that is not all."""
     lines: list[str] = []
-    states: list[str] = []
-    end = run.follow(lines.append, states.append)
+    end = run.follow(lines.append, lambda _: None, blocked)
     if exit_code(end) == 0 and end.verdict:
         parts = (line.partition("\t") for line in lines)
         return [json.loads(found) for word, _, found in parts if word in (DUMP, MEDIA)], ""
-    waits = (state for state in reversed(states) if "waits" in state or "no node" in state)
-    said = end.verdict.get("message") or (lines[-1] if lines else next(waits, ""))
+    said = end.verdict.get("message") or " ".join(map(str, run.blockers)) or (lines[-1] if lines else "")
     return [], f"It could not be listed ({end.reason or 'cut off'}). {said}".rstrip()
 
 

@@ -18,11 +18,18 @@ from yaml import YAMLError
 from stack_backup import CliError, Exit
 from stack_backup.api import Api
 from stack_backup.runs import Object
+from stack_backup.waiting import View
 
 RELEASE_LABEL = "app.kubernetes.io/name=stack-backup"
 TIMEOUTS = (10, 90)
 """Seconds to connect, and between two pieces of an answer; programs print a line every 30 s."""
-_RESOURCES = {"CronJob": "cronjobs.batch", "Job": "jobs.batch", "Pod": "pods"}
+_RESOURCES = {
+    "CronJob": "cronjobs.batch",
+    "Event": "events",
+    "Job": "jobs.batch",
+    "PersistentVolumeClaim": "persistentvolumeclaims",
+    "Pod": "pods",
+}
 
 
 class _Client(ApiClient):
@@ -60,6 +67,7 @@ class Release:
 
     def __init__(self, client: ApiClient, namespace: str, host: str) -> None:
         self.namespace, self._host = namespace, host
+        self._forbidden: set[str] = set()
         self._logs = CoreV1Api(client)
         with self._asking("use", "the API"):
             self._api = Api(client)
@@ -89,6 +97,34 @@ class Release:
     def find(self, kind: str, labels: str | None = None) -> list[Object]:
         with self._asking("list", _RESOURCES[kind]):
             return self._api.find(kind, self.namespace, labels=labels)
+
+    def view(self) -> View:
+        """What explains why something does not start, as far as this user may see it."""
+        return View(self._find_if_allowed("Event"), self._find_if_allowed("PersistentVolumeClaim"))
+
+    def _find_if_allowed(self, kind: str) -> list[Object] | None:
+        if kind in self._forbidden:
+            return None
+        try:
+            return self.find(kind)
+        except CliError as problem:
+            if problem.code != Exit.REFUSED:
+                raise
+            self._forbidden.add(kind)
+            return None
+
+    def exists(self, kind: str, name: str) -> bool | None:
+        """Whether there is one, without its content; None for somebody who may not know."""
+        if kind in self._forbidden:
+            return None
+        try:
+            with self._asking("get", f"{kind.lower()}s"):
+                return self._api.exists(kind, name, self.namespace)
+        except CliError as problem:
+            if problem.code != Exit.REFUSED:
+                raise
+            self._forbidden.add(kind)
+            return None
 
     def get(self, kind: str, name: str) -> Object | None:
         with self._asking("get", _RESOURCES[kind]):

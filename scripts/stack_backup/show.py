@@ -17,32 +17,65 @@ from rich.text import Text
 
 from stack_backup.points import Media, Place
 from stack_backup.runs import JobResult
-from stack_backup.status import JobStatus
+from stack_backup.status import JobStatus, StackStatus
+from stack_backup.waiting import Blocker
 
 _POINT = {"verified": "green", "suspicious": "yellow", "unverified": "yellow", "future": "red"}
 _NOT_FIGURES = ("job", "exit", "outcome", "message")
 
 
-def status(console: Console, namespace: str, jobs: list[JobStatus]) -> None:
+def status(console: Console, stack: StackStatus) -> None:
+    """Fits a terminal of 80 columns, as long as schedules are short."""
     table = Table(
-        title=f"Jobs of {namespace}",
+        title=f"Jobs of {stack.namespace}",
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
     table.add_column("Job", no_wrap=True)
-    for name in ("Schedule", "Last success", "Last run", "Next run", ""):
+    for name in ("Schedule", "Last success", "Next run", "State"):
         table.add_column(name)
-    for job in jobs:
-        table.add_row(job.job, _schedule(job), _success(job), _last_run(job), _next_run(job), _light(job))
+    for job in stack.jobs:
+        table.add_row(job.job, _schedule(job), _success(job), _next_run(job), _state(job))
     console.print(table)
-    for job in jobs:
+    for job in stack.jobs:
         if job.red:
             console.print(Text.assemble((job.job, "bold red"), f": {job.red}. ", _why(job)))
-    red = sum(bool(job.red) for job in jobs)
-    good = "[bold green]All is well.[/]"
-    console.print(f"[bold red]{red} of {len(jobs)} jobs are red.[/]" if red else good)
+        for one in job.blockers:
+            blocker(console, one)
+    for one in stack.missing:
+        blocker(console, one)
+    console.print(_summary(stack))
+
+
+def blocker(console: Console, one: Blocker) -> None:
+    """What is waited for, the cluster's own words, and the way out."""
+    console.print(
+        Text.assemble(
+            (f"{one.object} ({one.reason})", "bold yellow"), f": {one.message} ", (one.remedy, "bold")
+        ),
+        soft_wrap=not console.is_terminal,
+    )
+
+
+def _summary(stack: StackStatus) -> Text:
+    """What has never succeeded protects nothing yet: it is not well, but not red before its time either."""
+    red = sum(bool(job.red) for job in stack.jobs)
+    never = sum(job.never and not job.red for job in stack.jobs)
+    suspended = sum(job.suspended and not job.red and not job.never for job in stack.jobs)
+    parts = []
+    if red:
+        parts.append(f"{red} of {len(stack.jobs)} jobs {'is' if red == 1 else 'are'} red")
+    if stack.missing:
+        parts.append(f"{len(stack.missing)} missing")
+    if never:
+        parts.append(f"{never} of {len(stack.jobs)} jobs {'has' if never == 1 else 'have'} never succeeded")
+    if suspended:
+        parts.append(f"{suspended} suspended")
+    if not parts:
+        return Text("All is well.", "bold green")
+    return Text(f"{', '.join(parts)}.", "bold red" if stack.red else "bold yellow")
 
 
 def _schedule(job: JobStatus) -> str:
@@ -52,31 +85,32 @@ def _schedule(job: JobStatus) -> str:
     return f"{job.schedule}{zone}"
 
 
-def _success(job: JobStatus) -> str:
-    return "never" if job.last_success_age is None else f"{duration(job.last_success_age)} ago"
-
-
-def _last_run(job: JobStatus) -> str:
-    if job.last_run is None:
-        return "-"
-    outcome = job.last_run.verdict.get("outcome", "failed" if job.last_run.exit_code else "complete")
-    return f"{outcome} ({job.last_run.exit_code})" if job.last_run.exit_code else str(outcome)
+def _success(job: JobStatus) -> Text:
+    if job.last_success_age is None:
+        return Text("never", "yellow" if job.never else "")
+    return Text(f"{rough(job.last_success_age)} ago")
 
 
 def _next_run(job: JobStatus) -> str:
     if job.suspended:
         return "suspended"
-    return "-" if job.next_run is None else f"in {duration(-_age(job.next_run))}"
+    return "-" if job.next_run is None else f"in {rough(-_age(job.next_run))}"
 
 
-def _light(job: JobStatus) -> Text:
+def _state(job: JobStatus) -> Text:
+    """The job now, or how its last run ended. What is red says so without its colour, too."""
+    if job.blockers:
+        return Text("cannot start", "bold red")
     if job.running:
         return Text("running", "cyan")
+    if job.red and job.last_run is not None and job.last_run.exit_code:
+        return Text(f"failed ({job.last_run.exit_code})", "bold red")
     if job.red:
-        return Text("red", "bold red")
-    if job.suspended:
-        return Text("suspended", "yellow")
-    return Text("ok", "green") if job.last_success is not None else Text("not yet run", "dim")
+        return Text("late", "bold red")
+    if job.last_success is None:
+        return Text("not yet run", "yellow" if job.never else "dim")
+    outcome = job.last_run.verdict.get("outcome", "complete") if job.last_run else "complete"
+    return Text(str(outcome), "green")
 
 
 def _why(job: JobStatus) -> str:
@@ -221,3 +255,9 @@ def duration(seconds: float) -> str:
     if whole < 2 * 86400:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 86400} days"
+
+
+def rough(seconds: float) -> str:
+    """`40 s`, `3 min`, `5 h`, `12 days`: as much as a narrow table needs."""
+    whole = max(round(seconds), 0)
+    return f"{whole // 3600} h" if 3600 <= whole < 2 * 86400 else duration(whole)

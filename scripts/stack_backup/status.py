@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from stack_backup import follow
+from stack_backup import follow, waiting
 from stack_backup.release import RELEASE_LABEL, Release
 from stack_backup.runs import Object, finished, pods_of, result, time_of
+from stack_backup.waiting import Blocker, View
 from stack_backup_jobs.formats import stamp
 
 BY_HAND = "@yearly"
@@ -55,25 +56,60 @@ class JobStatus:
     next_run: str | None
     red: str
     """Why an operator has to look at it, in a few words; empty when all is well."""
+    blockers: list[Blocker]
+    """What keeps its newest run from starting."""
+
+    @property
+    def never(self) -> bool:
+        """Whether it has a schedule, and has never succeeded: then it protects nothing yet."""
+        return bool(self.schedule) and self.last_success is None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def of_release(release: Release, now: datetime | None = None) -> list[JobStatus]:
-    """The status of every job of the release, by name. Raises CliError."""
+@dataclass(frozen=True)
+class StackStatus:
+    """The release of one namespace."""
+
+    namespace: str
+    jobs: list[JobStatus]
+    missing: list[Blocker]
+    """What its pods need and is not there: claims that are not bound, Secrets."""
+
+    @property
+    def red(self) -> bool:
+        return bool(self.missing) or any(job.red for job in self.jobs)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "namespace": self.namespace,
+            "red": self.red,
+            "jobs": [job.as_dict() for job in self.jobs],
+            "missing": [one.as_dict() for one in self.missing],
+        }
+
+
+def of_stack(release: Release, now: datetime | None = None) -> StackStatus:
+    """The status of every job of the release, by name, and what it lacks. Raises CliError."""
     now = now or datetime.now(UTC)
     cronjobs = release.cronjobs()
     jobs = release.find("Job")
     pods = release.find("Pod", RELEASE_LABEL)
-    return [_of_job(cronjobs[name], jobs, pods, now) for name in sorted(cronjobs)]
+    view = release.view()
+    found = [_of_job(cronjobs[name], jobs, pods, view, now) for name in sorted(cronjobs)]
+    missing = waiting.missing(cronjobs.values(), view, lambda secret: release.exists("Secret", secret))
+    told = {one.object for job in found for one in job.blockers}
+    return StackStatus(release.namespace, found, [one for one in missing if one.object not in told])
 
 
-def _of_job(cronjob: Object, jobs: list[Object], pods: list[Object], now: datetime) -> JobStatus:
+def _of_job(cronjob: Object, jobs: list[Object], pods: list[Object], view: View, now: datetime) -> JobStatus:
     name, spec, state = cronjob["metadata"]["name"], cronjob["spec"], cronjob.get("status", {})
     own = [job for job in jobs if _owned(job, cronjob)]
     over = sorted((job for job in own if finished(job)), key=_ended)
-    last = _last_run(name, over[-1], pods) if over else None
+    last = _last_run(name, over[-1], pods, view) if over else None
+    active = sorted((job for job in own if not finished(job)), key=_created)
+    blocked = _blocked(active[-1], pods, view, now) if active else []
     # The controller writes a success to the CronJob a little late; the Jobs themselves know at once.
     successes = [state["lastSuccessfulTime"]] if state.get("lastSuccessfulTime") else []
     successes += [
@@ -84,7 +120,9 @@ def _of_job(cronjob: Object, jobs: list[Object], pods: list[Object], now: dateti
     suspended = bool(spec.get("suspend")) and not by_hand
     schedule = None if spec.get("suspend") else Schedule(spec["schedule"], spec.get("timeZone") or "Etc/UTC")
     red = ""
-    if last is not None and last.exit_code != 0:
+    if blocked:
+        red = "its run cannot start"
+    elif last is not None and last.exit_code != 0:
         red = "the last run failed"
     elif schedule is not None and (missed := schedule.missed(cronjob, success, now)):
         red = f"no success since the run of {missed:%Y-%m-%d %H:%M} UTC was due"
@@ -94,12 +132,13 @@ def _of_job(cronjob: Object, jobs: list[Object], pods: list[Object], now: dateti
         schedule="" if by_hand else spec["schedule"],
         time_zone=spec.get("timeZone") or "Etc/UTC",
         suspended=suspended,
-        running=sorted(job["metadata"]["name"] for job in own if not finished(job)),
+        running=sorted(job["metadata"]["name"] for job in active),
         last_success=None if success is None else _iso(success),
         last_success_age=None if success is None else round((now - success).total_seconds()),
         last_run=last,
         next_run=None if upcoming is None else _iso(upcoming),
         red=red,
+        blockers=blocked,
     )
 
 
@@ -130,14 +169,21 @@ class Schedule:
             return None
 
 
-def _last_run(cronjob: str, job: Object, pods: list[Object]) -> LastRun:
+def _blocked(job: Object, pods: list[Object], view: View, now: datetime) -> list[Blocker]:
+    """Most that a young Job waits for comes by itself."""
+    if (now - time_of(_created(job))).total_seconds() < follow.GRACE:
+        return []
+    return waiting.blockers(job, pods_of(pods, job["metadata"]["name"]), view, now)
+
+
+def _last_run(cronjob: str, job: Object, pods: list[Object], view: View) -> LastRun:
     own = pods_of(pods, job["metadata"]["name"])
     end = result(cronjob, job, own, "")
     return LastRun(
         name=job["metadata"]["name"],
         ended=_iso(time_of(_ended(job))),
         exit_code=follow.exit_code(end),
-        message=follow.message(end, own),
+        message=follow.message(end, own, waiting.in_the_end(job, view) if not own else ()),
         verdict=end.verdict,
     )
 
@@ -145,6 +191,10 @@ def _last_run(cronjob: str, job: Object, pods: list[Object]) -> LastRun:
 def _owned(job: Object, cronjob: Object) -> bool:
     owners = job["metadata"].get("ownerReferences", ())
     return any(owner["uid"] == cronjob["metadata"]["uid"] for owner in owners)
+
+
+def _created(job: Object) -> str:
+    return str(job["metadata"]["creationTimestamp"])
 
 
 def _ended(job: Object) -> str:

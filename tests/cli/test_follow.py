@@ -10,6 +10,7 @@ import pytest
 from stack_backup import CliError, Exit, follow
 from stack_backup.follow import Run
 from stack_backup.runs import Object
+from stack_backup.waiting import View
 
 LINES = ["one", "two", "three", '{"job":"j","exit":0,"outcome":"published","message":"It is done."}']
 AWAY = CliError(Exit.UNREACHABLE, "The cluster does not answer.")
@@ -51,7 +52,12 @@ class Release:
         container = {"name": "c", "containerID": "i", "state": ended if self._over else {"running": {}}}
         labels_of = {"batch.kubernetes.io/job-name": "j-1"}
         metadata = {"name": "p", "creationTimestamp": "2026-11-25T12:00:00Z", "labels": labels_of}
-        return [{"metadata": metadata, "status": {"containerStatuses": [container]}}]
+        status = {"phase": "Running", "containerStatuses": [container]}
+        return [{"metadata": metadata, "status": status}]
+
+    def view(self) -> View:
+        self._answer()
+        return View(None, None)
 
     def log(self, pod: str, container: str, *, follow: bool = False) -> Iterator[str]:  # noqa: ARG002
         self._answer()

@@ -35,10 +35,12 @@ HOUR = 3600
 class Listing:
     """Stands for a Job of the cluster: the program itself, on a folder of this machine."""
 
+    blockers = ()
+
     def __init__(self, volume: Path, what: str) -> None:
         self._environment = {"JOB": "list", "PLACE": str(volume), "WHAT": what, "DEADLINE_SECONDS": "300"}
 
-    def follow(self, line: Callable[[str], None], _: Callable[[str], None]) -> JobResult:
+    def follow(self, line: Callable[[str], None], *_: object) -> JobResult:
         done = subprocess.run(
             [sys.executable, "-I", CHART / "files", "list"],
             env={"TMPDIR": os.environ.get("TMPDIR", "/tmp")} | self._environment,
@@ -55,7 +57,7 @@ class Listing:
 
 
 def _read(volume: Path, what: str) -> tuple[list[Any], str]:
-    return points._read(Listing(volume, what))  # type: ignore[arg-type]
+    return points._read(Listing(volume, what), lambda _: None)  # type: ignore[arg-type]
 
 
 def _plant(folder: Path, when: float, *records: tuple[str, ...], size: int = 1024) -> str:

@@ -10,14 +10,22 @@ import pytest
 
 from stack_backup import status
 from stack_backup.runs import Object
+from stack_backup.waiting import View
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+VOLUMES = [
+    {"name": "database-backup", "persistentVolumeClaim": {"claimName": "database-backup"}},
+    {"name": "database-secret", "secret": {"secretName": "database"}},
+]
 
 
 class Release:
     """A release of one CronJob, without a cluster."""
 
     namespace = "production-stack"
+    events: list[Object] | None = None
+    claims: list[Object] | None = None
+    secrets: bool | None = None
 
     def __init__(self, cronjob: Object, *runs: tuple[Object, Object]) -> None:
         self._cronjob, self._runs = cronjob, runs
@@ -28,6 +36,12 @@ class Release:
     def find(self, kind: str, labels: str | None = None) -> list[Object]:  # noqa: ARG002
         return [run[kind == "Pod"] for run in self._runs]
 
+    def view(self) -> View:
+        return View(self.events, self.claims)
+
+    def exists(self, kind: str, name: str) -> bool | None:  # noqa: ARG002
+        return self.secrets
+
 
 def _cronjob(schedule: str = "51 * * * *", *, suspend: bool = False, success: str | None = None) -> Object:
     return {
@@ -37,7 +51,9 @@ def _cronjob(schedule: str = "51 * * * *", *, suspend: bool = False, success: st
             "timeZone": "Etc/UTC",
             "suspend": suspend,
             "startingDeadlineSeconds": 600,
-            "jobTemplate": {"spec": {"activeDeadlineSeconds": 2700}},
+            "jobTemplate": {
+                "spec": {"activeDeadlineSeconds": 2700, "template": {"spec": {"volumes": VOLUMES}}}
+            },
         },
         "status": {} if success is None else {"lastSuccessfulTime": success},
     }
@@ -73,7 +89,7 @@ def _run(began: str, code: int, message: dict[str, Any] | None = None) -> tuple[
 
 
 def _status(cronjob: Object, *runs: tuple[Object, Object]) -> status.JobStatus:
-    (one,) = status.of_release(Release(cronjob, *runs), NOW)  # type: ignore[arg-type]
+    (one,) = status.of_stack(Release(cronjob, *runs), NOW).jobs  # type: ignore[arg-type]
     return one
 
 
