@@ -31,7 +31,8 @@ def status(console: Console, stack: StackStatus) -> None:
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
-        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("Job", no_wrap=True)
     for name in ("Schedule", "Last success", "Next run", "State"):
@@ -43,19 +44,19 @@ def status(console: Console, stack: StackStatus) -> None:
         if job.red:
             console.print(Text.assemble((job.job, "bold red"), f": {job.red}. ", _why(job)))
         for one in job.blockers:
-            blocker(console, one)
+            blocker(console, one, soft_wrap=False)
     for one in stack.missing:
-        blocker(console, one)
+        blocker(console, one, soft_wrap=False)
     console.print(_summary(stack))
 
 
-def blocker(console: Console, one: Blocker) -> None:
+def blocker(console: Console, one: Blocker, *, soft_wrap: bool = True) -> None:
     """What is waited for, the cluster's own words, and the way out."""
     console.print(
         Text.assemble(
             (f"{one.object} ({one.reason})", "bold yellow"), f": {one.message} ", (one.remedy, "bold")
         ),
-        soft_wrap=not console.is_terminal,
+        soft_wrap=soft_wrap,
     )
 
 

@@ -18,6 +18,7 @@ SLOW = 10.0
 _ROUTINE = ("WaitForFirstConsumer", "WaitForPodScheduled", "Provisioning")
 """Events of a claim that is on its way, or that no pod has used yet."""
 _USUAL = (None, "PodInitializing", "ContainerCreating")
+_PULLS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _IMAGES = {"python": "python.image", "rclone": "rclone.image"}
 """The value of a container's image; else that of the database."""
 
@@ -203,6 +204,14 @@ _REFUSED = (
     _Way(r"being terminated", "The namespace is being deleted."),
     _Way(r"", "`kubectl describe job` shows all of it."),
 )
+_WAYS = {
+    "FailedAttachVolume": _MOUNT,
+    "FailedMapVolume": _MOUNT,
+    "FailedMount": _MOUNT,
+    "FailedScheduling": _NODE,
+    "Failed": _IMAGE,
+    "InspectFailed": _IMAGE,
+}
 
 
 def blockers(job: Object, pods: Sequence[Object], view: View, now: datetime | None = None) -> list[Blocker]:
@@ -228,15 +237,14 @@ def in_the_end(job: Object, view: View) -> list[Blocker]:
     name = job["metadata"]["name"]
     refused = view.of("Job", name)
     found = [_refusal(name, one) for one in refused[-1:] if one.get("reason") == "FailedCreate"]
-    own = [
+    of_pods = [
         one
         for one in view.events or ()
         if one["involvedObject"].get("kind") == "Pod"
         and str(one["involvedObject"].get("name", "")).startswith(f"{name}-")
-        and one.get("type") == "Warning"
     ]
-    if own:
-        found.append(_from_event(max(own, key=event_time)))
+    if telling := _telling(sorted(of_pods, key=event_time)):
+        found.append(_from_event(telling[-1]))
     return found + list(_of_claims(claims_of(job["spec"]["template"]["spec"]), view))
 
 
@@ -373,13 +381,15 @@ def _on_its_node(pod: Object, view: View, now: datetime) -> Iterator[Blocker]:
                 return
             if "running" in status["state"] or "terminated" in status["state"]:
                 events = []  # it has its volumes
-    failed = [one for one in events if one.get("type") == "Warning"]
+    failed = _telling(events)
     # Once an image is pulled, what has been mounted before has been mounted.
     pulling = [one for one in events if one.get("reason") in ("Pulling", "Pulled")]
     if failed and not (pulling and event_time(pulling[-1]) > event_time(failed[-1])):
         yield _from_event(failed[-1])
     elif _age(pod, now) > SLOW and events and pulling and pulling[-1]["reason"] == "Pulling":
-        yield Blocker(f"Pod {name}", "Pulling", _words(pulling[-1]), "A node pulls an image once; wait.")
+        yield Blocker(
+            f"Pod {name}", "Pulling", f"{_words(pulling[-1])}.", "A node pulls an image once; wait."
+        )
     elif _age(pod, now) > SLOW and not pulling and (events or view.events is None) and _untouched(pod):
         mounted = ", ".join(claims_of(pod["spec"]))
         yield Blocker(
@@ -399,7 +409,7 @@ def _untouched(pod: Object) -> bool:
 def _container(pod: Object, container: str, waiting: Object, events: list[Object]) -> Blocker:
     said = str(waiting.get("message", ""))
     reason = str(waiting["reason"])
-    if "Image" in reason or reason == "RegistryUnavailable":
+    if reason in _PULLS:
         # "Back-off pulling image" alone says nothing of why; the event before it does.
         failed = [_words(one) for one in events if one.get("reason") == "Failed" and "pull" in _words(one)]
         said = failed[-1] if failed and re.fullmatch(r'Back-off pulling image "[^"]*"', said) else said
@@ -411,7 +421,7 @@ def _container(pod: Object, container: str, waiting: Object, events: list[Object
 def _from_event(event: Object) -> Blocker:
     about = event["involvedObject"]
     reason = str(event.get("reason", ""))
-    ways = {"FailedScheduling": _NODE, "Failed": _IMAGE, "BackOff": _IMAGE}.get(reason, _MOUNT)
+    ways = _WAYS.get(reason, _CONTAINER)
     container = re.search(r"\{([^}]*)\}", str(about.get("fieldPath", "")))
     image = _IMAGES.get(container[1] if container else "", "database.image")
     return _blocker(f"Pod {about['name']}", reason, _words(event), ways, image=image)
@@ -423,6 +433,12 @@ def _blocker(about: str, reason: str, message: str, ways: Sequence[_Way], **valu
     for name, value in values.items():
         remedy = remedy.replace(f"{{{name}}}", value)
     return Blocker(about, reason, message if message.endswith(".") else f"{message}.", remedy)
+
+
+def _telling(events: list[Object]) -> list[Object]:
+    """Warnings that say why: `Error: ErrImagePull` stands behind one that does."""
+    warnings = [one for one in events if one.get("type") == "Warning"]
+    return [one for one in warnings if not re.fullmatch(r"Error: \w+", _words(one))]
 
 
 def _words(event: Object) -> str:

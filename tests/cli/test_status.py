@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from stack_backup import status
+from stack_backup import show, status
 from stack_backup.runs import Object
 from stack_backup.waiting import View
+from stack_backup_jobs import run
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 VOLUMES = [
@@ -161,3 +165,97 @@ def test_a_schedule_is_in_its_own_time_zone() -> None:
     cronjob = _cronjob("30 1 * * *")
     cronjob["spec"]["timeZone"] = "America/New_York"
     assert _status(cronjob).next_run == "2026-11-26T06:30:00Z"
+
+
+def _stack(*cronjobs: Object, missing: bool = False) -> status.StackStatus:
+    """A stack of jobs that have not run yet, and of those that have a success."""
+    jobs = [_status(one) for one in cronjobs]
+    found = status.of_stack(_release(cronjobs[0], missing=missing), NOW).missing
+    return status.StackStatus("production-stack", jobs, found)
+
+
+def _release(cronjob: Object, *, missing: bool) -> Release:
+    release = Release(cronjob)
+    if missing:
+        release.events, release.claims, release.secrets = [], [], False
+    return release
+
+
+def _shown(stack: status.StackStatus, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    show.status(console, stack)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+WELL = "2026-11-25T11:52:00Z"
+
+
+@pytest.mark.parametrize(
+    ("cronjob", "says", "red"),
+    [
+        (_cronjob(success=WELL), "All is well.", False),
+        (_cronjob("@yearly", suspend=True), "All is well.", False),
+        (_cronjob("41 0 8 12 *"), "1 of 1 jobs has never succeeded.", False),
+        (_cronjob(), "1 of 1 jobs is red.", True),
+        (_cronjob(suspend=True, success=WELL), "1 suspended.", False),
+        (_cronjob(suspend=True), "1 of 1 jobs has never succeeded.", False),
+    ],
+    ids=["success", "by hand", "not yet due", "never, and due", "suspended", "suspended and never"],
+)
+def test_what_has_never_succeeded_is_not_well(cronjob: Object, says: str, red: bool) -> None:
+    """A new release is not red before its first run was due."""
+    stack = _stack(cronjob)
+    assert _shown(stack).splitlines()[-1] == says
+    assert stack.red is red
+
+
+def test_what_is_missing_is_named_and_red() -> None:
+    stack = _stack(_cronjob(success=WELL), missing=True)
+    assert stack.red
+    assert [one["object"] for one in stack.as_dict()["missing"]] == [
+        "claim database-backup",
+        "Secret database",
+    ]
+    shown = " ".join(_shown(stack).split())
+    assert 'claim database-backup (NotFound): persistentvolumeclaim "database-backup" not found.' in shown
+    assert shown.endswith("2 missing.")
+
+
+def test_a_run_that_cannot_start_is_red_and_says_why() -> None:
+    job, pod = _run("2026-11-25T11:59:00Z", 0)
+    job |= {"status": {}, "spec": _cronjob()["spec"]["jobTemplate"]["spec"]}
+    said = {"reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient cpu."}
+    pod["status"] = {
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "False"} | said],
+    }
+    pod["spec"] = {}
+    pod["metadata"]["creationTimestamp"] = job["metadata"]["creationTimestamp"]
+    stack = status.of_stack(Release(_cronjob(success=WELL), (job, pod)), NOW)  # type: ignore[arg-type]
+    (one,) = stack.jobs
+    assert (one.red, [blocker.reason for blocker in one.blockers]) == (
+        "its run cannot start",
+        ["Unschedulable"],
+    )
+    assert stack.red
+    assert "cannot start" in _shown(stack)
+    assert "1 Insufficient cpu." in _shown(stack)
+
+
+def test_the_table_of_every_job_fits_80_columns() -> None:
+    """No line is wrapped or cut: a row a job."""
+    rows = []
+    for name, at in [(name, at) for name in JOBS for at in (None, "2026-11-01T00:00:00Z")]:
+        for message in ({"outcome": "published"}, None):
+            runs = [_run("2026-11-24T11:51:00Z", 0 if message else 137, message)]
+            cronjob = _cronjob("31 10 * * 0", success=at)
+            rows.append(dataclasses.replace(_status(cronjob, *runs), job=name))
+    lines = _shown(status.StackStatus("stack-a-long-name-default", rows, [])).splitlines()
+    assert max(map(len, lines)) <= 80
+    starts = [line for line in lines if line.strip().startswith(tuple(JOBS)) and "31 10 * * 0" in line]
+    assert len(starts) == len(rows)
+    assert not [line for line in lines if line.startswith("   ") and line.strip()]
+
+
+JOBS = tuple(job for job in run.JOBS if job != "list")

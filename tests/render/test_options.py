@@ -330,6 +330,20 @@ def test_the_claim_of_the_dumps_can_be_mounted_by_several_jobs() -> None:
     assert _claim()["accessModes"] == ["ReadWriteMany"]
 
 
+def test_one_value_suits_every_claim_to_a_class_of_single_node_volumes() -> None:
+    """But for one that names its own modes, and the exports, which are no claims of a class."""
+    values, namespace = STACKS["production"]
+    once = merge_values(values, {"volumes": {"accessModes": ["ReadWriteOnce"]}})
+    claims = render(once, namespace=namespace).of_kind("PersistentVolumeClaim")
+    modes = {one["metadata"]["name"]: one["spec"]["accessModes"] for one in claims}
+    of_a_class = {name for name in modes if "replica-" not in name}
+    assert of_a_class
+    assert all((modes[name] == ["ReadWriteOnce"]) is (name in of_a_class) for name in modes), modes
+    own = merge_values(once, {"volumes": {"databaseBackup": {"accessModes": ["ReadWriteMany"]}}})
+    claim = render(own, namespace=namespace).get("PersistentVolumeClaim", contract.CLAIM)
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
 # -- what pods may reach -------------------------------------------------------------------------------------
 
 

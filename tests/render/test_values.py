@@ -215,6 +215,7 @@ OTHER: dict[str, Any] = {
     "rclone.image.digest": f"sha256:{64 * 'a'}",
     "python.image.digest": f"sha256:{64 * 'a'}",
     "databaseRecovery.serverRoom": "10Gi",
+    "volumes.accessModes": ["ReadWriteOnce"],
     "volumes.databaseBackup.accessModes": ["ReadWriteOnce"],
     "volumes.replicaCheck.accessModes": ["ReadWriteMany"],
 }
@@ -228,7 +229,10 @@ OTHER_LAST: dict[str, Any] = {
     "timeZone": "Europe/London",
 }
 # What else must be set for a value to count.
-WITH: dict[str, dict[str, Any]] = {"database.image.tag": {"database": {"image": {"digest": ""}}}}
+WITH: dict[str, dict[str, Any]] = {
+    "database.image.tag": {"database": {"image": {"digest": ""}}},
+    "volumes.accessModes": {"volumes": {"databaseBackup": {"accessModes": []}}},
+}
 # What replaces data is never repeated: written out, so that jobDefaults cannot say otherwise.
 WITHOUT_EFFECT = {key for key in LEAVES if "const" in nodes(SCHEMA)[key]}
 

@@ -26,7 +26,7 @@ metadata:
   namespace: {{ .context.Release.Namespace | quote }}
   {{- include "stack-backup.kept" (dict "context" .context "own" $own) | nindent 2 }}
 spec:
-  accessModes: {{ toJson $own.accessModes }}
+  accessModes: {{ $own.accessModes | default .context.Values.volumes.accessModes | toJson }}
   {{- with $own.storageClass }}
   storageClassName: {{ eq . "-" | ternary "" . | quote }}
   {{- end }}
