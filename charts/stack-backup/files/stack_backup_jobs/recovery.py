@@ -1,5 +1,6 @@
 """The recovery of the application's database: a dump is loaded beside the live database, counted, and takes
-its place in one step, or not at all. The server keeps its own roles and passwords.
+its place in one step, or not at all. The server keeps its own roles and passwords. With TABLES, those tables
+are brought back beside the live ones, and nothing is replaced.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from pathlib import Path
 from stack_backup_jobs import compare
 from stack_backup_jobs.choice import choose, folders_in
 from stack_backup_jobs.errors import JobError, status
+from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import Dump, Exit
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.restore import UNCOUNTED, Options, Restore, patterns
 from stack_backup_jobs.server import OfServer, check_client, client_version, password_in
 from stack_backup_jobs.session import ServerError, UnreachableError
 from stack_backup_jobs.settings import load, number, optional
+from stack_backup_jobs.tables import ACCEPTED, Tables, wanted
 from stack_backup_jobs.target import Target
 
 
@@ -38,22 +41,29 @@ class Settings(OfServer):
     server_room: int = number(0, 0)
     """Bytes; 0: the server is asked."""
     confirm: str = optional()
+    tables: str = optional()
+    """Those that are brought back beside the live ones, a line each; nothing: the database is replaced."""
 
 
 def program(job: Job) -> Outcome:
     job.leaves("The live database is as it was.")
     settings = load(Settings)
-    check_confirmed(settings.confirm, settings.namespace, "the database")
+    names = wanted(settings.tables)
+    if not names:
+        check_confirmed(settings.confirm, settings.namespace, "the database")
     owner_password = password_in(settings.owner_password_file)
     folders = folders_in(job, settings.source_volume, settings.source_folders)
     folder, dump = choose(job, folders, settings.dump)
     server = settings.server()
     target = Target(job, server, settings.database_name)
-    check_server(settings, dump, target)
+    if not names:
+        check_server(settings, dump, target)
     check_client(client_version(job), target.version, target.major)
     target.hold()
     target.clear()
     server.drop_former()  # they take room that this recovery needs
+    if names:
+        return beside(job, settings, target, folder, dump, names)
     options = Options(
         settings.jobs,
         patterns(settings.accepted),
@@ -80,6 +90,22 @@ def program(job: Job) -> Outcome:
         )
     run_sql(restore, target, settings.sql_file)
     return replace(job, settings, target, restore, held, owner_password)
+
+
+def beside(
+    job: Job, settings: Settings, target: Target, folder: Folder, dump: Dump, names: list[str]
+) -> Outcome:
+    """Tables of the dump, into a schema of the live database."""
+    accepted = (*patterns(settings.accepted), ACCEPTED)
+    room = settings.server_room or None
+    options = Options(settings.jobs, accepted, tablespaces=settings.tablespaces, room=room)
+    restore = Restore(job, folder, dump, options)
+    tables = Tables(job, restore, target, names, settings.database_owner)
+    tables.check()
+    restore.read(copied=settings.scratch)
+    part = restore.part(settings.database_name)
+    restore.check(target, part)
+    return tables.run(part)
 
 
 def check_confirmed(confirm: str, namespace: str, what: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -252,9 +253,12 @@ class Restore:
 
     def _room(self, target: Target, part: Part) -> tuple[Room, int]:
         """Refuses a server without room for a second copy; with the bytes that must remain free."""
-        room = Room(target, part.tablespaces - {""} if self.options.tablespaces else (), self.options.room)
         sizes = (int(values[1]) for values in self._records("size") if values[0] == part.name)
-        return room, room.check(next(sizes, 2 * part.size))
+        return self._room_for(target, part, next(sizes, 2 * part.size))
+
+    def _room_for(self, target: Target, part: Part, size: int) -> tuple[Room, int]:
+        room = Room(target, part.tablespaces - {""} if self.options.tablespaces else (), self.options.room)
+        return room, room.check(size)
 
     def _records(self, key: str) -> list[tuple[str, ...]]:
         return self.dump.manifest.all(key) if self.dump.manifest else []
@@ -268,8 +272,44 @@ class Restore:
             self._make(target, part)
         except ServerError as error:
             raise failure_of(Broken("", error)) from error
-        rows = part.rows
-        say(f"Loading {rows} rows of {len(part.blocks)} tables into {target.side}.")
+        say(f"Loading {part.rows} rows of {len(part.blocks)} tables into {target.side}.")
+        self._fill(target, part, room)
+        say("Counting the rows of every table.")
+        with self._job.lap("compare_seconds"):
+            said, jobs = self.said(part.name), self.options.jobs
+            held = compare.found(lambda: self.session(target, part.encoding), said, jobs)
+        self._analyse(target)
+        return held
+
+    def load_some(
+        self, target: Target, part: Part, chosen: Callable[[Session], Collection[compare.Name]]
+    ) -> None:
+        """Makes the new database with all its definitions, and the rows of some tables: those that `chosen`
+        names, once the definitions are there. No index, and no
+        constraint that comes after the rows. Raises JobError.
+        """
+        end = part.after[1]
+        bare = dataclasses.replace(part, blocks=[], between=[], after=(end, end))
+        try:
+            self._make(target, part)
+            self._fill(target, bare, None)
+            with self.session(target) as session:
+                names = chosen(session)
+            # INSERT statements are not told apart: all rows come then.
+            whole = part.inserts or not part.orderly
+            blocks = [block for block in part.blocks if whole or compare.names(block.table) in names]
+            size = part.size if whole else sum(block.length for block in blocks)
+            room = self._room_for(target, part, 4 * size)  # here, and beside the live tables
+        except ServerError as error:
+            raise failure_of(Broken("", error)) from error
+        rows = dataclasses.replace(
+            part, before=(0, 0), blocks=blocks, between=part.between if whole else [], after=(end, end)
+        )
+        say(f"Loading {rows.rows} rows of {len(blocks)} tables into {target.side}.")
+        self._fill(target, rows, room)
+
+    def _fill(self, target: Target, part: Part, room: tuple[Room, int] | None) -> None:
+        """Loads what the part names, the server's room watched where it was asked before."""
         loader = Loader(
             self._job,
             self._unpacker,
@@ -290,12 +330,6 @@ class Restore:
         finally:
             if watch is not None:
                 watch.end()
-        say("Counting the rows of every table.")
-        with self._job.lap("compare_seconds"):
-            said, jobs = self.said(part.name), self.options.jobs
-            held = compare.found(lambda: self.session(target, part.encoding), said, jobs)
-        self._analyse(target)
-        return held
 
     @staticmethod
     def connection_limit(part: Part) -> int:

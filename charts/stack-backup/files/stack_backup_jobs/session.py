@@ -309,6 +309,19 @@ class Session:
             self._heed()
         return int(self._end().rpartition(" ")[2])
 
+    def copy_out(self, sql: str) -> Iterator[bytes]:
+        """`COPY … TO STDOUT`: its rows as they come, many in a chunk."""
+        self._ask(sql)
+        held = bytearray()
+        for kind, body in self._rest():
+            if kind == b"d":
+                held += body
+                if len(held) >= _ROOM:
+                    yield bytes(held)
+                    held.clear()
+        if held:
+            yield bytes(held)
+
     def cancel(self) -> None:
         """Asks the server to end what runs, from any thread; the session itself hears of it (57014)."""
         if self._key is None:
