@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,6 +72,19 @@ Dump = Annotated[
         help="`latest`, or the time in a dump's name, such as 2022-11-28T08:51:08Z.",
         show_default="the release's value",
     ),
+]
+
+AsOf = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="The newest verified dump of that time or before: ISO 8601, such as 2022-11-28T08:51:08Z or "
+        "2022-11-28; UTC where no zone is said.",
+    ),
+]
+Confirm = Annotated[
+    str | None,
+    typer.Option(metavar="NAMESPACE", help="Confirm by naming the namespace whose data is replaced."),
 ]
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -184,10 +198,8 @@ def recover(
             show_default="the release's value",
         ),
     ] = None,
-    confirm: Annotated[
-        str | None,
-        typer.Option(metavar="NAMESPACE", help="Confirm by naming the namespace whose data is replaced."),
-    ] = None,
+    as_of: AsOf = None,
+    confirm: Confirm = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     namespace: Namespace = None,
@@ -196,10 +208,12 @@ def recover(
     """Replace the stack's database with a dump, or restore its media files from the replica."""
     environment: dict[str, str] = {}
     if what is Kind.media:
-        if dump is not None:
-            raise CliError(
-                Exit.USAGE, "--dump is only for the database: media have one replica. Nothing was started."
-            )
+        for option, text in (("--dump", dump), ("--as-of", as_of)):
+            if text is not None:
+                raise CliError(
+                    Exit.USAGE,
+                    f"{option} is only for the database: media have one replica. Nothing was started.",
+                )
         if delete is not None:
             environment["DELETE"] = str(delete).lower()
         if unfinished is not None:
@@ -208,13 +222,93 @@ def recover(
         for option, given in (("--delete", delete), ("--unfinished", unfinished)):
             if given is not None:
                 raise CliError(Exit.USAGE, f"{option} is only for media. Nothing was started.")
-        if dump is not None:
-            environment["DUMP"] = _stamp(dump)
+    named = None if what is Kind.media else _named(dump, as_of)
     release = _connect(kubeconfig, context, namespace)
     job = f"{what}-recovery"
     release.cronjob(job)
-    environment["CONFIRM"] = _confirmed(release.namespace, what, dump, confirm, ask=output is Format.text)
+    if named is not None:
+        dump = environment["DUMP"] = named(release)
+    environment["CONFIRM"] = _confirmed(release.namespace, what, confirm, dump, ask=output is Format.text)
     return _run(release, job, environment, output)
+
+
+@app.command()
+def refresh(
+    as_of: AsOf = None,
+    delete: Annotated[
+        bool | None,
+        typer.Option(
+            "--delete/--no-delete",
+            help="Whether media files that the replica does not have are deleted.",
+            show_default="the release's value",
+        ),
+    ] = None,
+    unfinished: Annotated[
+        Unfinished | None,
+        typer.Option(
+            help="What to do with a replica of the media whose last mirror did not finish.",
+            show_default="the release's value",
+        ),
+    ] = None,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Show the plan and start nothing.")] = False,
+    confirm: Confirm = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = Format.text,
+) -> int:
+    """Bring database and media as one pair: a plan, one confirmation, both recoveries, one verdict."""
+    from stack_backup import refresh as pair
+    from stack_backup import show
+
+    moment = None if as_of is None else _moment(as_of)
+    release = _connect(kubeconfig, context, namespace)
+    console = Console(stderr=output is Format.json, highlight=False)
+    with console.status("Listing the volumes ..."):
+        plan = pair.plan(
+            release,
+            moment,
+            delete,
+            unfinished and unfinished.value,
+            lambda blocker: show.blocker(console, blocker),
+        )
+    if plan_only and output is Format.json:
+        _print_json({"namespace": release.namespace, "plan": plan.as_dict()})
+        return 0
+    show.plan(console, plan)
+    if plan_only:
+        return 0
+    _confirmed(release.namespace, "database and the media", confirm, ask=output is Format.text)
+    done = pair.carry_out(plan, lambda job, environment: _follow(release, job, environment, console))
+    if output is Format.json:
+        _print_json(done.as_dict())
+    else:
+        show.ended(console, "refresh", done.exit, done.message)
+    return done.exit
+
+
+@app.command("restore-table")
+def restore_table(
+    tables: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TABLE...", help="Tables of the dump, such as viewer_note or public.viewer_note."
+        ),
+    ],
+    dump: Dump = None,
+    as_of: AsOf = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = Format.text,
+) -> int:
+    """Bring tables of a dump back beside the live ones, into a schema of their own. Nothing is replaced."""
+    environment = {"TABLES": "\n".join(tables)}
+    named = _named(dump, as_of)
+    release = _connect(kubeconfig, context, namespace)
+    if named is not None:
+        environment["DUMP"] = named(release)
+    return _run(release, "database-recovery", environment, output)
 
 
 @app.command()
@@ -237,11 +331,19 @@ def _connect(kubeconfig: str | None, context: str | None, namespace: str | None)
 
 
 def _run(release: Release, job: str, environment: Mapping[str, str], output: Format) -> int:
+    # With JSON, standard output has the document alone.
+    console = Console(stderr=output is Format.json, highlight=False)
+    document = _follow(release, job, environment, console)
+    if output is Format.json:
+        _print_json(document)
+    return int(document["exit"])
+
+
+def _follow(release: Release, job: str, environment: Mapping[str, str], console: Console) -> dict[str, Any]:
+    """Run a job and show its log; the document of its end. Its verdict is shown where text is wanted."""
     from stack_backup import follow, show
 
     started = follow.start(release, job, environment)
-    # With JSON, standard output has the document alone.
-    console = Console(stderr=output is Format.json, highlight=False)
     try:
         console.print(f"Job {started.name} in {release.namespace}", soft_wrap=True)
         with show.progress(console, job, started.usual) as state:
@@ -259,32 +361,28 @@ def _run(release: Release, job: str, environment: Mapping[str, str], output: For
             problem.code, f"{problem} It was Job {started.name} in {release.namespace}."
         ) from problem
     code, sentence = follow.exit_code(end), follow.message(end, started.pods, started.blockers)
-    if output is Format.json:
-        _print_json(
-            {
-                "namespace": release.namespace,
-                "job": job,
-                "name": started.name,
-                "exit": code,
-                "reason": end.reason,
-                "message": sentence,
-                "seconds": end.seconds,
-                "verdict": end.verdict,
-                "blockers": [one.as_dict() for one in started.blockers],
-            }
-        )
-    else:
+    if not console.stderr:
         show.verdict(console, release.namespace, started.name, end, code, sentence)
-    return code
+    return {
+        "namespace": release.namespace,
+        "job": job,
+        "name": started.name,
+        "exit": code,
+        "reason": end.reason,
+        "message": sentence,
+        "seconds": end.seconds,
+        "verdict": end.verdict,
+        "blockers": [one.as_dict() for one in started.blockers],
+    }
 
 
-def _confirmed(namespace: str, what: Kind, dump: str | None, confirm: str | None, *, ask: bool) -> str:
+def _confirmed(namespace: str, what: str, confirm: str | None, dump: str | None = None, *, ask: bool) -> str:
     """The namespace, typed by a person or given as --confirm. Raises CliError."""
     if confirm is None:
         if not (ask and sys.stdin.isatty()):
             raise CliError(
                 Exit.USAGE,
-                f"A recovery replaces the {what} of {namespace}. Confirm it with --confirm {namespace}. "
+                f"This replaces the {what} of {namespace}. Confirm it with --confirm {namespace}. "
                 "Nothing was started.",
             )
         source = f" with the dump {dump}" if dump else ""
@@ -296,6 +394,47 @@ def _confirmed(namespace: str, what: Kind, dump: str | None, confirm: str | None
             f"The confirmation is {confirm!r}, but the namespace is {namespace!r}. Nothing was started.",
         )
     return confirm
+
+
+def _named(dump: str | None, as_of: str | None) -> Callable[[Release], str] | None:
+    """What finds the dump that --dump or --as-of names; None: the release's value does. Raises CliError."""
+    if dump is not None and as_of is not None:
+        raise CliError(Exit.USAGE, "Give --dump or --as-of, not both. Nothing was started.")
+    if dump is not None:
+        stamp_of = _stamp(dump)
+        return lambda _: stamp_of
+    if as_of is None:
+        return None
+    moment = _moment(as_of)
+
+    def find(release: Release) -> str:
+        from stack_backup import points, show
+        from stack_backup.runs import variables
+
+        cronjob = release.cronjob("database-recovery")
+        console = Console(stderr=True, highlight=False)
+        places, _ = points.of_release(
+            release,
+            lambda blocker: show.blocker(console, blocker),
+            jobs={"database-recovery": cronjob},
+        )
+        own = variables(cronjob["spec"]["jobTemplate"]["spec"])
+        return points.chosen(places, own, moment).time
+
+    return find
+
+
+def _moment(text: str) -> str:
+    """A time as dumps have it in their names."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise CliError(
+            Exit.USAGE,
+            f"{text!r} is not a time; give one such as 2022-11-28T08:51:08Z or 2022-11-28. "
+            "Nothing was started.",
+        ) from None
+    return stamp((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
 
 
 def _stamp(dump: str) -> str:

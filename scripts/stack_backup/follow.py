@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from types import MappingProxyType
 
 from stack_backup import CliError, Exit
 from stack_backup.release import Release
@@ -18,6 +19,7 @@ from stack_backup.runs import (
     pods_of,
     result,
     time_of,
+    variables,
     with_environment,
 )
 from stack_backup.waiting import Blocker, blockers, started
@@ -119,21 +121,28 @@ class Run:
 def start(release: Release, job: str, environment: Mapping[str, str]) -> Run:
     """Make a Job from the CronJob `job`, these variables laid over its own."""
     cronjob = release.cronjob(job)
-    earlier = [
-        one
-        for one in release.find("Job", f"app.kubernetes.io/component={job}")
-        if "completionTime" in one.get("status", {})
-    ]
+    took = usual(release, job, environment)
 
     def change(spec: Object) -> None:
         spec["template"] = with_environment(spec["template"], environment)
 
     made = release.create(manual_job(cronjob, change))
-    took = [
-        (time_of(one["status"]["completionTime"]) - time_of(one["status"]["startTime"])).total_seconds()
-        for one in earlier
+    return Run(release, job, made["metadata"]["name"], took)
+
+
+def usual(release: Release, job: str, environment: Mapping[str, str] = MappingProxyType({})) -> float | None:
+    """The median of the seconds that earlier good runs of a job took, as far as the cluster keeps them.
+
+    Runs of database-recovery for some tables say nothing of those that bring a database, and the reverse.
+    """
+    some = "TABLES" in environment
+    done = [
+        one["status"]
+        for one in release.find("Job", f"app.kubernetes.io/component={job}")
+        if "completionTime" in one.get("status", {}) and ("TABLES" in variables(one["spec"])) == some
     ]
-    return Run(release, job, made["metadata"]["name"], median(took) if took else None)
+    took = [(time_of(one["completionTime"]) - time_of(one["startTime"])).total_seconds() for one in done]
+    return median(took) if took else None
 
 
 def exit_code(end: JobResult) -> int:

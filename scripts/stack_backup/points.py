@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,13 +72,15 @@ class Media:
 
 
 def of_release(
-    release: Release, blocked: Callable[[Blocker], None] = lambda _: None
+    release: Release,
+    blocked: Callable[[Blocker], None] = lambda _: None,
+    jobs: dict[str, Object] | None = None,
 ) -> tuple[list[Place], list[Media]]:
-    """The dumps, newest first, and the media, on every volume that the release's jobs mount.
+    """The dumps, newest first, and the media, on every volume that the release's jobs mount, or these `jobs`.
 
     `blocked` is told what keeps a listing from starting, meanwhile.
     """
-    cronjobs = release.cronjobs()
+    cronjobs = release.cronjobs() if jobs is None else jobs
     wanted = [(DUMP, *one) for one in _claims(cronjobs, MOUNTS)]
     wanted += [(MEDIA, *one) for one in _claims(cronjobs, MEDIA_MOUNTS)]
     if not wanted:
@@ -105,6 +107,28 @@ def of_release(
         for *_, run in runs:
             release.delete("Job", run.name)
     return places, media
+
+
+def chosen(places: list[Place], environment: Mapping[str, str], as_of: str | None = None) -> Point:
+    """The newest verified dump that database-recovery may load; with `as_of` (a stamp), that or one before.
+    `environment` is the job's. Raises CliError.
+    """
+    if not places:
+        raise CliError(Exit.NO_RELEASE, "database-recovery mounts no volume of dumps. Nothing was started.")
+    place = places[0]
+    if place.problem:
+        raise CliError(Exit.RED, f"Claim {place.claim}: {place.problem} Nothing was started.")
+    folders = environment.get("SOURCE_FOLDERS", "").split()
+    good = [one for one in place.points if one.state == "verified" and one.folder in folders]
+    if found := next((one for one in good if as_of is None or one.time <= as_of), None):
+        return found
+    before = f" of {as_of} or before" if as_of else ""
+    there = f" The oldest is of {good[-1].time}, the newest of {good[0].time}." if good else ""
+    raise CliError(
+        Exit.NO_RELEASE,
+        f"There is no verified dump{before} on claim {place.claim} ({' '.join(folders)})."
+        f"{there} Nothing was started.",
+    )
 
 
 def _claims(

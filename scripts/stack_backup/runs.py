@@ -58,6 +58,12 @@ def with_environment(template: Mapping[str, Any], environment: Mapping[str, str]
     return changed
 
 
+def variables(job: Object) -> dict[str, str]:
+    """What the specification of a Job gives its program as it is."""
+    (container,) = job["template"]["spec"]["containers"]
+    return {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
+
+
 def manual_job(cronjob: Object, change: Callable[[Object], None] | None = None) -> Object:
     """The Job that `kubectl create job --from=cronjob/...` makes; it counts as the CronJob's own run.
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stack_backup.points import Media, Place
+from stack_backup.refresh import Plan
 from stack_backup.runs import JobResult
 from stack_backup.status import JobStatus, StackStatus
 from stack_backup.waiting import Blocker
@@ -195,6 +196,48 @@ def verdict(console: Console, namespace: str, name: str, end: JobResult, code: i
         console.print(
             f"The log stays with Job {name}: kubectl --namespace {namespace} logs job/{name}", soft_wrap=True
         )
+
+
+def ended(console: Console, title: str, code: int, sentence: str) -> None:
+    """The verdict over several runs."""
+    colour = "red" if code else "green"
+    title += f": failed, exit code {code}" if code else ": done"
+    console.print(Panel(Text(sentence), title=f"[bold]{title}[/]", title_align="left", border_style=colour))
+
+
+def plan(console: Console, plan: Plan) -> None:
+    """What a refresh brings, and what it replaces."""
+    dump, media = plan.dump, plan.media
+    rows = "" if dump.rows is None else f", {dump.rows:,} rows in {dump.tables} tables"
+    origin = f" of {dump.namespace}" if dump.namespace else ""
+    age, media_age = duration(_age(dump.time)), duration(_age(plan.as_of))
+    held = "" if media.files is None else f"{media.files:,} files, {size(media.bytes or 0)}, "
+    others = "are deleted" if plan.delete else "stay"
+    first, second = (job.partition("-")[0] for job in plan.order)
+    took = "unknown: not both have run here yet"
+    if plan.usual is not None:
+        parts = ", ".join(f"{job.partition('-')[0]} {duration(plan.seconds[job] or 0)}" for job in plan.order)
+        took = f"about {duration(plan.usual)}, as earlier runs ({parts})"
+    grid = Table.grid(padding=(0, 2))
+    former = f"The replaced one is kept for {duration(plan.keep_former_seconds)}."
+    for name, text in (
+        (
+            "Database",
+            f"{plan.database} becomes the dump {dump.time}{origin}: {age} old, {size(dump.bytes)}{rows}. "
+            f"{former}",
+        ),
+        (
+            "Media",
+            f"{held}as of {plan.as_of}: {media_age} old. Files that only {plan.namespace} has {others}.",
+        ),
+        ("Order", f"First the {first}, then the {second}; if the first fails, nothing else is started."),
+        ("Time", took),
+    ):
+        grid.add_row(Text(name, "bold"), Text(text))
+    for warning in plan.warnings:
+        grid.add_row(Text("Note", "bold yellow"), Text(warning, "yellow"))
+    console.print(Text(f"Refresh of {plan.namespace}", "bold"))
+    console.print(grid)
 
 
 def _figure(key: str, value: object) -> str:

@@ -1,0 +1,154 @@
+"""A release whose listing Jobs run for real, on folders of this machine; other Jobs end as a test says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stack_backup import CliError, Exit
+from stack_backup.runs import Object, variables
+from stack_backup_jobs.formats import (
+    MANIFESTS,
+    OWN,
+    STATE,
+    Manifest,
+    MediaState,
+    Verdict,
+    dump_name,
+    manifest_name,
+    verdict_of,
+)
+from stack_backup_lab.render import CHART, merge_values, render
+
+NAMESPACE = "staging-stack"
+VALUES: dict[str, Any] = {
+    "postgresBackupHourly": {"enabled": False},
+    "databaseRecovery": {"enabled": True},
+    "mediaRecovery": {"enabled": True},
+    "volumes": {
+        "databaseReplica": {"existingClaim": "dumps"},
+        "mediaReplica": {"existingClaim": "media-replica"},
+        "media": {"existingClaim": "media"},
+    },
+}
+
+
+class Machine:
+    """Stands for `release.Release`: `volumes` holds a folder for each claim."""
+
+    namespace = NAMESPACE
+
+    def __init__(self, volumes: Path, values: Mapping[str, Any] | None = None) -> None:
+        self.volumes = volumes
+        for claim in ("dumps", "media-replica"):
+            (volumes / claim).mkdir(parents=True)
+        objects = render(merge_values(VALUES, values or {}), namespace=NAMESPACE)
+        self._cronjobs = {item["metadata"]["name"]: item for item in objects.of_kind("CronJob")}
+        for item in self._cronjobs.values():
+            item["metadata"]["uid"] = "1"
+        self.ends: dict[str, tuple[int, str]] = {}
+        """Exit code and sentence of a job that is no listing; else it ends well."""
+        self.started: list[tuple[str, dict[str, str]]] = []
+        """Those that were, with what their programs were given."""
+        self._jobs: dict[str, Object] = {}
+        self._logs: dict[str, list[str]] = {}
+
+    # ---- what lies there ----
+
+    def plant(self, time: str, *records: tuple[str, ...], folder: str = "hourly", data: bytes = b"x") -> Path:
+        """A dump, with a manifest where there are records."""
+        path = self.volumes / "dumps" / folder / dump_name(time, "gz")
+        (path.parent / MANIFESTS).mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        if records:
+            manifest = Manifest((("name", path.name), ("bytes", str(len(data))), *records))
+            (path.parent / MANIFESTS / manifest_name(path.name)).write_text(manifest.format())
+        return path
+
+    def mirror(self, state: MediaState) -> None:
+        folder = self.volumes / "media-replica" / OWN
+        folder.mkdir(exist_ok=True)
+        (folder / STATE).write_text(state.text())
+
+    # ---- as a release ----
+
+    def cronjobs(self) -> dict[str, Object]:
+        return dict(self._cronjobs)
+
+    def cronjob(self, name: str) -> Object:
+        if name not in self._cronjobs:
+            raise CliError(Exit.USAGE, f"There is no job {name}; nothing was started.")
+        return self._cronjobs[name]
+
+    def create(self, body: Object) -> Object:
+        name = body["metadata"]["name"]
+        (container,) = body["spec"]["template"]["spec"]["containers"]
+        environment = variables(body["spec"])
+        if container["command"][-1] == "list":
+            code, log = self._listing(body, environment)
+        else:
+            job = environment["JOB"]
+            self.started.append((job, environment))
+            code, said = self.ends.get(job, (0, "It is done."))
+            log = [Verdict(job, code, "failed" if code else "recovered", said, {}, 3).line()]
+        self._logs[name] = log
+        self._jobs[name] = body | {
+            "metadata": body["metadata"] | {"creationTimestamp": "2026-11-25T12:00:00Z"},
+            "status": self._status(code),
+        }
+        return body
+
+    def _listing(self, body: Object, environment: dict[str, str]) -> tuple[int, list[str]]:
+        (claim,) = [
+            one["persistentVolumeClaim"]["claimName"]
+            for one in body["spec"]["template"]["spec"]["volumes"]
+            if "persistentVolumeClaim" in one
+        ]
+        place = {"PLACE": str(self.volumes / claim), "TMPDIR": os.environ.get("TMPDIR", "/tmp")}
+        done = subprocess.run(
+            [sys.executable, "-I", CHART / "files", "list"],
+            env={key: environment[key] for key in ("JOB", "WHAT", "DEADLINE_SECONDS")} | place,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout.splitlines()
+
+    @staticmethod
+    def _status(code: int) -> Object:
+        end = {
+            "type": "Failed" if code else "Complete",
+            "status": "True",
+            "reason": "PodFailurePolicy" if code else "",
+            "lastTransitionTime": "2026-11-25T12:01:00Z",
+        }
+        times = {"startTime": "2026-11-25T12:00:00Z"}
+        times |= {} if code else {"completionTime": "2026-11-25T12:01:00Z"}
+        return {"conditions": [end], **times}
+
+    def get(self, kind: str, name: str) -> Object | None:
+        assert kind == "Job"
+        return self._jobs.get(name)
+
+    def find(self, kind: str, labels: str | None = None) -> list[Object]:
+        key, _, wanted = (labels or "").partition("=")
+        if kind == "Job":
+            return [job for job in self._jobs.values() if job["metadata"]["labels"].get(key) == wanted]
+        if wanted not in self._jobs:
+            return []
+        last = self._logs[wanted][-1]
+        ended = {"exitCode": verdict_of(last).get("exit", 1), "message": last}
+        status = {"name": "program", "containerID": "i", "state": {"terminated": ended}}
+        metadata = {"name": wanted, "labels": {key: wanted}, "creationTimestamp": "2026-11-25T12:00:00Z"}
+        return [{"metadata": metadata, "status": {"containerStatuses": [status]}}]
+
+    def log(self, pod: str, container: str, *, follow: bool = False) -> Iterator[str]:  # noqa: ARG002
+        yield from self._logs[pod]
+
+    def delete(self, kind: str, name: str) -> None:
+        assert kind == "Job"
+        del self._jobs[name]
