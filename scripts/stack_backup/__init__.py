@@ -14,6 +14,7 @@ class Exit(IntEnum):
     USAGE = formats.Exit.USAGE
     NO_RELEASE = formats.Exit.SOURCE
     UNREACHABLE = formats.Exit.UNAVAILABLE
+    TRANSIENT = formats.Exit.TRANSIENT
     REFUSED = formats.Exit.PERMISSION
     INTERRUPTED = 130
 

@@ -11,7 +11,6 @@ from stack_backup.points import Media, chosen, of_release
 from stack_backup.release import Release
 from stack_backup.runs import variables
 from stack_backup.waiting import Blocker
-from stack_backup_jobs import formats
 from stack_backup_jobs.formats import seconds_of
 from stack_backup_jobs.listing import Point
 
@@ -117,7 +116,7 @@ def _mirror(replicas: list[Media], unfinished: str) -> Media:
         )
     if media.status != "complete" and unfinished == "refuse":
         raise CliError(
-            formats.Exit.TRANSIENT,
+            Exit.TRANSIENT,
             f"The replica of the media is being written since {media.since}, and mixes two days. {NOTHING} "
             "Wait for the end of media-replicator, or choose with --unfinished what is taken.",
         )
