@@ -107,16 +107,35 @@ def _options(
 
 @app.command()
 def status(
+    everywhere: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Every stack of the cluster, a line each.")
+    ] = False,
     kubeconfig: Kubeconfig = None,
-    context: Context = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Context of the kubeconfig; repeat it for several clusters, a line a stack.",
+            show_default="its current one",
+        ),
+    ] = None,
     namespace: Namespace = None,
     output: Output = Format.text,
 ) -> int:
-    """Show every job: schedule, last success, next run, state. Exit code 1 if it is not well."""
-    from stack_backup import show
+    """Show every job: schedule, last success, next run, state. Exit code 1 if anything is red."""
+    from stack_backup import overview, show
     from stack_backup import status as jobs_status
 
-    stack = jobs_status.of_stack(_connect(kubeconfig, context, namespace))
+    if everywhere and namespace is not None:
+        raise CliError(Exit.USAGE, "Give either --namespace or --all-namespaces.")
+    if everywhere or len(context or ()) > 1:
+        clusters = overview.of_clusters(kubeconfig, context or [None], namespace, everywhere=everywhere)
+        red = any(cluster.red for cluster in clusters)
+        if output is Format.json:
+            _print_json({"red": red, "clusters": [cluster.as_dict() for cluster in clusters]})
+        else:
+            show.overview(_console(), clusters)
+        return Exit.RED if red else 0
+    stack = jobs_status.of_stack(_connect(kubeconfig, context[0] if context else None, namespace))
     if output is Format.json:
         _print_json(stack.as_dict())
     else:
@@ -322,6 +341,34 @@ def drill(
     """Restore a dump into a temporary server and count it: proof that it can be restored, and how fast."""
     environment = {} if dump is None else {"DUMP": _stamp(dump)}
     return _run(_connect(kubeconfig, context, namespace), "database-drill", environment, output)
+
+
+@app.command()
+def logs(
+    job: Annotated[
+        str, typer.Argument(help="Name of a job, such as postgres-backup-hourly; `status` lists them all.")
+    ],
+    previous: Annotated[bool, typer.Option("--previous", help="The run before the newest.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every run that is kept, oldest first.")] = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = Format.text,
+) -> int:
+    """Show the log of a job's newest run, or what keeps that from starting."""
+    from stack_backup import logs as job_logs
+    from stack_backup import show
+
+    if previous and every:
+        raise CliError(Exit.USAGE, "Give either --previous or --all.")
+    release = _connect(kubeconfig, context, namespace)
+    runs = job_logs.of_job(release, job, previous=previous, every=every)
+    if output is Format.json:
+        _print_json({"namespace": release.namespace, "job": job, "runs": [run.as_dict() for run in runs]})
+    else:
+        for run in runs:
+            show.log(_console(), run)
+    return 0
 
 
 def _connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Release:

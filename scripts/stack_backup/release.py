@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterator
@@ -59,14 +60,14 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
         ) from error
     settings.retries = False
     place = namespace or active.get("context", {}).get("namespace") or "default"
-    return Release(_Client(settings), place, str(settings.host))
+    return Release(_Client(settings), place, str(settings.host), str(active["name"]))
 
 
 class Release:
     """The release in `namespace`. Its methods raise CliError, whatever goes wrong."""
 
-    def __init__(self, client: ApiClient, namespace: str, host: str) -> None:
-        self.namespace, self._host = namespace, host
+    def __init__(self, client: ApiClient, namespace: str, host: str, context: str) -> None:
+        self.namespace, self._host, self.context = namespace, host, context
         self._forbidden: set[str] = set()
         self._logs = CoreV1Api(client)
         with self._asking("use", "the API"):
@@ -83,6 +84,23 @@ class Release:
                 f"{self._elsewhere()}",
             )
         return {one["metadata"]["name"]: one for one in found}
+
+    def at(self, namespace: str) -> Release:
+        """The release of another namespace of the same cluster."""
+        other = copy.copy(self)
+        other.namespace, other._forbidden = namespace, set()
+        return other
+
+    def namespaces(self) -> list[str]:
+        """Every namespace of the cluster that has a release."""
+        with self._asking("list", "cronjobs.batch", "all namespaces"):
+            found = self._api.find("CronJob", labels=RELEASE_LABEL)
+        if not found:
+            raise CliError(
+                Exit.NO_RELEASE,
+                f"No namespace of the cluster at {self._host} has a release of stack-backup with any job.",
+            )
+        return sorted({one["metadata"]["namespace"] for one in found})
 
     def cronjob(self, name: str) -> Object:
         jobs = self.cronjobs()
@@ -160,17 +178,17 @@ class Release:
         return f" These namespaces have one: {_listed(places)}." if places else " No namespace has one."
 
     @contextmanager
-    def _asking(self, verb: str, resource: str) -> Iterator[None]:
+    def _asking(self, verb: str, resource: str, where: str = "") -> Iterator[None]:
         try:
             yield
         except ApiException as error:
-            raise self._refusal(error, verb, resource) from error
+            raise self._refusal(error, verb, resource, where or f"namespace {self.namespace}") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise CliError(
                 Exit.UNREACHABLE, f"The cluster at {self._host} does not answer: {_first_line(error)}."
             ) from error
 
-    def _refusal(self, error: ApiException, verb: str, resource: str) -> CliError:
+    def _refusal(self, error: ApiException, verb: str, resource: str, where: str) -> CliError:
         said = _message(error)
         if not error.status:
             return CliError(Exit.UNREACHABLE, f"The cluster at {self._host} does not answer: {said}.")
@@ -182,10 +200,10 @@ class Release:
         if error.status == 403 and "cannot " in said:
             return CliError(
                 Exit.REFUSED,
-                f"You may not {verb} {resource} in namespace {self.namespace}. Ask for that right: the Role "
+                f"You may not {verb} {resource} in {where}. Ask for that right: the Role "
                 "that this command needs is in docs/command-line.md.",
             )
-        return CliError(Exit.RED, f"The cluster refused to {verb} {resource} in {self.namespace}: {said}.")
+        return CliError(Exit.RED, f"The cluster refused to {verb} {resource} in {where}: {said}.")
 
 
 def _message(error: ApiException) -> str:

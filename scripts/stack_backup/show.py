@@ -15,6 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from stack_backup.logs import RunLog
+from stack_backup.overview import COLUMNS, ClusterStatus, answer
 from stack_backup.points import Media, Place
 from stack_backup.refresh import Plan
 from stack_backup.runs import JobResult
@@ -43,12 +45,16 @@ def status(console: Console, stack: StackStatus) -> None:
     console.print(table)
     for job in stack.jobs:
         if job.red:
-            console.print(Text.assemble((job.job, "bold red"), f": {job.red}. ", _why(job)))
+            console.print(_red(job))
         for one in job.blockers:
             blocker(console, one, soft_wrap=False)
     for one in stack.missing:
         blocker(console, one, soft_wrap=False)
     console.print(_summary(stack))
+
+
+def _red(job: JobStatus) -> Text:
+    return Text.assemble((job.job, "bold red"), f": {job.red}. ", _why(job))
 
 
 def blocker(console: Console, one: Blocker, *, soft_wrap: bool = True) -> None:
@@ -61,23 +67,83 @@ def blocker(console: Console, one: Blocker, *, soft_wrap: bool = True) -> None:
     )
 
 
+def overview(console: Console, clusters: list[ClusterStatus]) -> None:
+    """A line a stack, and a group of lines a cluster: how long ago each thing last succeeded."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("Stack")
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("State", no_wrap=True)
+    for cluster in clusters:
+        table.add_section()
+        table.add_row(Text(cluster.context, "bold red" if cluster.problem else "bold"))
+        for stack in cluster.stacks:
+            cells = [_answer(answer(stack, name)) for name in COLUMNS]
+            table.add_row(f"  {stack.namespace}", *cells, _stack_state(stack))
+    console.print(table)
+    for cluster in clusters:
+        if cluster.problem:
+            console.print(Text.assemble((cluster.context, "bold red"), f": {cluster.problem}"))
+        for stack in cluster.stacks:
+            for job in stack.jobs:
+                if job.red:
+                    console.print(Text.assemble((stack.namespace, "bold"), " ", _red(job)))
+            for one in stack.missing:
+                console.print(Text.assemble((stack.namespace, "bold"), f" {one.object} ({one.reason})"))
+
+
+def _answer(job: JobStatus | None) -> Text:
+    if job is None:
+        return Text("-", "dim")
+    if job.last_success_age is None:
+        return Text("never", "bold red" if job.red else "yellow" if job.never else "dim")
+    return Text(rough(job.last_success_age), "bold red" if job.red else "")
+
+
+def log(console: Console, run: RunLog) -> None:
+    """All that a run has printed, under a heading for each container."""
+    for one in run.logs:
+        console.print(Text(f"{run.name}, pod {one.pod}, container {one.container}", "bold"), soft_wrap=True)
+        for line in one.lines:
+            console.print(Text(line), soft_wrap=True)
+    if not run.logs:
+        console.print(Text(f"{run.name} has printed nothing.", "bold"))
+        for waits in run.blockers:
+            blocker(console, waits)
+
+
 def _summary(stack: StackStatus) -> Text:
     """What has never succeeded protects nothing yet: it is not well, but not red before its time either."""
-    red = sum(bool(job.red) for job in stack.jobs)
-    never = sum(job.never and not job.red for job in stack.jobs)
-    suspended = sum(job.suspended and not job.red and not job.never for job in stack.jobs)
+    count = len(stack.jobs)
+    red, never, suspended = _counts(stack)
     parts = []
     if red:
-        parts.append(f"{red} of {len(stack.jobs)} jobs {'is' if red == 1 else 'are'} red")
+        parts.append(f"{red} of {count} jobs {'is' if red == 1 else 'are'} red")
     if stack.missing:
         parts.append(f"{len(stack.missing)} missing")
     if never:
-        parts.append(f"{never} of {len(stack.jobs)} jobs {'has' if never == 1 else 'have'} never succeeded")
+        parts.append(f"{never} of {count} jobs {'has' if never == 1 else 'have'} never succeeded")
     if suspended:
         parts.append(f"{suspended} suspended")
     if not parts:
         return Text("All is well.", "bold green")
     return Text(f"{', '.join(parts)}.", "bold red" if stack.red else "bold yellow")
+
+
+def _counts(stack: StackStatus) -> tuple[int, int, int]:
+    """Jobs that are red; else have never succeeded; else are suspended."""
+    rest = [job for job in stack.jobs if not job.red]
+    never = [job for job in rest if job.never]
+    return len(stack.jobs) - len(rest), len(never), sum(job.suspended and not job.never for job in rest)
+
+
+def _stack_state(stack: StackStatus) -> Text:
+    red, never, suspended = _counts(stack)
+    if stack.red:
+        return Text(f"{red} red" if red else f"{len(stack.missing)} missing", "bold red")
+    if never:
+        return Text(f"{never} not yet run", "yellow")
+    return Text(f"{suspended} suspended", "yellow") if suspended else Text("ok", "green")
 
 
 def _schedule(job: JobStatus) -> str:
@@ -102,7 +168,8 @@ def _next_run(job: JobStatus) -> str:
 def _state(job: JobStatus) -> Text:
     """The job now, or how its last run ended. What is red says so without its colour, too."""
     if job.blockers:
-        return Text("cannot start", "bold red")
+        passing = all(one.passing for one in job.blockers)
+        return Text("starting", "cyan") if passing else Text("cannot start", "bold red")
     if job.running:
         return Text("running", "cyan")
     if job.red and job.last_run is not None and job.last_run.exit_code:

@@ -105,7 +105,7 @@ def of_stack(release: Release, now: datetime | None = None) -> StackStatus:
 
 def _of_job(cronjob: Object, jobs: list[Object], pods: list[Object], view: View, now: datetime) -> JobStatus:
     name, spec, state = cronjob["metadata"]["name"], cronjob["spec"], cronjob.get("status", {})
-    own = [job for job in jobs if _owned(job, cronjob)]
+    own = [job for job in jobs if owned(job, cronjob)]
     over = sorted((job for job in own if finished(job)), key=_ended)
     last = _last_run(name, over[-1], pods, view) if over else None
     active = sorted((job for job in own if not finished(job)), key=_created)
@@ -120,7 +120,7 @@ def _of_job(cronjob: Object, jobs: list[Object], pods: list[Object], view: View,
     suspended = bool(spec.get("suspend")) and not by_hand
     schedule = None if spec.get("suspend") else Schedule(spec["schedule"], spec.get("timeZone") or "Etc/UTC")
     red = ""
-    if blocked:
+    if not all(one.passing for one in blocked):
         red = "its run cannot start"
     elif last is not None and last.exit_code != 0:
         red = "the last run failed"
@@ -188,7 +188,7 @@ def _last_run(cronjob: str, job: Object, pods: list[Object], view: View) -> Last
     )
 
 
-def _owned(job: Object, cronjob: Object) -> bool:
+def owned(job: Object, cronjob: Object) -> bool:
     owners = job["metadata"].get("ownerReferences", ())
     return any(owner["uid"] == cronjob["metadata"]["uid"] for owner in owners)
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from stack_backup.runs import Object, statuses, time_of
 
-SLOW = 10.0
+SLOW = 5.0
 """Seconds after which a pod that says nothing is said to be slow."""
-_ROUTINE = ("WaitForFirstConsumer", "WaitForPodScheduled", "Provisioning")
-"""Events of a claim that is on its way, or that no pod has used yet."""
+PATIENCE = 120.0
+"""Seconds that a volume may take to be made and attached."""
+_ROUTINE = ("WaitForFirstConsumer", "WaitForPodScheduled", "Provisioning", "ExternalProvisioning", "Pending")
+"""Of a claim that is on its way, or that no pod has used yet."""
 _USUAL = (None, "PodInitializing", "ContainerCreating")
 _PULLS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _IMAGES = {"python": "python.image", "rclone": "rclone.image"}
@@ -25,12 +27,16 @@ _IMAGES = {"python": "python.image", "rclone": "rclone.image"}
 
 @dataclass(frozen=True)
 class Blocker:
-    """What a Job waits for. `message` is the cluster's own, `remedy` what an operator can do."""
+    """What a Job waits for. `message` is the cluster's own, `remedy` what an operator can do.
+
+    `passing`: it usually passes by itself, as the pull of an image does.
+    """
 
     object: str
     reason: str
     message: str
     remedy: str
+    passing: bool = False
 
     def __str__(self) -> str:
         return f"{self.object} ({self.reason}): {self.message} {self.remedy}".rstrip()
@@ -278,7 +284,8 @@ def unbound(name: str, view: View, *, needed: bool = False) -> Blocker | None:
         reason, said = phase, f"The claim is {phase}"
     else:
         return None
-    return _blocker(f"claim {name}", reason, said, _CLAIM, modes=modes)
+    found = _blocker(f"claim {name}", reason, said, _CLAIM, modes=modes)
+    return replace(found, passing=reason in _ROUTINE)
 
 
 def missing(cronjobs: Iterable[Object], view: View, exists: Callable[[str], bool | None]) -> list[Blocker]:
@@ -343,7 +350,7 @@ def _unscheduled(pod: Object, view: View, now: datetime) -> Iterator[Blocker]:
     name = pod["metadata"]["name"]
     late = _age(pod, now) > SLOW
     found = list(_of_claims(claims_of(pod["spec"]), view, needed=late))
-    yield from found
+    yield from (replace(one, passing=one.passing and _age(pod, now) < PATIENCE) for one in found)
     said = next(
         (
             (str(one.get("reason", "")), str(one.get("message", "")))
@@ -363,6 +370,7 @@ def _unscheduled(pod: Object, view: View, now: datetime) -> Iterator[Blocker]:
             if mounted
             else "The scheduler has not placed it yet.",
             "`kubectl get pvc` shows which of them is not bound, `kubectl describe pod` the rest.",
+            passing=_age(pod, now) < PATIENCE,
         )
 
 
@@ -388,7 +396,7 @@ def _on_its_node(pod: Object, view: View, now: datetime) -> Iterator[Blocker]:
         yield _from_event(failed[-1])
     elif _age(pod, now) > SLOW and events and pulling and pulling[-1]["reason"] == "Pulling":
         yield Blocker(
-            f"Pod {name}", "Pulling", f"{_words(pulling[-1])}.", "A node pulls an image once; wait."
+            f"Pod {name}", "Pulling", f"{_words(pulling[-1])}.", "A node pulls an image once.", passing=True
         )
     elif _age(pod, now) > SLOW and not pulling and (events or view.events is None) and _untouched(pod):
         mounted = ", ".join(claims_of(pod["spec"]))
@@ -397,6 +405,7 @@ def _on_its_node(pod: Object, view: View, now: datetime) -> Iterator[Blocker]:
             "ContainerCreating",
             f"Node {pod['spec']['nodeName']} is still preparing it. It mounts the claims {mounted}.",
             "Where a file server does not answer, the node says so only after two minutes.",
+            passing=True,
         )
 
 

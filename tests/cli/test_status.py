@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from stack_backup import show, status
+from stack_backup.overview import ClusterStatus
 from stack_backup.runs import Object
 from stack_backup.waiting import View
 from stack_backup_jobs import run
@@ -259,3 +260,29 @@ def test_the_table_of_every_job_fits_80_columns() -> None:
 
 
 JOBS = tuple(job for job in run.JOBS if job != "list")
+
+
+def test_stacks_of_two_clusters_stand_side_by_side_in_80_columns() -> None:
+    backup, drill, check = (_status(_cronjob(success=at)) for at in (WELL, None, "2026-11-20T00:00:00Z"))
+    production = [
+        dataclasses.replace(backup, job="postgres-backup-hourly"),
+        dataclasses.replace(drill, job="database-drill"),
+    ]
+    alice = [dataclasses.replace(check, job="replica-check")]
+    clusters = [
+        ClusterStatus("production", [status.StackStatus("production-stack", production, [])]),
+        ClusterStatus("development", [status.StackStatus("stack-alice-default", alice, [])]),
+        ClusterStatus("elsewhere", [], "The cluster does not answer."),
+    ]
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    show.overview(console, clusters)
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
+    assert rows["production-stack"] == ["8", "min", "never", "-", "-", "-", "1", "red"]
+    assert rows["stack-alice-default"] == ["-", "-", "5", "days", "-", "-", "1", "red"]
+    assert max(map(len, lines)) <= 80
+    assert lines.index("production") < lines.index("development") < lines.index("elsewhere")
+    assert "elsewhere: The cluster does not answer." in lines
+    assert any(line.startswith("production-stack database-drill: no success since") for line in lines)
+    assert [cluster.red for cluster in clusters] == [True, True, True]

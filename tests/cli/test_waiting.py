@@ -7,7 +7,7 @@ provisioners; what a kind cluster can be brought to say is seen for real in test
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -118,10 +118,12 @@ def test_a_claim_on_its_way_is_no_blocker_at_once_and_one_that_stays_is() -> Non
     pod = _pod()
     provisioning = _event("PersistentVolumeClaim", CLAIM, "Provisioning", "provisioning …", normal=True)
     view = View([WAITS_FOR_VOLUME, provisioning], [_claim()])
-    early = datetime(2026, 11, 25, 12, 0, 5, tzinfo=UTC)
+    early = datetime(2026, 11, 25, 12, 0, 4, tzinfo=UTC)
     assert waiting.blockers(_job(), [pod], view, early) == []
     (one,) = waiting.blockers(_job(), [pod], view, NOW)
-    assert one.object == f"claim {CLAIM}"
+    assert (one.object, one.passing) == (f"claim {CLAIM}", True)
+    (one,) = waiting.blockers(_job(), [pod], view, NOW + timedelta(minutes=5))
+    assert not one.passing
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import yaml
 
 from stack_backup.runs import finished
 from stack_backup_jobs import formats
@@ -193,6 +194,43 @@ def test_a_failed_run_ends_with_its_program_s_code_and_sentence_until_a_good_one
     again = _json(command("run", contract.HOURLY, "-o", "json"))
     assert (again["exit"], again["verdict"]["outcome"]) == (0, "published")
     assert command("status").returncode == 0
+
+
+@pytest.mark.usefixtures("backup")
+def test_the_logs_of_a_job_s_runs_are_shown(command: Command, stack: ClusterStack) -> None:
+    assert command("run", contract.HOURLY, "--set", "KEEP=none").returncode == 64
+    newest, before = command("logs", contract.HOURLY), command("logs", contract.HOURLY, "--previous")
+    assert (newest.returncode, before.returncode) == (0, 0), (newest, before)
+    assert "KEEP" in newest.stdout
+    assert "Dumping the server" not in newest.stdout
+    assert "Dumping the server database:5432" in before.stdout
+    runs = _json(command("logs", contract.HOURLY, "--all", "-o", "json"))["runs"]
+    assert [run["began"] for run in runs] == sorted(run["began"] for run in runs)
+    assert {run["name"] for run in runs} < _jobs(stack)
+    assert "KEEP" in "".join(runs[-1]["logs"][-1]["lines"])
+    never = command("logs", "media-recovery")
+    assert (never.returncode, "keeps no run of media-recovery" in never.stderr) == (66, True), never
+    assert command("run", contract.HOURLY).returncode == 0
+
+
+@pytest.mark.usefixtures("backup")
+def test_every_stack_of_a_cluster_has_its_line(command: Command, stack: ClusterStack) -> None:
+    """Seen with the right to look everywhere; the stack's own operator lacks it."""
+    (context,) = yaml.safe_load(stack.kube.kubeconfig.read_text())["contexts"]
+    everywhere = ("status", "--all-namespaces", "--context", context["name"])
+    end = command(*everywhere, "-o", "json", kubeconfig=stack.kube.kubeconfig)
+    (cluster,) = _json(end)["clusters"]
+    (own,) = [one for one in cluster["stacks"] if one["namespace"] == NAMESPACE]
+    assert own["jobs"] == _json(command("status", "-o", "json"))["jobs"], own
+    shown = command(*everywhere, kubeconfig=stack.kube.kubeconfig).stdout
+    assert f"  {NAMESPACE} " in shown
+    refused = command("status", "-A")
+    assert refused.returncode == 77, refused
+    assert "You may not list cronjobs.batch in all namespaces." in refused.stderr
+    other = command("status", "--context", context["name"], "--context", "nowhere")
+    assert other.returncode == 1, other
+    assert f"  {NAMESPACE} " in other.stdout
+    assert "nowhere: There is no context nowhere" in other.stdout
 
 
 @pytest.mark.usefixtures("backup")

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from stack_backup_lab.render import Objects, render
+from stack_backup_lab.render import Objects, merge_values, render
 from tests.render import contract
 from tests.render.stacks import STACKS, notes
 
@@ -84,6 +84,16 @@ def test_a_release_without_jobs_says_so() -> None:
     text = notes({"postgresBackupHourly": {"enabled": False}}, contract.NAMESPACE)
     assert "No job is enabled for production-stack" in text
     assert "kubectl" not in text
+
+
+def test_a_claim_that_wants_more_than_some_classes_give_is_named() -> None:
+    """What is missing is seen on a cluster alone (tests/cluster/test_waiting.py)."""
+    values, namespace = STACKS["production"]
+    says = f"Claim {contract.CLAIM} asks for ReadWriteMany."
+    assert says in notes(values, namespace)
+    assert "Still missing" not in notes(values, namespace)
+    for volumes in ({"accessModes": ["ReadWriteOnce"]}, {"databaseBackup": {"existingClaim": "old"}}):
+        assert says not in notes(merge_values(values, {"volumes": volumes}), namespace)
 
 
 def test_it_is_short(stack: str) -> None:

@@ -219,7 +219,7 @@ class ClusterStack:
         """Claims for the exports that `values` name, and the values that let the chart use them."""
         found: dict[str, Any] = {}
         for name, volume in values.get("volumes", {}).items():
-            nfs = volume.get("nfs", {})
+            nfs = volume.get("nfs", {}) if isinstance(volume, Mapping) else {}
             if not nfs.get("server") or volume.get("existingClaim"):
                 continue
             folder = f"{nfs['server']}{nfs['path'].replace('/', '_')}"
