@@ -18,7 +18,7 @@ PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup_lab/bed/image_sc
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help demo demo-cluster check unit jobs lint policy test test-scale test-size coverage mutants bench bench-quick tools \
-  cluster docs site version dist clean
+  cluster docs site pictures version dist clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
@@ -115,6 +115,10 @@ bench-quick: .venv/.installed ## The same with a tenth of the data, once
 	$(PYTHON) -m tests.benchmarks --megabytes 200 --replica-megabytes 300 --files 10000 --rounds 1
 
 ##@ Release
+
+pictures: ## The terminal's pictures in the documents, from real runs on a kind cluster
+	@scripts/bootstrap prepare demo-cluster
+	$(PYTHON) -m stack_backup_lab.story.pictures
 
 version: .cache/release/.installed .venv/.installed ## Another version in every place that names it (VERSION=1.2.3)
 	@[[ "$(VERSION)" =~ ^[0-9]+(\.[0-9]+){2}$$ ]] || { echo "Say which, in three numbers: make version VERSION=1.2.3" >&2; exit 2; }

@@ -51,14 +51,16 @@ class Api:
             return None
         return found
 
-    def exists(self, kind: str, name: str, namespace: str) -> bool:
-        """Whether there is one; the API server sends its metadata alone (so no Secret's values)."""
-        metadata = {"Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"}
+    def metadata(self, kind: str, name: str, namespace: str) -> Object | None:
+        """The object's metadata alone: of a Secret, the API server sends no value. None if there is none."""
+        alone = {"Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"}
         try:
-            self.resource(kind).get(name=name, namespace=namespace, header_params=metadata)
+            found: Object = (
+                self.resource(kind).get(name=name, namespace=namespace, header_params=alone).to_dict()
+            )
         except NotFoundError:
-            return False
-        return True
+            return None
+        return found
 
     def find(self, kind: str, namespace: str | None = None, labels: str | None = None) -> list[Object]:
         items: list[Object] = (

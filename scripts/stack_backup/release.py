@@ -137,7 +137,7 @@ class Release:
             return None
         try:
             with self._asking("get", f"{kind.lower()}s"):
-                return self._api.exists(kind, name, self.namespace)
+                return self._api.metadata(kind, name, self.namespace) is not None
         except CliError as problem:
             if problem.code != Exit.REFUSED:
                 raise

@@ -155,6 +155,13 @@ def test_what_the_sentence_advises_makes_the_next_run_green(stack: ClusterStack,
     assert (status["red"], status["missing"]) == (False, [])
 
 
+def test_a_secret_is_looked_for_without_its_values(stack: ClusterStack) -> None:
+    found = stack.kube.metadata("Secret", "database", NAMESPACE)
+    assert found is not None
+    assert (found["kind"], "data" in found) == ("PartialObjectMetadata", False)
+    assert stack.kube.metadata("Secret", "no-such-secret", NAMESPACE) is None
+
+
 @contextmanager
 def _object(stack: ClusterStack, body: Object) -> Iterator[None]:
     stack.kube.create({"apiVersion": "v1", "metadata": {"name": "waiting"}} | body, NAMESPACE)
