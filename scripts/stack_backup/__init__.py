@@ -13,6 +13,8 @@ class Exit(IntEnum):
     RED = 1
     USAGE = formats.Exit.USAGE
     NO_RELEASE = formats.Exit.SOURCE
+    DATA = formats.Exit.DATA
+    NO_ROOM = formats.Exit.NO_ROOM
     UNREACHABLE = formats.Exit.UNAVAILABLE
     TRANSIENT = formats.Exit.TRANSIENT
     REFUSED = formats.Exit.PERMISSION

@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -304,6 +305,43 @@ def refresh(
     else:
         show.ended(console, "refresh", done.exit, done.message)
     return done.exit
+
+
+@app.command()
+def fetch(
+    dump: Annotated[
+        str, typer.Argument(help="`latest`, or the time in a dump's name, such as 2022-11-28T08:51:08Z.")
+    ] = "latest",
+    to: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of this machine.", show_default="this one")
+    ] = Path(),
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = Format.text,
+) -> int:
+    """Bring a dump and its manifest to this machine, and check it here. Goes on where a try has ended."""
+    from stack_backup import fetch as transfer
+    from stack_backup import show
+
+    named = _stamp(dump)
+    release = _connect(kubeconfig, context, namespace)
+    console = Console(stderr=output is Format.json, highlight=False)
+    try:
+        with show.transfer(console, f"dump {named}") as (shown, state):
+            done = transfer.fetch(
+                release, named, to, shown, state, lambda blocker: show.blocker(console, blocker)
+            )
+    except KeyboardInterrupt:
+        raise CliError(
+            Exit.INTERRUPTED,
+            f"What has come is kept in {to} under a temporary name; the same command goes on from there.",
+        ) from None
+    if output is Format.json:
+        _print_json({"namespace": release.namespace, "exit": 0, **done.as_dict()})
+    else:
+        show.fetched(console, done)
+    return 0
 
 
 @app.command("restore-table")

@@ -71,6 +71,16 @@ class Media:
         return asdict(self)
 
 
+def volume_of_dumps(release: Release) -> tuple[Object, Object, str]:
+    """The volume that recoveries read, else the first one of dumps: the CronJob, its volume and the claim."""
+    found = next(_claims(release.cronjobs(), MOUNTS), None)
+    if found is None:
+        raise CliError(
+            Exit.NO_RELEASE, f"No job of the release in {release.namespace} mounts a volume of dumps."
+        )
+    return found
+
+
 def of_release(
     release: Release,
     blocked: Callable[[Blocker], None] = lambda _: None,
@@ -146,13 +156,19 @@ def _claims(
 
 
 def listing_job(cronjob: Object, volume: Object, what: str = DUMP) -> Object:
+    return reading_job(cronjob, volume, "list", {"WHAT": what}, DEADLINE)
+
+
+def reading_job(
+    cronjob: Object, volume: Object, program: str, environment: Mapping[str, str], deadline: int
+) -> Object:
     """A Job with the pod of a CronJob, stripped to its interpreter, its limits and one volume, read-only.
 
     It has no owner, as it is no run of that job and must not count as one. Nobody has to delete it.
     """
     name = cronjob["metadata"]["name"]
     template = cronjob["spec"]["jobTemplate"]["spec"]["template"]
-    asked = {"JOB": "list", "DEADLINE_SECONDS": str(DEADLINE), "PLACE": PLACE, "WHAT": what}
+    asked = {"JOB": program, "DEADLINE_SECONDS": str(deadline), "PLACE": PLACE, **environment}
     pod = with_environment(template, asked)["spec"]
     pod["volumes"] = [one for one in pod["volumes"] if one["name"] in LENT] + [volume]
     pod["initContainers"] = [one for one in pod.get("initContainers", ()) if one["name"] == "python"]
@@ -160,16 +176,16 @@ def listing_job(cronjob: Object, volume: Object, what: str = DUMP) -> Object:
     mounts = [one for one in container["volumeMounts"] if one["name"] in LENT]
     container |= {
         "resources": container["resources"] | {"requests": {"cpu": "20m", "memory": "64Mi"}},
-        "command": ["/bin/sh", "/programs/start.sh", "list"],
+        "command": ["/bin/sh", "/programs/start.sh", program],
         "volumeMounts": [*mounts, {"name": volume["name"], "mountPath": PLACE, "readOnly": True}],
     }
-    labels = {"app.kubernetes.io/name": "stack-backup-list"}
+    labels = {"app.kubernetes.io/name": f"stack-backup-{program}"}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": f"list-dumps-{secrets.token_hex(3)}", "labels": labels},
+        "metadata": {"name": f"{program}-dumps-{secrets.token_hex(3)}", "labels": labels},
         "spec": {
-            "activeDeadlineSeconds": DEADLINE,
+            "activeDeadlineSeconds": deadline,
             "backoffLimit": 0,
             "ttlSecondsAfterFinished": DEADLINE,
             "template": {"metadata": {"labels": labels | {"app.kubernetes.io/component": name}}, "spec": pod},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import urllib3
@@ -14,6 +16,8 @@ from kubernetes import config
 from kubernetes.client import ApiClient, ApiException, Configuration, CoreV1Api
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION
+from kubernetes.stream import stream
+from websocket import ABNF, WebSocketException
 from yaml import YAMLError
 
 from stack_backup import CliError, Exit
@@ -24,6 +28,9 @@ from stack_backup.waiting import View
 RELEASE_LABEL = "app.kubernetes.io/name=stack-backup"
 TIMEOUTS = (10, 90)
 """Seconds to connect, and between two pieces of an answer; programs print a line every 30 s."""
+STDOUT = b"\1"
+"""The first byte of what a command has printed."""
+_HANDSHAKE = re.compile(r"Handshake status (\d+) (.*?) -\+-\+- .* -\+-\+- (b.*)", re.DOTALL)
 _RESOURCES = {
     "CronJob": "cronjobs.batch",
     "Event": "events",
@@ -168,6 +175,41 @@ class Release:
             finally:
                 answer.close()
 
+    def execute(self, pod: str, container: str, command: list[str]) -> Iterator[bytes]:
+        """What a command in a running container prints, as it comes.
+
+        It may end early without a word: an API server cuts such streams. Who asks must know what is to come.
+        """
+        with self._asking("create", "pods/exec"):
+            try:
+                answer: Any = stream(
+                    self._logs.connect_get_namespaced_pod_exec,
+                    pod,
+                    self.namespace,
+                    container=container,
+                    command=command,
+                    stdout=True,
+                    stderr=False,
+                    _preload_content=False,
+                    binary=True,
+                )
+            except ApiException as error:
+                raise _refused_handshake(error) from error
+            # Its own reading keeps all that has come in memory.
+            connection = answer.sock
+            connection.settimeout(TIMEOUTS[1])
+            try:
+                while True:
+                    kind, frame = connection.recv_data_frame(True)
+                    if kind == ABNF.OPCODE_CLOSE:
+                        return
+                    if kind == ABNF.OPCODE_BINARY and frame.data[:1] == STDOUT:
+                        yield frame.data[1:]
+            except WebSocketException as error:
+                raise OSError(str(error) or type(error).__name__) from error
+            finally:
+                connection.shutdown()
+
     def _elsewhere(self) -> str:
         """Where there is one, if this user may know."""
         try:
@@ -204,6 +246,17 @@ class Release:
                 "that this command needs is in docs/command-line.md.",
             )
         return CliError(Exit.RED, f"The cluster refused to {verb} {resource} in {where}: {said}.")
+
+
+def _refused_handshake(error: ApiException) -> ApiException:
+    """The API server's answer, of which the client keeps only a text."""
+    found = _HANDSHAKE.match(str(error.reason))
+    if error.status or found is None:
+        return error
+    refusal = ApiException(status=int(found[1]), reason=found[2])
+    with suppress(ValueError, SyntaxError):
+        refusal.body = ast.literal_eval(found[3]).decode(errors="replace")
+    return refusal
 
 
 def _message(error: ApiException) -> str:

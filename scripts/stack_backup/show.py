@@ -10,11 +10,22 @@ from datetime import datetime
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
-from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from stack_backup.fetch import Fetched
 from stack_backup.logs import RunLog
 from stack_backup.overview import COLUMNS, ClusterStatus, answer
 from stack_backup.points import Media, Place
@@ -344,6 +355,40 @@ def progress(console: Console, title: str, usual: float | None) -> Iterator[Call
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=usual)
         yield lambda state: bar.update(task, description=f"{title}: {state}")
+
+
+@contextmanager
+def transfer(
+    console: Console, title: str
+) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
+    """A bar while bytes come, on a terminal; gives what shows how many of how many, and a state."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(24),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def shown(have: int, total: int) -> None:
+            bar.update(task, completed=have, total=total, description=title)
+
+        yield shown, lambda state: bar.update(task, description=f"{title}: {state}")
+
+
+def fetched(console: Console, done: Fetched) -> None:
+    rate = f", {size(round((done.bytes - done.resumed) / done.seconds))}/s" if done.seconds else ""
+    how = "as its manifest says" if done.verified else "as the pod has read it; it has no manifest"
+    cuts = f" The connection was cut {done.cuts} times." if done.cuts else ""
+    earlier = f" {size(done.resumed)} were here already." if done.resumed else ""
+    text = (
+        f"{done.path} is here: {size(done.bytes)} in {duration(done.seconds)}{rate}. Its sha256 is {how}."
+        f"{cuts}{earlier}"
+    )
+    console.print(Text(text), soft_wrap=True)
 
 
 def size(count: int) -> str:

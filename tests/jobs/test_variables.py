@@ -30,8 +30,7 @@ VALUES: dict[str, Any] = {
     "offsite": {"enabled": True, "remote": "s3:bucket/place"},
     "volumes": {"databaseReplica": NFS, "mediaReplica": NFS},
 }
-PROGRAMS = sorted(run.JOBS.keys() - {"list"})
-"""`stack-backup list` runs the other one, in the pod of any of these jobs."""
+PROGRAMS = sorted(run.JOBS.keys() - run.OF_NO_JOB)
 CRONJOB = {"postgres-backup-tier": "postgres-backup-daily"}
 """Where it is not called as the program."""
 LIMITS = "BANDWIDTH_LIMIT"

@@ -27,6 +27,7 @@ from stack_backup_jobs.session import ServerError
 
 JOBS: dict[str, str] = {
     "list": "listing",
+    "fetch": "offering",
     "postgres-backup-hourly": "hourly",
     "postgres-backup-tier": "tier",
     "postgres-replicator-backup": "replicator",
@@ -38,6 +39,8 @@ JOBS: dict[str, str] = {
     "replica-check": "replica_check",
 }
 """Programs, and the modules that hold them as `program`."""
+OF_NO_JOB = {"list", "fetch"}
+"""Those that the command line runs, in the pod of a job that lends it."""
 
 RESERVE = 120
 """Seconds between the inner deadline and Kubernetes' own, which would take the pod and its log away."""
