@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stack_backup_jobs.choice import choose
-from stack_backup_jobs.errors import JobError, is_folder
+from stack_backup_jobs.errors import JobError, is_folder, status
 from stack_backup_jobs.folder import Folder, read_afresh
 from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.job import Job, Outcome
@@ -66,9 +66,14 @@ def program(job: Job) -> Outcome:
         )
     tell(DIGEST, {"sha256": digest})
     begun, reading = time.time(), Path(os.environ.get("TMPDIR", "/tmp")) / READING
-    while time.time() - max(begun, reading.stat().st_mtime if reading.exists() else 0) < PATIENCE:
+    while time.time() - max(begun, touched(reading)) < PATIENCE:
         time.sleep(1)
     return Outcome(Exit.DONE, "offered", f"Nobody reads {dump.name} any more.")
+
+
+def touched(path: Path) -> float:
+    found = status(path)
+    return found.st_mtime if found else 0.0
 
 
 def tell(word: str, members: dict[str, object]) -> None:
