@@ -263,6 +263,35 @@ class MediaState:
         return "".join(f"{key}\t{value}\n" for key, value in lines)
 
 
+# ---- findings ----------------------------------------------------------------------------------------------
+
+OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
+"""Results of a check of the doctor's."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check of the doctor's has found: one line of its log, the fields separated by tabs."""
+
+    result: str
+    subject: str
+    """`database`, `offsite`, or a volume by its name in the pod."""
+    check: str
+    message: str
+    advice: str = ""
+    """What to do; nothing where nothing is to be done."""
+
+    @classmethod
+    def parse(cls, line: str) -> Finding | None:
+        """None: another line of a log."""
+        fields = list(map(plain, line.split("\t")))
+        known = len(fields) == 5 and fields[0] in (OK, WARNING, FAILED, SKIPPED)
+        return cls(*fields) if known else None
+
+    def text(self) -> str:
+        return "\t".join(map(escaped, (self.result, self.subject, self.check, self.message, self.advice)))
+
+
 # ---- verdict -----------------------------------------------------------------------------------------------
 
 MESSAGE_LIMIT, VERDICT_LIMIT = 1500, 4096

@@ -87,35 +87,39 @@ def program(job: Job) -> Outcome:
 
 
 def configured(job: Job, settings: Settings) -> Rclone:
+    """rclone, with the limits of the values."""
+    limits = {"RCLONE_TRANSFERS": str(settings.transfers), "RCLONE_CHECKERS": "16"}
+    # With a unit: a number alone would be KiB to rclone.
+    limits |= {"RCLONE_BWLIMIT": f"{settings.bandwidth_limit:.0f}B" if settings.bandwidth_limit else "off"}
+    return opened(job, settings.remote, settings.configuration_file, **limits)
+
+
+def opened(job: Job, remote: str, file: Path, **limits: str) -> Rclone:
     """rclone with the configuration of the Secret. Raises JobError where that has no such remote."""
     try:
-        configuration = settings.configuration_file.read_bytes()
+        configuration = file.read_bytes()
     except FileNotFoundError:
         configuration = b""
     if not configuration:
         raise JobError(
             Exit.SETUP,
-            f"There is no configuration of rclone in {settings.configuration_file} (the Secret or its key is "
-            "missing or empty).",
+            f"There is no configuration of rclone in {file} (the Secret or its key is missing or empty).",
             "Create the Secret with the key that the values name (offsite.secret).",
         )
     # A remote that is written out in the values would bring its credentials into values and logs.
-    if REMOTE.fullmatch(settings.remote) is None:
+    if REMOTE.fullmatch(remote) is None:
         raise JobError(
             Exit.SETUP,
             "The value offsite.remote is not the name of a remote with a path, such as "
             "s3:backups/production.",
             "Put the remote and its credentials into the configuration of the Secret; name it in the value.",
         )
-    limits = {"RCLONE_TRANSFERS": str(settings.transfers), "RCLONE_CHECKERS": "16"}
-    # With a unit: a number alone would be KiB to rclone.
-    limits |= {"RCLONE_BWLIMIT": f"{settings.bandwidth_limit:.0f}B" if settings.bandwidth_limit else "off"}
-    rclone = Rclone(job, settings.remote.rstrip("/"), configuration, **limits)
+    rclone = Rclone(job, remote.rstrip("/"), configuration, **limits)
     output = bytearray()
     if (ran := rclone.run("listremotes", take=output.extend)).code:
         what = f"The configuration of rclone cannot be read: {ran.reason}."
         raise JobError(Exit.SETUP, what, ADVICE[Exit.SETUP])
-    name = settings.remote.partition(":")[0]
+    name = remote.partition(":")[0]
     if f"{name}:" not in output.decode(errors="replace").split("\n"):
         raise JobError(
             Exit.SETUP,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import select
 import signal
 import subprocess
 import threading
@@ -128,6 +129,12 @@ class Forked(Generic[T]):
         if said[1] is not None:
             raise said[1]
         return said[0]
+
+    def within(self, seconds: float) -> T:
+        """The same, where it says anything within that time. TimeoutError: it does not, and may hang."""
+        if not select.select([self._pipe], [], [], max(0.0, seconds))[0]:
+            raise TimeoutError
+        return self.result()
 
     def kill(self) -> None:
         """If it has not ended. Nobody waits for it: it may be waiting for a file server itself."""

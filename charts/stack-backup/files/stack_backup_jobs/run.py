@@ -37,6 +37,7 @@ JOBS: dict[str, str] = {
     "media-recovery": "media_recovery",
     "offsite": "offsite",
     "replica-check": "replica_check",
+    "doctor": "doctor",
 }
 """Programs, and the modules that hold them as `program`."""
 OF_NO_JOB = {"list", "fetch"}
