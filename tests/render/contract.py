@@ -61,6 +61,9 @@ SCHEDULES = {
 DATABASE_RECOVERY = "database-recovery"
 MEDIA_RECOVERY = "media-recovery"
 
+# What examines all that the others need, by hand and by `helm test`, on every stack.
+DOCTOR = "doctor"
+
 # What every stack that loads from the replicas runs by itself.
 REPLICA_CHECK = "replica-check"
 

@@ -45,6 +45,8 @@ WRITES: dict[str, set[str]] = {
     "replica-check": {"/state"},
     "offsite": set(),
 }
+# It writes where any of the others does, a file of its own that it removes.
+EXAMINES = "doctor"
 # What takes the place of live data.
 REPLACES = {"database-recovery", "media-recovery"}
 # Claims that a stack has of its own; all others that a pod mounts are made by the chart.
@@ -409,6 +411,8 @@ def writes_only_what_is_its_own(cronjob: Thing) -> Iterator[str]:
         for mount in container.get("volumeMounts", [])
         if mount["name"] in claims and mount.get("readOnly") is not True
     }
+    if name == EXAMINES:
+        return  # see lets_the_doctor_write_only_where_a_job_does
     if name not in WRITES:
         yield "WRITES does not say where it may write"
     elif written != WRITES[name]:
@@ -516,11 +520,19 @@ def survives_uninstall_if_it_holds_data(item: Thing) -> Iterator[str]:
 
 
 def runs_only_when_asked(item: Thing) -> Iterator[str]:
-    """A plain Job would run again with an upgrade once it has been cleaned up; hooks belong to no release."""
-    if item["kind"] in ("Job", "Pod"):
+    """A plain Job would run again with an upgrade once it has been cleaned up; hooks belong to no release:
+    only a pod of `helm test` may be one, and the next test deletes it.
+    """
+    annotations = item["metadata"].get("annotations", {})
+    hook = annotations.get("helm.sh/hook")
+    if item["kind"] in ("Job", "Pod") and hook != "test":
         yield f"a plain {item['kind']} is in the chart"
-    if "helm.sh/hook" in item["metadata"].get("annotations", {}):
+    if hook is not None and (item["kind"], hook) != ("Pod", "test"):
         yield "it is a hook: uninstall would leave it behind"
+    if hook is not None and annotations.get("helm.sh/hook-delete-policy") != "before-hook-creation":
+        yield "it is not deleted before the next of its kind"
+    if item["kind"] == "Pod" and not item["spec"].get("activeDeadlineSeconds", 0) > 0:
+        yield "it has no activeDeadlineSeconds: a pod that never starts would stay"
 
 
 def gives_no_token(item: Thing) -> Iterator[str]:
@@ -594,6 +606,24 @@ def lets_only_the_producer_write_a_replica(objects: Sequence[Thing]) -> Iterator
             yield f"PersistentVolume {name} can be written, but no job of this release makes the replica"
 
 
+def lets_the_doctor_write_only_where_a_job_does(objects: Sequence[Thing]) -> Iterator[str]:
+    """Of the CronJob and of the pods of `helm test`; and it is given all that is mounted at all."""
+    mounts = list(_mounts_of_claims(objects))
+    jobs = {(claim, writes) for owner, claim, writes in mounts if owner != EXAMINES}
+    written = {claim for claim, writes in jobs if writes}
+    own = {claim: writes for owner, claim, writes in mounts if owner == EXAMINES}
+    wanted = {claim: claim in written for claim, _ in jobs}
+    if own and own != wanted:
+        yield f"the doctor mounts {own}, and the jobs mount {wanted} (whether they write)"
+    tested: dict[str, bool] = {}
+    for pod in _of_kind(objects, "Pod").values():
+        for volume in pod["spec"]["volumes"]:
+            if (claim := volume.get("persistentVolumeClaim")) is not None:
+                tested[claim["claimName"]] = not claim.get("readOnly", False)
+    if tested != own:
+        yield f"the pods of `helm test` mount {tested}, and the doctor {own}"
+
+
 def mounts_only_claims_that_are_there(objects: Sequence[Thing]) -> Iterator[str]:
     claims = {*_of_kind(objects, "PersistentVolumeClaim"), *OF_THE_STACK}
     mounted = set()
@@ -644,6 +674,7 @@ def selects(selector: Thing, labels: dict[str, str]) -> bool:
 RENDER_RULES: list[RenderRule] = [
     binds_every_volume_to_its_own_claim,
     lets_only_the_producer_write_a_replica,
+    lets_the_doctor_write_only_where_a_job_does,
     mounts_only_claims_that_are_there,
     closes_every_pod_to_the_network,
 ]

@@ -215,7 +215,9 @@ def test_production_runs_at_the_agreed_times(production: Objects) -> None:
     by_itself = {name: spec["schedule"] for name, spec in running.items() if not spec["suspend"]}
     assert by_itself == contract.SCHEDULES
     assert {running[name]["timeZone"] for name in by_itself} == {contract.TIME_ZONE}
-    assert running.keys() - by_itself.keys() == {contract.DATABASE_RECOVERY, contract.MEDIA_RECOVERY}
+    assert running.keys() - by_itself.keys() == {
+        *(contract.DATABASE_RECOVERY, contract.MEDIA_RECOVERY, contract.DOCTOR)
+    }
 
 
 @pytest.mark.parametrize("tier", contract.TIERS)

@@ -34,6 +34,9 @@ ALWAYS = [
 ]
 BACKUP = [
     *ALWAYS,
+    "CronJob/doctor",
+    "Pod/doctor-database",
+    "Pod/doctor-database-backup",
     "CronJob/postgres-backup-hourly",
     "NetworkPolicy/stack-backup-database",
     "PersistentVolumeClaim/database-backup",
@@ -44,6 +47,9 @@ REPLICAS = [
     "PersistentVolume/NAMESPACE-media-replica--",
     "PersistentVolumeClaim/database-replica--",
     "PersistentVolumeClaim/media-replica--",
+    "Pod/doctor-database-replica",
+    "Pod/doctor-media",
+    "Pod/doctor-media-replica",
 ]
 PRODUCTION = [
     *BACKUP,
@@ -63,10 +69,13 @@ CONSUMER = [
     *REPLICAS,
     "ConfigMap/stack-backup-sql",
     "CronJob/database-recovery",
+    "CronJob/doctor",
     "CronJob/media-recovery",
     "CronJob/replica-check",
     "NetworkPolicy/stack-backup-database",
     "PersistentVolumeClaim/replica-check",
+    "Pod/doctor-database",
+    "Pod/doctor-replica-check",
 ]
 INVENTORY: dict[str, list[str]] = {
     "production": PRODUCTION,
@@ -80,6 +89,8 @@ INVENTORY: dict[str, list[str]] = {
         "CronJob/replica-check",
         "NetworkPolicy/stack-backup-offsite",
         "PersistentVolumeClaim/replica-check",
+        "Pod/doctor-offsite",
+        "Pod/doctor-replica-check",
     ],
 }
 

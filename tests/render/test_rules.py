@@ -12,6 +12,7 @@ from stack_backup_lab.render import Objects, render
 from tests.render import contract
 from tests.render.rules import (
     CRONJOB_RULES,
+    EXAMINES,
     OBJECT_RULES,
     POD_RULES,
     RENDER_RULES,
@@ -57,8 +58,9 @@ def test_every_render(rule: RenderRule, objects: Objects) -> None:
 
 def test_the_rules_have_seen_every_job(stack: str, objects: Objects) -> None:
     jobs = {item["metadata"]["name"] for item in objects.of_kind("CronJob")}
-    assert jobs <= WRITES.keys()
-    assert stack != "ci/everything" or jobs == WRITES.keys()
+    known = {*WRITES, EXAMINES}
+    assert jobs <= known
+    assert stack != "ci/everything" or jobs == known
     assert WRITES.keys() >= REPLACES
 
 
@@ -301,6 +303,10 @@ BROKEN_OBJECTS: list[tuple[str, str, Sabotage]] = [
     ("survives_uninstall_if_it_holds_data", "PersistentVolumeClaim", _set("kind", "PersistentVolume")),
     ("runs_only_when_asked", "CronJob", _set("kind", "Job")),
     ("runs_only_when_asked", "ConfigMap", _set("metadata", "annotations", "helm.sh/hook", "pre-install")),
+    ("runs_only_when_asked", "Pod", _set("metadata", "annotations", "helm.sh/hook", "post-install")),
+    ("runs_only_when_asked", "Pod", _drop("metadata", "annotations", "helm.sh/hook")),
+    ("runs_only_when_asked", "Pod", _drop("metadata", "annotations", "helm.sh/hook-delete-policy")),
+    ("runs_only_when_asked", "Pod", _drop("spec", "activeDeadlineSeconds")),
     ("gives_no_token", "ServiceAccount", _drop("automountServiceAccountToken")),
 ]
 
@@ -322,6 +328,19 @@ def _only_read(objects: list[Thing]) -> None:
                 volume["persistentVolumeClaim"]["readOnly"] = True
 
 
+def _doctor(kind: str) -> Callable[[list[Thing]], object]:
+    """It reads what jobs write, and writes what they read, as CronJob or as pods of `helm test`."""
+
+    def change(objects: list[Thing]) -> None:
+        for item in objects:
+            if item["kind"] == kind and item["metadata"]["name"].startswith(EXAMINES):
+                pod = item if kind == "Pod" else item["spec"]["jobTemplate"]["spec"]["template"]
+                for claim in (one.get("persistentVolumeClaim", {}) for one in pod["spec"]["volumes"]):
+                    claim["readOnly"] = not claim.get("readOnly", False)
+
+    return change
+
+
 BROKEN_RENDERS: list[tuple[str, Callable[[list[Thing]], object]]] = [
     (rule, _volume("PersistentVolume", *change))
     for rule, *change in [
@@ -341,6 +360,8 @@ BROKEN_RENDERS: list[tuple[str, Callable[[list[Thing]], object]]] = [
     ("mounts_only_claims_that_are_there", _without("PersistentVolumeClaim")),
     ("mounts_only_claims_that_are_there", _volume("PersistentVolumeClaim", "metadata", "name", "spare")),
     ("closes_every_pod_to_the_network", _without("NetworkPolicy")),
+    ("lets_the_doctor_write_only_where_a_job_does", _doctor("CronJob")),
+    ("lets_the_doctor_write_only_where_a_job_does", _doctor("Pod")),
 ] + [
     ("closes_every_pod_to_the_network", _volume("NetworkPolicy", "spec", key, value))
     for key, value in [

@@ -4,6 +4,38 @@ them the way to the database), whether it talks to the off-site store, and the v
 where, and whether it writes there. Pods, claims, guards, network policies and notes take it from here.
 */}}
 {{- define "stack-backup.jobs" -}}
+{{- $workers := include "stack-backup.workers" . }}
+{{- $workers }}
+{{- if and .Values.doctor.enabled ($workers | fromYaml) }}
+{{ include "stack-backup.doctorJob" ($workers | fromYaml) }}
+{{- end }}
+{{- end }}
+
+{{/* The doctor has what any of the others has: of workers. */}}
+{{- define "stack-backup.doctorJob" -}}
+{{- $passwords := list }}
+{{- $mounts := dict }}
+{{- $store := false }}
+{{- range . }}
+{{- $passwords = concat $passwords (.passwords | default list) | uniq }}
+{{- $store = or $store (.store | default false) }}
+{{- range .mounts }}
+{{- $written := or .written (dig .volume "written" false $mounts) }}
+{{- $_ := set $mounts .volume (dict "volume" .volume "path" (printf "/volumes/%s" (kebabcase .volume)) "written" $written) }}
+{{- end }}
+{{- end -}}
+doctor:
+  section: doctor
+  passwords: {{ toJson $passwords }}
+  store: {{ $store }}
+  mounts:
+    {{- range $mounts }}
+    - {{ toJson . }}
+    {{- end }}
+{{- end }}
+
+{{/* The jobs that do the work. */}}
+{{- define "stack-backup.workers" -}}
 {{- with .Values }}
 {{- if .postgresBackupHourly.enabled }}
 postgres-backup-hourly:

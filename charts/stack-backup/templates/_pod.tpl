@@ -337,75 +337,82 @@ jobTemplate:
       metadata:
         {{- include "stack-backup.about" (dict "context" .context "component" .component "labels" $settings.podLabels "annotations" $settings.podAnnotations) | nindent 8 }}
       spec:
-        restartPolicy: Never
-        serviceAccountName: {{ include "stack-backup.serviceAccount" .context | quote }}
-        automountServiceAccountToken: false
-        enableServiceLinks: false
-        terminationGracePeriodSeconds: {{ .grace }}
-        {{- with concat $values.global.imagePullSecrets $values.pod.imagePullSecrets }}
-        imagePullSecrets:
-          {{- range . }}
-          - {{ kindIs "string" . | ternary (dict "name" .) . | toJson }}
-          {{- end }}
-        {{- end }}
-        {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" }}
-        {{- with index $settings $key }}
-        {{- toYaml (dict $key .) | nindent 8 }}
-        {{- end }}
-        {{- end }}
-        securityContext:
-          runAsNonRoot: true
-          runAsUser: {{ $values.pod.runAsUser | int64 }}
-          runAsGroup: {{ $values.pod.runAsGroup | int64 }}
-          {{- if kindIs "invalid" $values.pod.fsGroup | not }}
-          fsGroup: {{ $values.pod.fsGroup | int64 }}
-          fsGroupChangePolicy: OnRootMismatch
-          {{- end }}
-          {{- with $values.pod.supplementalGroups }}
-          supplementalGroups: {{ toJson . }}
-          {{- end }}
-          seccompProfile:
-            type: RuntimeDefault
-        {{- if or .rclone $values.python.image.repository }}
-        initContainers:
-          {{- if $values.python.image.repository }}
-          # The interpreter of the programs, which the database image need not have. It loads them once, and so keeps
-          # what it compiled; where it cannot run in its own image either, the program's start says so.
-          {{- $install := "mkdir /tools/python && cp -dR /usr/local/bin /usr/local/lib /tools/python/ && /tools/python/bin/python3 -I /programs" }}
-          - {{ include "stack-backup.lender" (dict "context" .context "tool" "python" "command" (list "/bin/sh" "-c" $install)) | indent 12 | trim }}
-              - name: programs
-                mountPath: /programs
-                readOnly: true
-          {{- end }}
-          {{- if .rclone }}
-          # A static binary: it runs in the database image as well as in its own.
-          - {{ include "stack-backup.lender" (dict "context" .context "tool" "rclone" "command" (list "cp" "/usr/local/bin/rclone" "/tools/rclone")) | indent 12 | trim }}
-          {{- end }}
-        {{- end }}
-        containers:
-          - name: {{ .component }}
-            image: {{ include "stack-backup.image" (dict "context" .context "image" $values.database.image) | quote }}
-            imagePullPolicy: {{ $values.database.image.pullPolicy }}
-            command: [/bin/sh, /programs/start.sh, {{ .program | default .component }}]
-            securityContext:
-              {{- include "stack-backup.containerSecurity" . | nindent 14 }}
-            env:
-              {{- include "stack-backup.environment" . | nindent 14 }}
-              {{- with $settings.extraEnv }}
-              {{- toYaml . | nindent 14 }}
-              {{- end }}
-            resources:
-              {{- include "stack-backup.resources" $settings | nindent 14 }}
-            volumeMounts:
-              {{- include "stack-backup.mounts" . | nindent 14 }}
-              {{- with $settings.extraVolumeMounts }}
-              {{- toYaml . | nindent 14 }}
-              {{- end }}
-        volumes:
-          {{- include "stack-backup.podVolumes" . | nindent 10 }}
-          {{- with $settings.extraVolumes }}
-          {{- toYaml . | nindent 10 }}
-          {{- end }}
+        {{- include "stack-backup.podSpec" . | nindent 8 }}
+{{- end }}
+
+{{/* The pod of a job: as cronJob, with job and settings. */}}
+{{- define "stack-backup.podSpec" -}}
+{{- $values := .context.Values -}}
+{{- $settings := .settings -}}
+restartPolicy: Never
+serviceAccountName: {{ include "stack-backup.serviceAccount" .context | quote }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ .grace }}
+{{- with concat $values.global.imagePullSecrets $values.pod.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - {{ kindIs "string" . | ternary (dict "name" .) . | toJson }}
+  {{- end }}
+{{- end }}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" }}
+{{- with index $settings $key }}
+{{- toYaml (dict $key .) | nindent 0 }}
+{{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ $values.pod.runAsUser | int64 }}
+  runAsGroup: {{ $values.pod.runAsGroup | int64 }}
+  {{- if kindIs "invalid" $values.pod.fsGroup | not }}
+  fsGroup: {{ $values.pod.fsGroup | int64 }}
+  fsGroupChangePolicy: OnRootMismatch
+  {{- end }}
+  {{- with $values.pod.supplementalGroups }}
+  supplementalGroups: {{ toJson . }}
+  {{- end }}
+  seccompProfile:
+    type: RuntimeDefault
+{{- if or .rclone $values.python.image.repository }}
+initContainers:
+  {{- if $values.python.image.repository }}
+  # The interpreter of the programs, which the database image need not have. It loads them once, and so keeps
+  # what it compiled; where it cannot run in its own image either, the program's start says so.
+  {{- $install := "mkdir /tools/python && cp -dR /usr/local/bin /usr/local/lib /tools/python/ && /tools/python/bin/python3 -I /programs" }}
+  - {{ include "stack-backup.lender" (dict "context" .context "tool" "python" "command" (list "/bin/sh" "-c" $install)) | indent 4 | trim }}
+      - name: programs
+        mountPath: /programs
+        readOnly: true
+  {{- end }}
+  {{- if .rclone }}
+  # A static binary: it runs in the database image as well as in its own.
+  - {{ include "stack-backup.lender" (dict "context" .context "tool" "rclone" "command" (list "cp" "/usr/local/bin/rclone" "/tools/rclone")) | indent 4 | trim }}
+  {{- end }}
+{{- end }}
+containers:
+  - name: {{ .component }}
+    image: {{ include "stack-backup.image" (dict "context" .context "image" $values.database.image) | quote }}
+    imagePullPolicy: {{ $values.database.image.pullPolicy }}
+    command: [/bin/sh, /programs/start.sh, {{ .program | default .component }}]
+    securityContext:
+      {{- include "stack-backup.containerSecurity" . | nindent 6 }}
+    env:
+      {{- include "stack-backup.environment" . | nindent 6 }}
+      {{- with $settings.extraEnv }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    resources:
+      {{- include "stack-backup.resources" $settings | nindent 6 }}
+    volumeMounts:
+      {{- include "stack-backup.mounts" . | nindent 6 }}
+      {{- with $settings.extraVolumeMounts }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+volumes:
+  {{- include "stack-backup.podVolumes" . | nindent 2 }}
+  {{- with $settings.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
 
 {{/* Scratch space on the node's own disk counts as requested, unless the job requests more: it goes only where that much is free. */}}

@@ -28,7 +28,7 @@ from stack_backup_jobs.volume import Place, compared, examine
 
 DATABASE, OFFSITE = "database", "offsite"
 """Subjects beside the volumes."""
-PATIENCE = 40
+PATIENCE = 30
 """Seconds in which every volume must have answered."""
 CONNECTING = 10
 """Seconds for a connection to the database server."""
@@ -99,10 +99,10 @@ def examinations(job: Job, settings: Settings, places: list[Place]) -> Iterator[
 
 def answered(place: Place, forked: Forked[Examination], seconds: float) -> Examination:
     """What was found of a volume, or that it does not answer."""
+    what = f"The volume does not answer: a call on it has hung for {PATIENCE} s."
     try:
-        return forked.within(seconds)
-    except TimeoutError:
-        what = f"The volume does not answer: a call on it has hung for {PATIENCE} s."
+        if forked.ready(max(0.0, seconds)):
+            return forked.result()
     except EOFError:
         what = "The process that examined the volume was killed."
     examination = Examination(place.name)
@@ -261,8 +261,8 @@ class Database:
             raise JobError(
                 Exit.SETUP,
                 f"The image lacks extensions that the database {name} has: {', '.join(missing)}.",
-                "Use the image that the stack's own server runs (value database.image): without them, no drill "
-                "could load a dump.",
+                "Use the image that the stack's own server runs (value database.image): no drill could "
+                "load a dump without them.",
             )
         other = [
             f"{key} {used[key]} (image: {brought[key]})" for key in sorted(used) if brought[key] != used[key]

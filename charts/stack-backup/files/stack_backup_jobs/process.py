@@ -130,11 +130,9 @@ class Forked(Generic[T]):
             raise said[1]
         return said[0]
 
-    def within(self, seconds: float) -> T:
-        """The same, where it says anything within that time. TimeoutError: it does not, and may hang."""
-        if not select.select([self._pipe], [], [], max(0.0, seconds))[0]:
-            raise TimeoutError
-        return self.result()
+    def ready(self, seconds: float) -> bool:
+        """Whether `result` will not wait, at the latest after so many seconds."""
+        return bool(select.select([self._pipe], [], [], seconds)[0])
 
     def kill(self) -> None:
         """If it has not ended. Nobody waits for it: it may be waiting for a file server itself."""
