@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -20,12 +21,11 @@ from stack_backup_lab.bed import images
 from stack_backup_lab.paths import PROJECT
 from stack_backup_lab.render import CHART, merge_values, render
 from stack_backup_lab.runtime.local import USER, LocalRuntime, LocalStack
-from stack_backup_lab.runtime.nfs import Nfs
+from stack_backup_lab.runtime.nfs import Ended, Machine, Nfs
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs.dumps import DumpFolder, Sample
 from tests.jobs.faults import fail_python, kill_python, patch_python
 from tests.jobs.store import SECRET, Store, serving
-from tests.jobs.test_nfs import ended
 from tests.outcomes import green, red
 
 JOB = "doctor"
@@ -322,7 +322,7 @@ def test_a_volume_without_room_for_the_next_dump(doctor: Doctor) -> None:
 
 
 def test_a_volume_without_room_for_all_that_is_kept(doctor: Doctor) -> None:
-    with doctor.stack.volume(BACKUP).limited(24 << 20):
+    with doctor.stack.volume(BACKUP).limited(20 << 20):
         planted(doctor, 6 << 20)
         doctor.warns(
             BACKUP, "room", "1 dumps take 6 MiB", "3 as large as that, and one being written, do not fit"
@@ -370,41 +370,49 @@ def test_a_process_that_is_killed_while_it_examines(doctor: Doctor) -> None:
 # ---- a volume on NFS ---------------------------------------------------------------------------------------
 
 
+REPLICA = "database-replica"
+
+
 @contextmanager
-def on_nfs(nfs: Nfs, tmp_path: Path, mode: str = "written") -> Iterator[Any]:
+def on_nfs(nfs: Nfs, folder: Path, hold: str = "") -> Iterator[Machine]:
     """The doctor on a machine with an export as the replica of the dumps, and a volume of this machine."""
-    [container] = render(VALUES, namespace=NAMESPACE).get("CronJob", JOB)["spec"]["jobTemplate"]["spec"][
-        "template"
-    ]["spec"]["containers"]
+    cronjob = render(VALUES, namespace=NAMESPACE).get("CronJob", JOB)
+    [container] = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     environment = {
         **{one["name"]: one.get("value", "") for one in container["env"]},
         **{"NAMESPACE": NAMESPACE, "POD_NAME": "doctor-abcde", "TERMINATION_LOG": ""},
         "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/lib/postgresql/15/bin",
-        "SUBJECTS": "database-replica media",
-        "VOLUMES": f"media:read::0 database-replica:{mode}:hourly:2",
+        "SUBJECTS": f"{REPLICA} media",
+        "VOLUMES": f"media:read::0 {REPLICA}:written:hourly:2",
     }
-    media = tmp_path / "media"
-    media.mkdir(exist_ok=True)
+    programs = folder / "programs"
+    shutil.copytree(CHART / "files", programs, ignore=shutil.ignore_patterns("__pycache__"))
+    with (programs / "stack_backup_jobs/volume.py").open("a") as module:
+        module.write(hold)
+    (folder / "media").mkdir()
     with nfs.machine(
         container["command"],
         rootfs=images.rootfs("postgres:15"),
-        target="/volumes/database-replica",
+        target=f"/volumes/{REPLICA}",
         binds={
-            "/programs": CHART / "files",
+            "/programs": programs,
             "/tools/python": images.rootfs(images.PYTHON) / "usr/local",
-            "/volumes/media": media,
+            "/volumes/media": folder / "media",
         },
         environment=environment,
     ) as machine:
         yield machine
 
 
-def run_on_nfs(nfs: Nfs, tmp_path: Path, mode: str = "written") -> JobResult:
-    with on_nfs(nfs, tmp_path, mode) as machine:
-        return ended(machine)
+def result_of(end: Ended | None, output: str) -> JobResult:
+    assert end is not None, output
+    log, line, _ = re.split(r"(?m)^(\{\"job\":.*)$", end.output, maxsplit=1)
+    return JobResult(JOB, end.code, verdict_of(line), log + line, end.seconds)
 
 
-REPLICA = "database-replica"
+def run_on_nfs(nfs: Nfs, folder: Path) -> JobResult:
+    with on_nfs(nfs, folder) as machine:
+        return result_of(machine.wait(120), machine.output)
 
 
 def test_an_export_is_examined(tmp_path: Path) -> None:
@@ -438,21 +446,32 @@ def test_an_export_that_is_read_only(tmp_path: Path) -> None:
         assert findings(result)[REPLICA, "fsync"].result == SKIPPED
 
 
+HELD = """
+_real = Volume._list
+def _held(self):
+    print("The server may hang now.", flush=True)
+    while not os.path.exists("/programs/go"):
+        time.sleep(0.05)
+    return _real(self)
+Volume._list = _held
+"""
+
+
 def test_a_server_that_hangs_is_named_within_a_minute(tmp_path: Path) -> None:
-    with Nfs() as nfs, on_nfs(nfs, tmp_path) as machine:
+    with Nfs() as nfs, on_nfs(nfs, tmp_path, HELD) as machine:
+        end = time.monotonic() + 60
+        while "may hang now" not in machine.output:
+            assert machine.running, machine.output
+            assert time.monotonic() < end, machine.output
+            time.sleep(0.05)
         nfs.freeze()
+        (tmp_path / "programs/go").touch()
         begun = time.monotonic()
-        end = machine.command_ended(100)
+        result = result_of(machine.command_ended(100), machine.output)
         seconds = time.monotonic() - begun
         nfs.thaw()
-        assert end is not None, machine.output
-        lines = [line for line in end.output.splitlines() if line.startswith('{"job":')]
-        result = JobResult(
-            JOB, end.code, verdict_of(lines[-1]), f"{end.output.partition(lines[-1])[0]}{lines[-1]}", seconds
-        )
         red(result, 74, f"{REPLICA}, answer: The volume does not answer", "hung for 30 s")
-        found = findings(result)
-        assert found["media", "list"].result == OK, "the others are examined"
+        assert findings(result)["media", "list"].result == OK, "the others are examined"
         assert seconds < 60
 
 

@@ -156,7 +156,6 @@ class Volume:
             raise NotAskedError("No dump is published here: only that needs hard links.")
         with as_failure("A second name of a file (a hard link) was refused"):
             os.link(self._path(1), self._path(2))
-            self._path(2).unlink()
         return "The file has had two names: a dump is published so."
 
     def _owner(self) -> str:
@@ -192,6 +191,7 @@ class Volume:
     def _remove(self) -> str:
         with as_failure("Removing a file of its own failed"):
             self._path(1).unlink()
+            self._path(2).unlink(missing_ok=True)
         return "The file is removed."
 
     # ---- room ----
