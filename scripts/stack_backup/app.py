@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from stack_backup import CliError, Exit
-from stack_backup_jobs.formats import NAME, seconds_of, stamp, time_of
+from stack_backup_jobs.formats import FAILED, NAME, seconds_of, stamp, time_of
 
 if TYPE_CHECKING:
     from stack_backup.release import Release
@@ -173,6 +174,30 @@ def list_points(
         show.media(console, release.namespace, media)
     problems = [place.problem for place in places] + [one.problem for one in media]
     return Exit.RED if any(problems) else 0
+
+
+@app.command()
+def doctor(
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = Format.text,
+) -> int:
+    """Examine what the jobs need: database, volumes, off-site store. Exit code 1 if a check failed."""
+    from stack_backup import examine, show
+
+    release = _connect(kubeconfig, context, namespace)
+    # With JSON, standard output has the document alone.
+    console = Console(stderr=output is Format.json, highlight=False)
+    with console.status("Examining ..."):
+        findings = examine.of_release(release, lambda blocker: show.blocker(console, blocker))
+    red = any(one.result == FAILED for one in findings)
+    if output is Format.json:
+        document = {"namespace": release.namespace, "red": red}
+        _print_json(document | {"findings": [asdict(one) for one in findings]})
+    else:
+        show.findings(console, release.namespace, findings)
+    return Exit.RED if red else 0
 
 
 @app.command()

@@ -33,8 +33,10 @@ from stack_backup.refresh import Plan
 from stack_backup.runs import JobResult
 from stack_backup.status import JobStatus, StackStatus
 from stack_backup.waiting import Blocker
+from stack_backup_jobs.formats import FAILED, OK, SKIPPED, WARNING, Finding
 
 _POINT = {"verified": "green", "suspicious": "yellow", "unverified": "yellow", "future": "red"}
+_RESULT = {OK: "green", WARNING: "yellow", FAILED: "bold red", SKIPPED: "dim"}
 _NOT_FIGURES = ("job", "exit", "outcome", "message")
 
 
@@ -251,6 +253,41 @@ def _media(one: Media) -> str:
         ago = duration(_age(one.completed))
         last = f"complete at {one.completed} ({ago} ago), {one.files:,} files, {size(one.bytes)}"
     return last if one.status == "complete" else f"{last}; a mirror has been in progress since {one.since}"
+
+
+def findings(console: Console, namespace: str, found: list[Finding]) -> None:
+    """What the doctor has found: what needs a look with its reason and the way out, all else in a line."""
+    table = Table(
+        title=f"What the jobs of {namespace} need",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("Subject")
+    table.add_column("Result", no_wrap=True)
+    table.add_column("Finding")
+    for subject in dict.fromkeys(one.subject for one in found):
+        own = [one for one in found if one.subject == subject]
+        rows = [(one.result, _finding(one)) for one in own if one.result in (FAILED, WARNING)]
+        for result in (OK, SKIPPED):
+            if checks := ", ".join(one.check for one in own if one.result == result):
+                rows.append((result, Text(checks, "dim")))
+        for number, (result, text) in enumerate(rows):
+            table.add_row("" if number else subject, Text(result, _RESULT[result]), text)
+    console.print(table)
+    failed, doubts = (sum(one.result == word for one in found) for word in (FAILED, WARNING))
+    warned = f" {doubts} {'warning' if doubts == 1 else 'warnings'}." * bool(doubts)
+    if failed:
+        console.print(Text(f"{failed} of {len(found)} checks failed.{warned}", "bold red"))
+    else:
+        console.print(
+            Text(f"{len(found)} checks, none failed.{warned}", "bold yellow" if doubts else "bold green")
+        )
+
+
+def _finding(one: Finding) -> Text:
+    return Text.assemble((one.check, "bold"), f": {one.message} ", (one.advice, "bold"))
 
 
 def _age(stamp: str) -> float:

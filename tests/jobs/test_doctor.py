@@ -153,7 +153,7 @@ def test_the_page_has_every_check_and_no_other(doctor: Doctor) -> None:
     found = {
         ("volume" if subject in volumes else subject, check) for subject, check in findings(doctor.run())
     }
-    assert set(rows) == found | {("volume", "answer"), ("pod", "start")}
+    assert set(rows) == found | {("volume", "answer"), ("any", "start")}
     assert len(rows) == len(set(rows))
 
 
