@@ -284,7 +284,9 @@ def consumer(request: pytest.FixtureRequest) -> Objects:
 
 def test_a_consumer_backs_up_nothing_and_checks_the_replicas_every_hour(consumer: Objects) -> None:
     names = {item["metadata"]["name"] for item in consumer.of_kind("CronJob")}
-    assert names == {contract.DATABASE_RECOVERY, contract.MEDIA_RECOVERY, contract.REPLICA_CHECK}
+    assert names == {
+        *(contract.DATABASE_RECOVERY, contract.MEDIA_RECOVERY, contract.REPLICA_CHECK, contract.DOCTOR)
+    }
     spec, pod, environment = _job(consumer, contract.REPLICA_CHECK)
     assert re.fullmatch(r"\d+ \* \* \* \*", spec["schedule"])
     assert spec["suspend"] is False
@@ -353,6 +355,7 @@ EVERY_JOB = [
     contract.MEDIA_RECOVERY,
     contract.REPLICA_CHECK,
     contract.OFFSITE,
+    contract.DOCTOR,
 ]
 
 
