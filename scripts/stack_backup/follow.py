@@ -41,6 +41,8 @@ class Run:
     name: str
     usual: float | None = None
     """Seconds that the job took when it last succeeded."""
+    give_up: float | None = None
+    """Seconds for which it may be kept from starting by what does not pass by itself; None: its deadline."""
     pods: list[Object] = field(default_factory=list)
     """Its pods as they were seen last."""
     blockers: list[Blocker] = field(default_factory=list)
@@ -74,6 +76,8 @@ class Run:
                     self._look(job, blocked)
                 state(_doing(self.pods, self.blockers))
                 self._follow(line)
+                if not over and self._stuck():
+                    return JobResult(self.job, None, {}, "", 0.0, "NotStarted")
                 if over:
                     return result(self.job, job, self.pods, "")
             except CliError as problem:
@@ -100,6 +104,14 @@ class Run:
             if key not in self._told:
                 self._told.add(key)
                 blocked(one)
+
+    def _stuck(self) -> bool:
+        now = time.monotonic()
+        return self.give_up is not None and any(
+            now - self._since[(one.object, one.remedy)] > self.give_up
+            for one in self.blockers
+            if not one.passing
+        )
 
     def _follow(self, line: Callable[[str], None]) -> None:
         for pod in self.pods:

@@ -33,6 +33,8 @@ MEDIA_MOUNTS = (
     ("media-replicator", "media-replica"),
 )
 DEADLINE = 300
+GIVE_UP = 30.0
+"""Seconds after which a volume is not waited for that cannot be mounted; its Job is deleted then."""
 PLACE = "/dumps"
 LENT = ("programs", "tmp", "tools")
 """Volumes of the job's own pod that the listing needs, too: the programs and their interpreter."""
@@ -104,7 +106,7 @@ def of_release(
     try:
         for what, cronjob, volume, claim in wanted:
             body = listing_job(cronjob, volume, what)
-            run = Run(release, "list", body["metadata"]["name"])
+            run = Run(release, "list", body["metadata"]["name"], give_up=GIVE_UP)
             runs.append((what, claim, cronjob["metadata"]["name"], run))
             release.create(body)
         for what, claim, job, run in runs:

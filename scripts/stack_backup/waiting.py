@@ -71,18 +71,17 @@ _CLAIM = (
     _Way(
         r"only supports? ReadWriteOnce|access ?modes?|multi.?node|ReadWriteMany",
         "Its storage class cannot give the access mode that it asks for ({modes}). Name a class that can "
-        "(volumes.databaseBackup.storageClass), or set volumes.accessModes to [ReadWriteOnce]; delete the "
+        "({value}), or set volumes.accessModes to [ReadWriteOnce]; delete the "
         "claim, which is empty, and upgrade the release.",
     ),
     _Way(
         r"storageclass\S* \S+ not found",
-        "No such storage class: `kubectl get storageclass` lists those there are. Correct the class of this "
-        "claim (volumes), delete the claim, which is empty, and upgrade the release.",
+        "No such storage class: `kubectl get storageclass` lists those there are. Correct {value}, delete "
+        "the claim, which is empty, and upgrade the release.",
     ),
     _Way(
         r"no storage class is set",
-        "The cluster has no default storage class: name one for this claim (storageClass, in volumes), or "
-        "make a volume for it.",
+        "The cluster has no default storage class: name one ({value}), or make a volume for the claim.",
     ),
     _Way(
         r"volume \S+ not found|already bound to a different claim|is not available",
@@ -93,7 +92,7 @@ _CLAIM = (
         r"waiting for a volume to be created|waiting for first consumer",
         "The provisioner of its class makes the volume. If this stays, check that its pods run.",
     ),
-    _Way(r"", "`kubectl describe pvc` shows all events of the claim; its storage class is set in volumes."),
+    _Way(r"", "`kubectl describe pvc` shows all events of the claim; its storage class is set by {value}."),
 )
 _NODE = (
     _Way(
@@ -284,7 +283,7 @@ def unbound(name: str, view: View, *, needed: bool = False) -> Blocker | None:
         reason, said = phase, f"The claim is {phase}"
     else:
         return None
-    found = _blocker(f"claim {name}", reason, said, _CLAIM, modes=modes)
+    found = _blocker(f"claim {name}", reason, said, _CLAIM, modes=modes, value=_class_of(claim))
     return replace(found, passing=reason in _ROUTINE)
 
 
@@ -306,6 +305,13 @@ def missing(cronjobs: Iterable[Object], view: View, exists: Callable[[str], bool
             if exists(name) is False
         ),
     ]
+
+
+def _class_of(claim: Object) -> str:
+    """The value of its storage class: the chart's own claims are named as their sections are."""
+    first, *rest = claim["metadata"]["name"].split("-")
+    own = claim["metadata"].get("labels", {}).get("app.kubernetes.io/name") == "stack-backup"
+    return f"volumes.{first}{''.join(map(str.title, rest))}.storageClass" if own else "storageClass"
 
 
 def event_time(event: Object) -> str:

@@ -10,7 +10,7 @@ import pytest
 from stack_backup import CliError, Exit, follow
 from stack_backup.follow import Run
 from stack_backup.runs import Object
-from stack_backup.waiting import View
+from stack_backup.waiting import Blocker, View
 
 LINES = ["one", "two", "three", '{"job":"j","exit":0,"outcome":"published","message":"It is done."}']
 AWAY = CliError(Exit.UNREACHABLE, "The cluster does not answer.")
@@ -113,3 +113,31 @@ def test_a_job_that_failed_without_a_verdict_ends_with_its_program_s_code() -> N
     _, _, code, sentence = _follow(Release(set(), code=137))
     assert code == 137
     assert sentence == "The Job failed: its program ended with 137 and left no verdict. Read its log."
+
+
+class Unserved(Release):
+    """Its Job has a pod that finds no node."""
+
+    def get(self, kind: str, name: str) -> Object | None:
+        job = super().get(kind, name)
+        return job and job | {"status": {}, "spec": {}}
+
+    def find(self, kind: str, labels: str | None = None) -> list[Object]:
+        (pod,) = super().find(kind, labels)
+        said = {"reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient cpu."}
+        conditions = [{"type": "PodScheduled", "status": "False"} | said]
+        return [pod | {"spec": {}, "status": {"phase": "Pending", "conditions": conditions}}]
+
+
+def test_what_keeps_a_run_from_starting_is_told_once_and_waited_for_as_long_as_is_wished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(follow, "GRACE", 0)
+    run = Run(Unserved(set()), "j", "j-1", give_up=0.05)  # type: ignore[arg-type]
+    states: list[str] = []
+    told: list[Blocker] = []
+    end = run.follow(lambda _: None, states.append, told.append)
+    assert [one.message for one in told] == ["0/1 nodes are available: 1 Insufficient cpu."]
+    assert states[-1] == "waits for Pod p (Unschedulable)"
+    sentence = follow.message(end, run.pods, run.blockers)
+    assert sentence.startswith("The Job failed (NotStarted): it could not start. Pod p (Unschedulable): 0/1")

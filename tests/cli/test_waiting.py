@@ -60,7 +60,7 @@ def _event(kind: str, name: str, reason: str, message: str, *, at: int = 5, norm
 
 def _claim(phase: str = "Pending", name: str = CLAIM) -> Object:
     return {
-        "metadata": {"name": name},
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "stack-backup"}},
         "spec": {"accessModes": ["ReadWriteMany"]},
         "status": {"phase": phase},
     }
@@ -91,13 +91,13 @@ WAITS_FOR_VOLUME = _event(
             "ProvisioningFailed",
             'failed to provision volume with StorageClass "gp3": rpc error: code = InvalidArgument '
             "desc = Volume capabilities MULTI_NODE_MULTI_WRITER not supported",
-            "cannot give the access mode that it asks for (ReadWriteMany)",
+            "asks for (ReadWriteMany). Name a class that can (volumes.databaseBackup.storageClass)",
         ),
         ("ProvisioningFailed", 'storageclass.storage.k8s.io "fast" not found', "kubectl get storageclass"),
         (
             "FailedBinding",
             "no persistent volumes available for this claim and no storage class is set",
-            "no default storage class",
+            "no default storage class: name one (volumes.databaseBackup.storageClass)",
         ),
         ("FailedBinding", 'volume "v-1" already bound to a different claim.', "spec.claimRef"),
     ],
