@@ -11,7 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as some
 
 from stack_backup_jobs import formats
-from stack_backup_jobs.formats import Dump, Manifest, MediaState, OtherFormatError, Verdict, verdict_of
+from stack_backup_jobs.formats import (
+    Dump,
+    Finding,
+    Manifest,
+    MediaState,
+    OtherFormatError,
+    Verdict,
+    verdict_of,
+)
 
 values = some.text(some.characters(codec=None, exclude_categories=()), max_size=20)
 moments = some.integers(0, 253_402_300_799)
@@ -240,3 +248,19 @@ def test_the_latest_is_the_newest_of_the_good(states: list[tuple[int, str, int]]
     hours = [hour for hour, state, _ in states if state == "good"]
     latest = formats.newest(dumps)
     assert (latest and latest.time) == (formats.stamp(max(hours) * 3600) if hours else None)
+
+
+@given(some.sampled_from([formats.OK, formats.FAILED]), values, values, values)
+def test_a_finding_is_one_line_of_a_log_and_read_as_it_was_written(
+    result: str, subject: str, message: str, advice: str
+) -> None:
+    finding = Finding(result, subject, "check", message, advice)
+    assert "\n" not in finding.text()
+    assert Finding.parse(finding.text()) == finding
+
+
+@pytest.mark.parametrize(
+    "line", ["", "ok", "fine\ta\tb\tc\td", "2026-11-25T12:00:00Z Dumping.", '{"exit":0}']
+)
+def test_another_line_of_a_log_is_no_finding(line: str) -> None:
+    assert Finding.parse(line) is None
