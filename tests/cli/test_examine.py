@@ -75,7 +75,7 @@ class Run:
             },
             **{"PGHOST": "localhost", "PGPORT": "1", "PASSWORD_FILE": str(volumes / "none")},
             **{"DATABASE_SUPERUSER": "admin", "DATABASE_NAME": "frag", "DATABASE_OWNER": "fragalysis"},
-            **{"SUBJECTS": "media", "VOLUMES": "media:written::0", "VOLUMES_FOLDER": str(volumes)},
+            **{"SUBJECTS": "media", "VOLUMES": f"media:written:{volumes / 'media'}::0"},
             **{"DUMP_SIZE": "1", "CONFIGURATION_FILE": str(volumes / "none")},
             **environment,
         }

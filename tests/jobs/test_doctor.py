@@ -278,7 +278,7 @@ def test_a_volume_that_is_read_only(doctor: Doctor) -> None:
 
 
 def test_a_volume_that_could_be_written_and_must_not(doctor: Doctor) -> None:
-    words = [f"{BACKUP}:read:hourly:3"]
+    words = [f"{BACKUP}:read:/volumes/{BACKUP}:hourly:3"]
     result = red(
         doctor.run(SUBJECTS=BACKUP, VOLUMES=" ".join(words)), 78, f"{BACKUP}, mode: ", "can be written"
     )
@@ -383,7 +383,7 @@ def on_nfs(nfs: Nfs, folder: Path, hold: str = "") -> Iterator[Machine]:
         **{"NAMESPACE": NAMESPACE, "POD_NAME": "doctor-abcde", "TERMINATION_LOG": ""},
         "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/lib/postgresql/15/bin",
         "SUBJECTS": f"{REPLICA} media",
-        "VOLUMES": f"media:read::0 {REPLICA}:written:hourly:2",
+        "VOLUMES": f"media:read:/volumes/media::0 {REPLICA}:written:/volumes/{REPLICA}:hourly:2",
     }
     programs = folder / "programs"
     shutil.copytree(CHART / "files", programs, ignore=shutil.ignore_patterns("__pycache__"))

@@ -17,7 +17,6 @@ env:
   OWNER_PASSWORD_FILE: {{ has "owner" .job.passwords | ternary "/secrets/database/owner-password" "" | quote }}
   SUBJECTS: {{ join " " .subjects | quote }}
   VOLUMES: {{ include "stack-backup.doctorVolumes" .context | trim | quote }}
-  VOLUMES_FOLDER: /volumes
   DUMP_SIZE: {{ include "stack-backup.bytes" $values.postgresBackupHourly.dumpSize | quote }}
   REMOTE: {{ $values.offsite.remote | quote }}
   CONFIGURATION_FILE: /secrets/offsite/rclone.conf
@@ -27,15 +26,15 @@ secrets:
 {{- end }}
 {{- end }}
 
-{{/* Each volume of the release as NAME:MODE:FOLDER:KEEP: below its root, the folder that is written; the dumps that are kept. */}}
+{{/* Each volume as NAME:MODE:PATH:FOLDER:KEEP: where it is mounted, the folder there that is written, the dumps that are kept. */}}
 {{- define "stack-backup.doctorVolumes" -}}
 {{- $folders := dict "databaseBackup" "hourly" "databaseReplica" .Values.postgresReplicatorBackup.folder "mediaReplica" ".stack-backup" }}
 {{- $tiers := .Values.postgresBackupTiers }}
 {{- $kept := add .Values.postgresBackupHourly.keep (ternary (add $tiers.daily.keep $tiers.weekly.keep $tiers.monthly.keep) 0 $tiers.enabled) }}
 {{- $keep := dict "databaseBackup" $kept "databaseReplica" .Values.postgresReplicatorBackup.keep }}
 {{- $words := list }}
-{{- range $volume, $mode := include "stack-backup.volumes" . | fromJson }}
-{{- $words = append $words (printf "%s:%s:%s:%v" (kebabcase $volume) $mode (dig $volume "" $folders) (dig $volume 0 $keep | int64)) }}
+{{- range (include "stack-backup.jobs" . | fromYaml).doctor.mounts }}
+{{- $words = append $words (printf "%s:%s:%s:%s:%v" (kebabcase .volume) (ternary "written" "read" .written) .path (dig .volume "" $folders) (dig .volume 0 $keep | int64)) }}
 {{- end }}
 {{- join " " $words }}
 {{- end }}

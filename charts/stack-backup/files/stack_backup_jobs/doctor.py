@@ -41,9 +41,7 @@ class Settings(OfServer):
     subjects: list[str]
     """What is examined: `database`, `offsite`, and names of volumes."""
     volumes: list[str]
-    """`NAME:MODE:FOLDER:KEEP`, see `volume.Place`."""
-    volumes_folder: Path
-    """Where they are mounted, each by its name."""
+    """`NAME:MODE:PATH:FOLDER:KEEP`, see `volume.Place`."""
     database_owner: str
     owner_password_file: str = optional()
     """Nothing where no job needs the owner's password."""
@@ -71,9 +69,9 @@ def program(job: Job) -> Outcome:
 def places_of(settings: Settings) -> list[Place]:
     """The volumes that are asked for. Raises JobError."""
     try:
-        known = [Place.parse(word, settings.volumes_folder) for word in settings.volumes]
+        known = [Place.parse(word) for word in settings.volumes]
     except ValueError as error:
-        what = f"The variable VOLUMES has a word that is not NAME:MODE:FOLDER:KEEP: {error}."
+        what = f"The variable VOLUMES has a word that is not NAME:MODE:PATH:FOLDER:KEEP: {error}."
         raise JobError(Exit.USAGE, what, VALUES) from None
     unknown = sorted({*settings.subjects} - {DATABASE, OFFSITE, *(place.name for place in known)})
     if unknown:

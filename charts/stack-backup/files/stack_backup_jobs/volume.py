@@ -42,12 +42,12 @@ class Place:
     """Dumps that are kept there; 0 where it holds none."""
 
     @classmethod
-    def parse(cls, word: str, root: Path) -> Place:
-        """Of `NAME:MODE:FOLDER:KEEP`. Raises ValueError."""
-        name, mode, folder, keep = word.split(":")
+    def parse(cls, word: str) -> Place:
+        """Of `NAME:MODE:PATH:FOLDER:KEEP`. Raises ValueError."""
+        name, mode, path, folder, keep = word.split(":")
         if mode not in ("read", "written") or not name:
             raise ValueError(word)
-        return cls(name, root / name, mode == "written", folder, int(keep))
+        return cls(name, Path(path), mode == "written", folder, int(keep))
 
 
 class Volume:
