@@ -11,7 +11,10 @@ where, and whether it writes there. Pods, claims, guards, network policies and n
 {{- end }}
 {{- end }}
 
-{{/* The doctor has what any of the others has: of workers. */}}
+{{/*
+The doctor has what any of the others has, each volume at a place of its own: /volumes/database-backup,
+/volumes/database-replica and so on. Of workers.
+*/}}
 {{- define "stack-backup.doctorJob" -}}
 {{- $passwords := list }}
 {{- $mounts := dict }}
