@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 import time
@@ -10,13 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack_backup_lab.bed import images
+from stack_backup_lab.bed import images, tools
+from stack_backup_lab.paths import BIN
 from stack_backup_lab.runtime.local import OWNER
 from stack_backup_lab.runtime.sandbox import Bind, Container, Namespaces, Process
 
 KEY, SECRET = "AKIASTACKBACKUP", "a+secret/with=signs"
 PORT = 9000
 RCLONE = "/usr/local/bin/rclone"
+ENVIRONMENT = {
+    **{"PATH": "/usr/bin:/bin", "HOME": "/tmp", "MINIO_ROOT_USER": KEY, "MINIO_ROOT_PASSWORD": SECRET},
+    **{"MINIO_BROWSER": "off", "MINIO_UPDATE": "off"},
+}
 
 
 @dataclass
@@ -29,16 +35,31 @@ class Store:
     port: int = PORT
     process: Process | None = None
     protocol: str = "s3"
-    """Or `sftp`, of which the folder is the root, and which knows how much room there is."""
+    """Or `sftp`, of which the folder is the root, and which knows how much room there is; or `minio`, MinIO,
+    which speaks S3 and has versions and object locks.
+    """
 
     def start(self) -> None:
         """Start the server and wait until it listens."""
         command = [RCLONE, "serve", self.protocol, "--config=/dev/null", f"--addr=127.0.0.1:{self.port}"]
-        if self.protocol == "s3":
+        binds = [Bind(self.folder, "/store")]
+        if self.protocol == "minio":
+            tools.ensure("minio")
+            binary = self.namespaces.folder / "minio"  # where the server's user may read it
+            shutil.copy(BIN / "minio", binary)
+            binds.append(Bind(binary, "/usr/local/bin/minio"))
+            command = [
+                "/usr/local/bin/minio",
+                "server",
+                "--quiet",
+                f"--address=127.0.0.1:{self.port}",
+                "/store",
+            ]
+        elif self.protocol == "s3":
             command += [f"--auth-key={KEY},{SECRET}", "/store"]
         else:
             command += [f"--user={KEY}", f"--pass={SECRET}", "/store"]
-        self.process = self._start(command, [Bind(self.folder, "/store")])
+        self.process = self._start(command, binds)
         end = time.monotonic() + 30
         while self.namespaces.run(self._asks(), check=False).returncode != 0:
             if not self.process.running or time.monotonic() > end:
@@ -58,7 +79,7 @@ class Store:
     def configuration(self, *, secret: str = SECRET, port: int | None = None, crypt: str = "") -> bytes:
         """rclone's configuration: the remote `s3`, and over the path `crypt` of it the remote `secret`."""
         text = (
-            "[s3]\ntype = s3\nprovider = Rclone\n"
+            f"[s3]\ntype = s3\nprovider = {'Minio' if self.protocol == 'minio' else 'Rclone'}\n"
             f"endpoint = http://127.0.0.1:{port or self.port}\n"
             f"access_key_id = {KEY}\nsecret_access_key = {secret}\n"
         )
@@ -78,10 +99,18 @@ class Store:
         self.rclone(self.configuration(), ["mkdir", f"s3:{name}"])
         return self.folder / name
 
-    def rclone(self, configuration: bytes, arguments: Sequence[str]) -> Path:
-        """Run an rclone of somebody who has the configuration; what it puts into its folder /to."""
+    def put(self, configuration: bytes, data: bytes, place: str) -> None:
+        """An object, as somebody puts it there who has the configuration."""
+        self.rclone(configuration, ["copyto", "--ignore-times", "/to/object", place], data)
+
+    def rclone(self, configuration: bytes, arguments: Sequence[str], data: bytes = b"") -> Path:
+        """Run an rclone of somebody who has the configuration; what it puts into its folder /to, where it
+        finds `data` in the file `object`.
+        """
         place = Path(tempfile.mkdtemp(prefix="fetched-", dir=self.namespaces.folder))
         (place / "to").mkdir()
+        if data:
+            (place / "to" / "object").write_bytes(data)
         (place / "rclone.conf").write_bytes(configuration)
         for path in (place, place / "to", place / "rclone.conf"):
             path.chmod(0o777)
@@ -109,7 +138,7 @@ class Store:
                     command=command,
                     uid=OWNER,
                     gid=OWNER,
-                    environment={"PATH": "/usr/bin:/bin", "HOME": "/tmp"},
+                    environment=ENVIRONMENT,
                     binds=binds,
                     read_only_root=False,
                 ),

@@ -111,6 +111,9 @@ REFUSED: dict[str, list[Any]] = {
     "mediaReplicator.bandwidthLimit": ["0", "50 MB", "fast", "-1M"],
     "mediaReplicator.sampleFiles": [0],
     "databaseRecovery.source": ["production", ""],
+    "databaseDrill.source": ["replica"],
+    "mediaRecovery.source": ["backup"],
+    "mediaRecovery.folder": ["", "/media", "media/../dumps"],
     "databaseRecovery.dump": ["", "newest", "2022-11-28", "backup-2022-11-28T08:51:08Z-dumpall.sql.gz"],
     "databaseRecovery.confirm": ["Production", "a b"],
     "databaseRecovery.allowSourceServer": ["yes"],
@@ -349,6 +352,18 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
         "replicaCheck.database and replicaCheck.media are both false",
     ),
     ({"offsite": {"enabled": True}}, "offsite.remote is empty, but offsite.enabled is true"),
+    *(
+        (
+            _on(section, **{section: {"source": "offsite"}}),
+            f"offsite.remote is empty, but {section}.source is offsite",
+        )
+        for section in ("databaseRecovery", "databaseDrill", "mediaRecovery")
+    ),
+    (
+        _on("databaseDrill", databaseDrill={"source": "offsite", "scratch": {"size": "29Gi"}})
+        | {"offsite": {"remote": "s3:backups"}},
+        "databaseDrill.scratch.size is 29Gi, but a dump of postgresBackupHourly.dumpSize 3400Mi needs 30600",
+    ),
     (
         {"offsite": {"enabled": True, "remote": "s3:backups"}},
         'offsite.folders names "daily", but only hourly are written (postgresBackupTiers.enabled is false)',

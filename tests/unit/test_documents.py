@@ -53,10 +53,6 @@ OF_OTHERS = {"alternatives.md"}
 
 FRAME = {Exit.USAGE, Exit.TRANSIENT, Exit.SETUP, Exit.TIMEOUT, Exit.KILLED, Exit.STOPPED}
 """What every program may end with: `settings`, `run`, start.sh."""
-NEVER = {
-    ("database-drill", Exit.UNAVAILABLE): "the server in the pod that went away is 73 or 137 (`explained`)"
-}
-"""Codes that a job's modules hold and its program does not end with."""
 
 
 # ---- what there is -----------------------------------------------------------------------------------------
@@ -962,7 +958,7 @@ def test_a_message_that_the_page_of_messages_quotes_is_said() -> None:
 
 @pytest.mark.parametrize("job", sorted(run.JOBS.keys() - run.OF_NO_JOB))
 def test_a_job_s_page_has_each_failure_that_its_program_can_end_with(job: str) -> None:
-    ends = {code for code in _ends(run.JOBS[job]) if (job, code) not in NEVER}
+    ends = _ends(run.JOBS[job])
     table = _codes(_read(_page(job)))
     assert sorted(map(int, ends - table)) == [], f"{_page(job).name} does not name them"
     assert sorted(table - ends - {Exit.DONE}) == [], f"{_page(job).name} names them, and no module does"

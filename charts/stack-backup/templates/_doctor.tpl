@@ -6,7 +6,6 @@ it), and the subjects that are examined. The rest is that of stack-backup.cronJo
 {{- $values := .context.Values -}}
 component: doctor
 grace: 30
-rclone: {{ has "offsite" .subjects }}
 env:
   PGHOST: {{ $values.database.host | quote }}
   PGPORT: {{ $values.database.port | quote }}
@@ -18,12 +17,6 @@ env:
   SUBJECTS: {{ join " " .subjects | quote }}
   VOLUMES: {{ include "stack-backup.doctorVolumes" .context | trim | quote }}
   DUMP_SIZE: {{ include "stack-backup.bytes" $values.postgresBackupHourly.dumpSize | quote }}
-  REMOTE: {{ $values.offsite.remote | quote }}
-  CONFIGURATION_FILE: /secrets/offsite/rclone.conf
-{{- if has "offsite" .subjects }}
-secrets:
-  - {{ include "stack-backup.offsiteSecret" .context | fromYaml | toJson }}
-{{- end }}
 {{- end }}
 
 {{/* Each volume as NAME:MODE:PATH:FOLDER:KEEP: where it is mounted, the folder there that is written, the dumps that are kept. */}}

@@ -83,8 +83,11 @@ offsite:
 {{- if .databaseDrill.enabled }}
 database-drill:
   section: databaseDrill
+  store: {{ eq .databaseDrill.source "offsite" }}
   mounts:
+    {{- if ne .databaseDrill.source "offsite" }}
     - {volume: databaseBackup, path: /backup}
+    {{- end }}
     {{- if .databaseDrill.references }}
     - {volume: mediaReplica, path: /media-replica}
     {{- end }}
@@ -105,15 +108,21 @@ replica-check:
 database-recovery:
   section: databaseRecovery
   passwords: [superuser, owner]
+  store: {{ eq .databaseRecovery.source "offsite" }}
   mounts:
+    {{- if ne .databaseRecovery.source "offsite" }}
     - {volume: {{ ternary "databaseBackup" "databaseReplica" (eq .databaseRecovery.source "backup") }}, path: /source, name: source}
+    {{- end }}
 {{- end }}
 {{- if .mediaRecovery.enabled }}
 media-recovery:
   section: mediaRecovery
+  store: {{ eq .mediaRecovery.source "offsite" }}
   mounts:
     - {volume: media, path: /media, written: true}
+    {{- if ne .mediaRecovery.source "offsite" }}
     - {volume: mediaReplica, path: /media-replica}
+    {{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

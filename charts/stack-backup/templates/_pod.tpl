@@ -1,5 +1,5 @@
 {{/*
-The one shape of every job: a CronJob, from its schedule to its pod. What the table of jobs has (section, passwords, mounts)
+The one shape of every job: a CronJob, from its schedule to its pod. What the table of jobs has (section, passwords, store, mounts)
 and the settings of the job's section are taken from there. A job's template states only what is its own, in a dict:
 
   context   the root context
@@ -8,10 +8,8 @@ and the settings of the job's section are taken from there. A job's template sta
   once      no failure is ever tried again: what must not be repeated blindly
   grace     seconds between TERM and KILL
   env       further environment: a map of name to value
-  rclone    whether the binary of rclone is put at /tools/rclone
   sql       whether the SQL of the values is mounted at /sql
   passwd    whether the pod's user has a name: initdb wants one, and an image knows only its own users
-  secrets   further Secrets: a list of {name, mountPath, secret}
 */}}
 {{- define "stack-backup.cronJob" -}}
 {{- $job := index (include "stack-backup.jobs" .context | fromYaml) .component }}
@@ -94,6 +92,12 @@ volumeMounts:
   value: {{ .file }}
 {{- end }}
 {{- end }}
+{{- if .job.store }}
+- name: REMOTE
+  value: {{ .context.Values.offsite.remote | quote }}
+- name: CONFIGURATION_FILE
+  value: /secrets/offsite/rclone.conf
+{{- end }}
 {{- range $name, $value := .env }}
 - name: {{ $name }}
   value: {{ $value | toString | quote }}
@@ -130,7 +134,7 @@ volumeMounts:
   readOnly: true
 {{- end }}
 {{- end }}
-{{- if or .rclone .context.Values.python.image.repository }}
+{{- if or .job.store .context.Values.python.image.repository }}
 - name: tools
   mountPath: /tools
   readOnly: true
@@ -157,9 +161,9 @@ volumeMounts:
   readOnly: true
   {{- end }}
 {{- end }}
-{{- range .secrets }}
-- name: {{ .name }}
-  mountPath: {{ .mountPath }}
+{{- if .job.store }}
+- name: offsite-secret
+  mountPath: /secrets/offsite
   readOnly: true
 {{- end }}
 {{- end }}
@@ -205,7 +209,7 @@ volumeMounts:
       {{- end }}
 {{- end }}
 {{- end }}
-{{- if or .rclone $values.python.image.repository }}
+{{- if or .job.store $values.python.image.repository }}
 - name: tools
   emptyDir:
     sizeLimit: 256Mi
@@ -239,10 +243,16 @@ volumeMounts:
     readOnly: true
     {{- end }}
 {{- end }}
-{{- range .secrets }}
-- name: {{ .name }}
+{{- if .job.store }}
+- name: offsite-secret
   secret:
-    {{- toYaml .secret | nindent 4 }}
+    secretName: {{ $values.offsite.secret.name | quote }}
+    # As that of the database.
+    optional: true
+    defaultMode: 0444
+    items:
+      - key: {{ $values.offsite.secret.key | quote }}
+        path: rclone.conf
 {{- end }}
 {{- end }}
 
@@ -373,7 +383,7 @@ securityContext:
   {{- end }}
   seccompProfile:
     type: RuntimeDefault
-{{- if or .rclone $values.python.image.repository }}
+{{- if or .job.store $values.python.image.repository }}
 initContainers:
   {{- if $values.python.image.repository }}
   # The interpreter of the programs, which the database image need not have. It loads them once, and so keeps
@@ -384,7 +394,7 @@ initContainers:
         mountPath: /programs
         readOnly: true
   {{- end }}
-  {{- if .rclone }}
+  {{- if .job.store }}
   # A static binary: it runs in the database image as well as in its own.
   - {{ include "stack-backup.lender" (dict "context" .context "tool" "rclone" "command" (list "cp" "/usr/local/bin/rclone" "/tools/rclone")) | indent 4 | trim }}
   {{- end }}

@@ -35,6 +35,8 @@ LOADED = (STACK, images.RCLONE, images.PYTHON)
 MOLECULES = ("rdkit-data",)
 REGISTRY = ("docker-registry",)
 POLICY = ("kube-score", "actionlint")
+STORE = "minio"
+"""The S3 server with versions and object locks."""
 LINT = ("helm", "helm3", "ct", "kubeconform", "helm-docs", "shfmt", "shellcheck", "actionlint")
 
 
@@ -58,7 +60,7 @@ def demo_cluster(start: Start) -> None:
 
 def jobs(start: Start) -> None:
     """Each program for real on this machine."""
-    start(tools.ensure, "helm")
+    start(tools.ensure, "helm", STORE)
     _packages(*system.sandbox(), *system.NFS)
     for name in images.IMAGES:
         start(images.rootfs, name)
@@ -82,7 +84,7 @@ def judges(start: Start) -> None:
 def test(start: Start) -> None:
     """Every test."""
     _packages(*system.sandbox(), *system.NFS, *MOLECULES, *REGISTRY, *tools.PACKAGED.values())
-    start(tools.ensure, *LINT, *POLICY)
+    start(tools.ensure, *LINT, *POLICY, STORE)
     for name in images.IMAGES:
         start(images.rootfs, name)
     _cluster(start)

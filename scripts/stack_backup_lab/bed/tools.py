@@ -148,6 +148,16 @@ _TOOLS = [
         ("github.com/rclone/rclone/fs.Version=v{v}",),
     ),
     Tool(
+        "minio",
+        "minio",
+        "github.com/minio/minio",
+        "github.com/minio/minio",
+        ("--version",),
+        "{v}",
+        120,
+        ("github.com/minio/minio/cmd.ReleaseTag={v}",),
+    ),
+    Tool(
         "ct",
         "chart-testing",
         "github.com/helm/chart-testing/v3/ct",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
+from typing import Protocol, TypeVar
 
 from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.folder import Folder
@@ -12,6 +13,22 @@ from stack_backup_jobs.formats import STAMP, Dump, Exit, Manifest, newest
 from stack_backup_jobs.job import Job
 
 LATEST = "latest"
+
+
+class Source(Protocol):
+    """A folder of dumps, wherever it lies."""
+
+    @property
+    def path(self) -> PurePath: ...
+
+    def dumps(self) -> list[Dump]:
+        """Oldest first."""
+
+    def bring(self, dump: Dump, target: Path) -> str:
+        """Copies a dump to a file: its sha256."""
+
+
+S = TypeVar("S", bound=Source)
 
 
 def folders_in(job: Job, volume: Path, names: Iterable[str]) -> list[Folder]:
@@ -24,7 +41,7 @@ def folders_in(job: Job, volume: Path, names: Iterable[str]) -> list[Folder]:
     return found
 
 
-def choose(job: Job, folders: list[Folder], dump: str) -> tuple[Folder, Dump]:
+def choose(job: Job, folders: Sequence[S], dump: str) -> tuple[S, Dump]:
     """The newest good dump of all folders for `latest`; else that of the time, suspicious or not, a verified
     one before one without a manifest. Raises JobError where there is none; never another one.
     """
@@ -102,6 +119,6 @@ def shrunk(new: Manifest | None, before: Dump | None, share: int) -> str:
     )
 
 
-def _times(there: list[tuple[Folder, Dump]]) -> str:
+def _times(there: Iterable[tuple[Source, Dump]]) -> str:
     """Of the newest few."""
     return " ".join(sorted({found.time for _, found in there}, reverse=True)[:6])

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from stack_backup_jobs import offsite
 from stack_backup_jobs.errors import VALUES, JobError, status
 from stack_backup_jobs.examination import DoubtError, Examination, NotAskedError, Question
 from stack_backup_jobs.formats import FAILED, OK, SKIPPED, WARNING, Exit, Finding
@@ -24,6 +23,7 @@ from stack_backup_jobs.rclone import Rclone
 from stack_backup_jobs.server import OfServer, Server, check_client, client_version, password_in
 from stack_backup_jobs.session import literal
 from stack_backup_jobs.settings import load, number, optional
+from stack_backup_jobs.store import OfStore, configured
 from stack_backup_jobs.volume import Place, compared, examine
 
 DATABASE, OFFSITE = "database", "offsite"
@@ -48,7 +48,7 @@ class Settings(OfServer):
     dump_size: int = number()
     """Bytes that a dump is expected to have."""
     remote: str = optional()
-    configuration_file: Path
+    configuration_file: str = optional()
 
 
 def program(job: Job) -> Outcome:
@@ -306,7 +306,7 @@ def of_store(job: Job, settings: Settings) -> Examination:
         found: list[Rclone] = []
 
         def secret() -> str:
-            found.append(offsite.opened(job, settings.remote, settings.configuration_file))
+            found.append(configured(job, OfStore(settings.remote, Path(settings.configuration_file))))
             return f"The Secret has rclone's configuration, and that has the remote of {settings.remote}."
 
         def listed() -> str:

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from stack_backup_jobs.choice import LATEST, choose, folders_in
+from stack_backup_jobs.choice import LATEST, Source, choose
 from stack_backup_jobs.errors import JobError, is_folder, status
-from stack_backup_jobs.folder import Folder, source
+from stack_backup_jobs.folder import source
 from stack_backup_jobs.formats import MIB, OWN, Dump, Exit, MediaState, escaped, seconds_of
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.private_server import EMPTY, PrivateServer
 from stack_backup_jobs.restore import UNCOUNTED, Options, Restore, patterns
 from stack_backup_jobs.session import ServerError, UnreachableError, identifier, literal
-from stack_backup_jobs.settings import load, number, optional
+from stack_backup_jobs.settings import load, number, one_of, optional
+from stack_backup_jobs.store import OFFSITE, sources
 from stack_backup_jobs.target import Target
 
 SHOWN = 100
@@ -36,12 +37,14 @@ class Settings:
 
     database_superuser: str
     database_name: str
-    source_volume: Path
-    source_folders: list[str]
     dump: str
     maximum_age_seconds: int
     sql_folder: Path
     scratch: Path
+    source: str = one_of("backup", OFFSITE, default="backup")
+    source_volume: str = optional()
+    source_folders: str = optional()
+    """Nothing for both where the source is off-site."""
     media_replica_volume: str = optional()
     database_owner: str = optional()
     budget_recovery_seconds: int = number(0, 0)
@@ -77,12 +80,13 @@ def program(job: Job) -> Outcome:
     ):
         os.environ.pop(name, None)  # nothing leads a command of the image to another server
     folder, dump = chosen(job, settings)
-    check_room(settings.scratch, dump)
+    fetched = settings.scratch if settings.source == OFFSITE else None
+    check_room(settings.scratch, dump, fetched is not None)
     options = Options(settings.jobs, patterns(settings.accepted), other_owner=settings.allow_other_owner)
     restore = Restore(job, folder, dump, options)
     begun = time.monotonic()
     with job.lap("read_seconds"):
-        restore.read()
+        restore.read(copied=fetched)
     restore.part(settings.database_name)
     private = PrivateServer(
         job, settings.scratch / f"server.{secrets.token_hex(4)}", settings.database_superuser
@@ -139,11 +143,12 @@ def exceeded(job: Job, settings: Settings) -> str:
     return sentences
 
 
-def chosen(job: Job, settings: Settings) -> tuple[Folder, Dump]:
+def chosen(job: Job, settings: Settings) -> tuple[Source, Dump]:
     """A verified dump; the latest one must be young."""
-    advice = "Check whether the hourly backup has run, and whether this is its volume."
-    source(job, settings.source_volume, advice)
-    folders = folders_in(job, settings.source_volume, settings.source_folders)
+    if settings.source != OFFSITE:
+        advice = "Check whether the hourly backup has run, and whether this is its volume."
+        source(job, Path(settings.source_volume), advice)
+    folders = sources(job, settings.source, settings.source_volume, settings.source_folders)
     folder, dump = choose(job, folders, settings.dump)
     if dump.manifest is None:
         what = f"{dump.name} has no manifest, so there is nothing to compare it with."
@@ -155,7 +160,7 @@ def chosen(job: Job, settings: Settings) -> tuple[Folder, Dump]:
             Exit.DATA,
             f"The newest verified dump {dump.name} is {dump.age // 60} minutes old "
             f"(maximum: {settings.maximum_age_seconds // 60}).",
-            "Find out why the hourly backup publishes no newer one.",
+            "Find out why no newer one comes there.",
         )
     return folder, dump
 
@@ -179,8 +184,8 @@ def finished(dump: Dump) -> float:
         return seconds_of(dump.time)
 
 
-def check_room(scratch: Path, dump: Dump) -> None:
-    need, there = 8 * dump.size + EMPTY, os.statvfs(scratch)
+def check_room(scratch: Path, dump: Dump, fetched: bool) -> None:
+    need, there = (8 + fetched) * dump.size + EMPTY, os.statvfs(scratch)
     free = there.f_bavail * there.f_frsize
     if free < need:
         raise JobError(

@@ -66,7 +66,7 @@ class Folder:
             for entry in entries:
                 if NAME.fullmatch(entry.name) is None or not entry.is_file(follow_symlinks=False):
                     continue
-                if (why := _no_time(entry.name, ahead)) and entry.name not in self._ignored:
+                if (why := no_time(entry.name, ahead)) and entry.name not in self._ignored:
                     self._ignored.add(entry.name)
                     self._job.say(f"Ignoring {entry.name}: {why}.")
                 if not why:
@@ -88,6 +88,10 @@ class Folder:
         except FileNotFoundError:
             return Dump(name, size, None)
         return Dump(name, size, manifest if manifest.agrees(name, size) else None, since, listed=True)
+
+    def bring(self, dump: Dump, target: Path) -> str:
+        """Copies a dump out of the folder: the sha256 of what was read."""
+        return copy(self._job, self.file(dump.name), target)
 
     def room(self) -> int:
         """Free bytes."""
@@ -434,7 +438,7 @@ def deadline_of_the_job(job: Job, folder: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _no_time(name: str, allowed: float) -> str:
+def no_time(name: str, allowed: float) -> str:
     """Why the time in a dump's name is not to be believed, or nothing."""
     try:
         ahead = seconds_of(NAME.fullmatch(name)[1]) - time.time() > allowed  # type: ignore[index]

@@ -20,13 +20,14 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from stack_backup_jobs.copier import Copier, Crew, Odd, Pace
-from stack_backup_jobs.errors import JobError, of_volume
+from stack_backup_jobs.errors import JobError, is_folder, of_volume, status
 from stack_backup_jobs.formats import MIB, OWN, STATE, TEMPORARY, Exit, MediaState, OtherFormatError
 from stack_backup_jobs.job import Job
 from stack_backup_jobs.settings import number, rate
 from stack_backup_jobs.trees import SHOWN, Difference, Entry, shown
 
 NO_ROOM = "Make room on the volume; the next run goes on from here."
+TARGET = "Check its claim (value volumes.media.existingClaim)."
 SHARE, FEW = 256, 32
 """Files of one folder that a thread copies one after the other; where waiting is what costs."""
 
@@ -80,6 +81,32 @@ def sync_folder(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def check_confirmed(confirm: str, namespace: str) -> None:
+    """Whoever writes to a stack's media names the stack."""
+    if not confirm:
+        raise JobError(
+            Exit.USAGE,
+            f"Nothing confirms that the media of {namespace} are to be written.",
+            f"Start the run with CONFIRM={namespace}.",
+        )
+    if confirm != namespace:
+        raise JobError(
+            Exit.PERMISSION,
+            f"The run is confirmed for {confirm}, and this is {namespace}.",
+            "Check in which namespace you are.",
+        )
+
+
+def check_target(target: Path, job: Job) -> None:
+    """May a recovery write there? Raises JobError and OSError."""
+    if not is_folder(target):
+        raise JobError(Exit.SOURCE, f"The stack's media volume {target} is not there.", TARGET)
+    if status(target / OWN, follow=False):
+        what = f"The volume to write to holds a folder {OWN}: it is a replica itself."
+        raise JobError(Exit.PERMISSION, what, TARGET)
+    probe(target, job)
 
 
 def probe(folder: Path, job: Job) -> None:

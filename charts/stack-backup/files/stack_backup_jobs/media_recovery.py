@@ -14,20 +14,25 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 
-from stack_backup_jobs import media
+from stack_backup_jobs import media, media_offsite
 from stack_backup_jobs.copier import Odd, times_held_in
 from stack_backup_jobs.errors import JobError, is_folder, status
 from stack_backup_jobs.formats import ADDED, MIB, OWN, TRASH, Exit, MediaState
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.settings import load, one_of, optional
+from stack_backup_jobs.store import OFFSITE
 from stack_backup_jobs.trees import RUN, SHOWN, Listing, Tree, differences, entry_of, listings
 
 EXPORT = "Check the export (value volumes.mediaReplica)"
-TARGET = "Check its claim (value volumes.media.existingClaim)."
 
 
 @dataclass(frozen=True)
-class Settings(media.Common):
+class Origin:
+    source: str = one_of("replica", OFFSITE, default="replica")
+
+
+@dataclass(frozen=True)
+class Settings(Origin, media.Common):
     delete: bool = one_of("true", "false")
     confirm: str = optional()
     unfinished: str = one_of("refuse", "last-complete", "as-it-is", default="refuse")
@@ -36,22 +41,13 @@ class Settings(media.Common):
 def program(job: Job) -> Outcome:
     os.umask(0o022)
     job.leaves("No file of the stack was touched.")
+    if load(Origin).source == OFFSITE:
+        return media_offsite.program(job)
     settings = load(Settings)
-    if not settings.confirm:
-        raise JobError(
-            Exit.USAGE,
-            f"Nothing confirms that the media of {settings.namespace} are to be written.",
-            f"Start the run with CONFIRM={settings.namespace}.",
-        )
-    if settings.confirm != settings.namespace:
-        raise JobError(
-            Exit.PERMISSION,
-            f"The run is confirmed for {settings.confirm}, and this is {settings.namespace}.",
-            "Check in which namespace you are.",
-        )
+    media.check_confirmed(settings.confirm, settings.namespace)
     recovery = Recovery(job, settings)
     with media.on_target():
-        recovery.check_target()
+        media.check_target(settings.media_volume, job)
         return recovery.run()
 
 
@@ -154,18 +150,6 @@ class Recovery:
                 Exit.DATA, what, "Nothing is deleted by such a replica: recover with DELETE=false."
             )
         return state
-
-    def check_target(self) -> None:
-        """May we write there?"""
-        if not is_folder(self.target):
-            raise JobError(Exit.SOURCE, f"The stack's media volume {self.target} is not there.", TARGET)
-        if status(self.target / OWN, follow=False):
-            raise JobError(
-                Exit.PERMISSION,
-                f"The volume to write to holds a folder {OWN}: it is a replica itself.",
-                TARGET,
-            )
-        media.probe(self.target, self.job)
 
     def _list(self) -> tuple[Listing, Listing]:
         settings = self.settings

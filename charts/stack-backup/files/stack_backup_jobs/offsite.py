@@ -17,7 +17,6 @@ import json
 import re
 import shutil
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from stack_backup_jobs.formats import (
     MANIFESTS,
     MIB,
     NAME,
-    OWN,
     Dump,
     Exit,
     Manifest,
@@ -41,25 +39,20 @@ from stack_backup_jobs.formats import (
 )
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.measure import Measure, measure, unreadable
-from stack_backup_jobs.rclone import ADVICE, LEAST_ROOM, Rclone, changed, complained
+from stack_backup_jobs.rclone import LEAST_ROOM, Changes, Rclone, changed, complained, excluded
 from stack_backup_jobs.settings import load, number, optional, rate
+from stack_backup_jobs.store import MARKERS, STATE, OfStore, configured, media_state
 
-REMOTE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*:[^:]*")
 TRASH = re.compile(r"(\d{4}-\d\d-\d\dT\d\d)(\d\d)(\d\dZ)/", re.ASCII)
 """The time in a folder's name, which has no colons."""
-STATE = "media.state"
-MARKERS = {"RCLONE_S3_DIRECTORY_MARKERS": "true"}
-"""Keeps an empty folder as an object whose name ends in a slash."""
 OWN_PLACE = "Give every stack a place of its own (value offsite.remote)."
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(OfStore):
     namespace: str
     backup_volume: Path
     folders: list[str]
-    remote: str
-    configuration_file: Path
     keep: int = number(1)
     trash_days: int = number(1)
     transfers: int = number(1)
@@ -75,7 +68,9 @@ class Settings:
 def program(job: Job) -> Outcome:
     job.leaves("Nothing was removed off-site.")
     settings = load(Settings)
-    rclone = configured(job, settings)
+    rclone = configured(
+        job, settings, transfers=settings.transfers, bandwidth=settings.bandwidth_limit, writes=True
+    )
     folders = {one.path.name: one for one in folders_in(job, settings.backup_volume, settings.folders)}
     if newest(dump for folder in folders.values() for dump in folder.dumps()) is None:
         raise JobError(
@@ -84,49 +79,6 @@ def program(job: Job) -> Outcome:
             "Find out why the hourly backup and its tiers publish none.",
         )
     return Run(job, settings, rclone, folders).all()
-
-
-def configured(job: Job, settings: Settings) -> Rclone:
-    """rclone, with the limits of the values."""
-    limits = {"RCLONE_TRANSFERS": str(settings.transfers), "RCLONE_CHECKERS": "16"}
-    # With a unit: a number alone would be KiB to rclone.
-    limits |= {"RCLONE_BWLIMIT": f"{settings.bandwidth_limit:.0f}B" if settings.bandwidth_limit else "off"}
-    return opened(job, settings.remote, settings.configuration_file, **limits)
-
-
-def opened(job: Job, remote: str, file: Path, **limits: str) -> Rclone:
-    """rclone with the configuration of the Secret. Raises JobError where that has no such remote."""
-    try:
-        configuration = file.read_bytes()
-    except FileNotFoundError:
-        configuration = b""
-    if not configuration:
-        raise JobError(
-            Exit.SETUP,
-            f"There is no configuration of rclone in {file} (the Secret or its key is missing or empty).",
-            "Create the Secret with the key that the values name (offsite.secret).",
-        )
-    # A remote that is written out in the values would bring its credentials into values and logs.
-    if REMOTE.fullmatch(remote) is None:
-        raise JobError(
-            Exit.SETUP,
-            "The value offsite.remote is not the name of a remote with a path, such as "
-            "s3:backups/production.",
-            "Put the remote and its credentials into the configuration of the Secret; name it in the value.",
-        )
-    rclone = Rclone(job, remote.rstrip("/"), configuration, **limits)
-    output = bytearray()
-    if (ran := rclone.run("listremotes", take=output.extend)).code:
-        what = f"The configuration of rclone cannot be read: {ran.reason}."
-        raise JobError(Exit.SETUP, what, ADVICE[Exit.SETUP])
-    name = remote.partition(":")[0]
-    if f"{name}:" not in output.decode(errors="replace").split("\n"):
-        raise JobError(
-            Exit.SETUP,
-            f"The configuration of rclone has no remote named {name}.",
-            "Correct the Secret, or the value offsite.remote.",
-        )
-    return rclone
 
 
 @dataclass(frozen=True)
@@ -360,9 +312,7 @@ class Run:
 
     @property
     def _filters(self) -> list[str]:
-        """What `measure` leaves out. To rclone `{` means more than to us."""
-        names = [re.sub(r"([{}])", r"\\\1", name) for name in self._settings.exclude.split()]
-        return [f"--exclude={pattern}" for name in (*names, f"/{OWN}") for pattern in (name, f"{name}/**")]
+        return excluded(self._settings.exclude.split())
 
     def _media(self, volume: Path) -> int:
         """How many files off-site have changed."""
@@ -443,11 +393,9 @@ class Run:
 
     def _state(self) -> Manifest | None:
         """What the last complete copy held. Raises JobError where it was another stack's."""
-        text = self._rclone.answer("cat", self._at(STATE), absent=True)
-        state = Manifest.parse(text)
-        if text:
+        if (state := media_state(self._rclone)) is not None:
             self._own_place(state.get("namespace"), f"{self._rclone.remote} holds the media of another stack")
-        return state if text else None
+        return state
 
     def _check_share(self, here: Measure) -> None:
         """A source that shrank would sweep the copy into the trash, and from there out of the world."""
@@ -478,28 +426,8 @@ class Run:
         self._job.figure(trash_emptied=purged)
 
 
-MOST_FAILED = 10_000
 HELD = "flp"
 """Kinds of entries that are held off-site: files, links, and unfinished files of a recovery of the media."""
-
-
-class Changes:
-    """Counts the lines of rclone's report by their first character: + added, * replaced, - deleted. One that
-    failed (!) comes again when rclone tries again.
-    """
-
-    def __init__(self) -> None:
-        self.kinds: Counter[bytes] = Counter()
-        self._failed: set[bytes] = set()
-        self._rest = b""
-
-    def take(self, data: bytes) -> None:
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        for line in whole:
-            sign, name = line[:1], line[2:]
-            if sign == b"!" and len(self._failed) < MOST_FAILED:
-                self._failed.add(name)
-            self.kinds[sign] += name not in self._failed
 
 
 def is_dump(name: str) -> bool:

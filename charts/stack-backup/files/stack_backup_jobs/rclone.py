@@ -15,13 +15,14 @@ import selectors
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from stack_backup_jobs.errors import JobError
-from stack_backup_jobs.formats import MIB, Exit
+from stack_backup_jobs.formats import MIB, OWN, Exit
 from stack_backup_jobs.job import Job
 
 BINARY = "/tools/rclone"
@@ -111,10 +112,15 @@ class Ran:
 
 
 class Rclone:
-    """rclone with one configuration, and one place in it: `remote`, such as `s3:backups/production`."""
+    """rclone with one configuration, and one place in it: `remote`, such as `s3:backups/production`; a source
+    of a recovery, where nothing `writes`.
+    """
 
-    def __init__(self, job: Job, remote: str, configuration: bytes, **environment: str) -> None:
+    def __init__(
+        self, job: Job, remote: str, configuration: bytes, *, writes: bool = True, **environment: str
+    ) -> None:
         self.remote = remote
+        self._writes = writes
         self._job = job
         # rclone may write to its configuration, and the Secret is read-only.
         self._file = job.work / "rclone.conf"
@@ -232,6 +238,8 @@ class Rclone:
             return Exit.UNAVAILABLE, ""
         if fatal:
             return Exit.SETUP, ""
+        if not self._writes:
+            return Exit.TRANSIENT, ""
         room = bytearray()
         if not self.run("about", "--json", self.remote, take=room.extend, once=True).code:
             free = json.loads(room or b"{}").get("free")
@@ -287,6 +295,34 @@ class Rclone:
                 return (parts.hostname, port) if parts.hostname and port else None
             name = section.get("remote", "").partition(":")[0]  # one over another, as crypt is
         return None
+
+
+MOST_FAILED = 10_000
+
+
+class Changes:
+    """Counts the lines of rclone's report by their first character: + added, * replaced, - deleted. One that
+    failed (!) comes again when rclone tries again.
+    """
+
+    def __init__(self) -> None:
+        self.kinds: Counter[bytes] = Counter()
+        self._failed: set[bytes] = set()
+        self._rest = b""
+
+    def take(self, data: bytes) -> None:
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        for line in whole:
+            sign, name = line[:1], line[2:]
+            if sign == b"!" and len(self._failed) < MOST_FAILED:
+                self._failed.add(name)
+            self.kinds[sign] += name not in self._failed
+
+
+def excluded(patterns: Iterable[str]) -> list[str]:
+    """Filters for what `measure` leaves out. To rclone `{` means more than to us."""
+    names = [re.sub(r"([{}])", r"\\\1", name) for name in patterns]
+    return [f"--exclude={pattern}" for name in (*names, f"/{OWN}") for pattern in (name, f"{name}/**")]
 
 
 def complained(source: Path, ran: Ran) -> dict[str, os.stat_result]:

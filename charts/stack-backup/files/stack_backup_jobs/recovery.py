@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack_backup_jobs import compare
-from stack_backup_jobs.choice import choose, folders_in
+from stack_backup_jobs.choice import Source, choose
 from stack_backup_jobs.errors import JobError, status
-from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import Dump, Exit
 from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.restore import UNCOUNTED, Options, Restore, patterns
 from stack_backup_jobs.server import OfServer, check_client, client_version, password_in
 from stack_backup_jobs.session import ServerError, UnreachableError
-from stack_backup_jobs.settings import load, number, optional
+from stack_backup_jobs.settings import load, number, one_of, optional
+from stack_backup_jobs.store import OFFSITE, sources
 from stack_backup_jobs.tables import ACCEPTED, Tables, wanted
 from stack_backup_jobs.target import Target
 
@@ -26,13 +26,15 @@ from stack_backup_jobs.target import Target
 class Settings(OfServer):
     database_owner: str
     owner_password_file: Path
-    source_volume: Path
-    source_folders: list[str]
     dump: str
     allow_source_server: bool
     keep_former_seconds: int
     sql_file: Path
     scratch: Path
+    source: str = one_of("replica", "backup", OFFSITE, default="replica")
+    source_volume: str = optional()
+    source_folders: str = optional()
+    """Nothing for both where the source is off-site."""
     jobs: int = number(1, 2)
     accepted: str = optional()
     """Patterns of objects, a line each."""
@@ -52,7 +54,7 @@ def program(job: Job) -> Outcome:
     if not names:
         check_confirmed(settings.confirm, settings.namespace, "the database")
     owner_password = password_in(settings.owner_password_file)
-    folders = folders_in(job, settings.source_volume, settings.source_folders)
+    folders = sources(job, settings.source, settings.source_volume, settings.source_folders)
     folder, dump = choose(job, folders, settings.dump)
     server = settings.server()
     target = Target(job, server, settings.database_name)
@@ -93,7 +95,7 @@ def program(job: Job) -> Outcome:
 
 
 def beside(
-    job: Job, settings: Settings, target: Target, folder: Folder, dump: Dump, names: list[str]
+    job: Job, settings: Settings, target: Target, folder: Source, dump: Dump, names: list[str]
 ) -> Outcome:
     """Tables of the dump, into a schema of the live database."""
     accepted = (*patterns(settings.accepted), ACCEPTED)

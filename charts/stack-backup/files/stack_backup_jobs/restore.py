@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack_backup_jobs import compare
+from stack_backup_jobs.choice import Source
 from stack_backup_jobs.errors import JobError
-from stack_backup_jobs.folder import Folder, copy, read_afresh
+from stack_backup_jobs.folder import Folder, read_afresh
 from stack_backup_jobs.formats import MIB, Dump, Exit, Manifest
 from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.loader import Broken, Loaded, Loader, failure_of, is_accepted
@@ -90,7 +91,7 @@ class Options:
 class Restore:
     """Of one dump: `read` it first, then `load` its databases, each into a target of its own."""
 
-    def __init__(self, job: Job, folder: Folder, dump: Dump, options: Options) -> None:
+    def __init__(self, job: Job, folder: Source, dump: Dump, options: Options) -> None:
         self._job, self._folder, self.dump, self.options = job, folder, dump, options
         self.dumped: Reader
         self.warnings: list[str] = []
@@ -100,14 +101,15 @@ class Restore:
 
     def read(self, *, copied: Path | None = None) -> None:
         """Proves that the dump is whole before a byte of it reaches a server; with `copied`, of a copy in
-        that folder.
+        that folder; else where it lies, on a volume.
         """
-        path = self._folder.file(self.dump.name)
         manifest = self.dump.manifest
         say(f"Reading {self.dump.name} ({self.dump.size // MIB} MiB).")
         if copied is not None:
-            path, digest = self._copy(path, copied)
+            path, digest = self._copy(copied)
         else:
+            assert isinstance(self._folder, Folder)
+            path = self._folder.file(self.dump.name)
             digest = read_afresh(self._job, path, "read") if manifest else ""
         if manifest is None:
             say(
@@ -118,14 +120,14 @@ class Restore:
             raise JobError(
                 Exit.DATA,
                 f"The dump {self.dump.name} is not what its manifest says: its sha256 differs.",
-                "It was changed or damaged: use another dump, and check the volume and its file server.",
+                "It was changed or damaged: use another dump, and check the place that it is from.",
             )
         self._unpacker = Unpacker(self._job, path)
         self.dumped = read(self._unpacker.chunks(threads=cores()), self._job)
         self._check_text()
         self.roles = Roles.read(self.dumped.roles)
 
-    def _copy(self, path: Path, folder: Path) -> tuple[Path, str]:
+    def _copy(self, folder: Path) -> tuple[Path, str]:
         need, free = self.dump.size + MIB, shutil.disk_usage(folder).free
         if free < need:
             raise JobError(
@@ -135,7 +137,7 @@ class Restore:
             )
         target = folder / self.dump.name
         self._job.ends.callback(target.unlink, missing_ok=True)
-        return target, copy(self._job, path, target)
+        return target, self._folder.bring(self.dump, target)
 
     def _check_text(self) -> None:
         name = self.dump.name
