@@ -54,6 +54,9 @@ class OnNfs:
             "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/lib/postgresql/15/bin",
         }
 
+    def set(self, **variables: str) -> None:
+        self._environment |= variables
+
     def machine(self) -> AbstractContextManager[Machine]:
         return self.nfs.machine(
             self._command,
@@ -200,7 +203,10 @@ def test_server_that_stays_away_publishes_nothing(
 
 
 def test_server_that_hangs_amid_a_copy(source_of_some_size: str, replicator: OnNfs, hourly: Hourly) -> None:
-    """Told to stop, the run ends all the same, in time and with the truth; a later one does its work."""
+    """Told to stop, the run ends all the same, in time and with the truth; a later one does its work. The
+    history hangs, too.
+    """
+    replicator.set(HISTORY="/replica")
     with replicator.machine() as machine:
         _await_copy(machine, replicator)
         replicator.nfs.freeze()
@@ -214,6 +220,7 @@ def test_server_that_hangs_amid_a_copy(source_of_some_size: str, replicator: OnN
         result = ended(machine)
     assert (result.exit_code, result.verdict["exit"]) == (143, 143), result.log
     assert "is as it was" in result.verdict["message"]
+    assert "missing in the history: not done within 2 s" in result.log
     assert not [name for name in replicator.names() if name.startswith("backup-")]
 
     result = replicator.run()

@@ -66,6 +66,7 @@ DOCTOR = "doctor"
 
 # What every stack that loads from the replicas runs by itself.
 REPLICA_CHECK = "replica-check"
+HISTORY = "history"
 
 # A copy in another place, for who wants one.
 OFFSITE = "offsite"

@@ -31,7 +31,7 @@ SCALE = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15} | {
 # Exit codes that a second attempt cannot mend: usage, missing source, no space, permission, configuration.
 HOPELESS = {64, 66, 73, 76, 77, 78}
 # Where each job may write: every other claim that it mounts is a source, and a source is never written.
-# Scratch space ends with the pod.
+# Scratch space ends with the pod, and every job writes its verdicts to the history.
 WRITES: dict[str, set[str]] = {
     "postgres-backup-hourly": {"/backup"},
     "postgres-backup-daily": {"/backup"},
@@ -410,7 +410,7 @@ def writes_only_what_is_its_own(cronjob: Thing) -> Iterator[str]:
         for container in containers(pod)
         for mount in container.get("volumeMounts", [])
         if mount["name"] in claims and mount.get("readOnly") is not True
-    }
+    } - {"/history"}
     if name == EXAMINES:
         return  # see lets_the_doctor_write_only_where_a_job_does
     if name not in WRITES:

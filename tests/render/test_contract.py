@@ -346,7 +346,7 @@ def test_a_recovery_uses_the_passwords_of_its_own_stack(objects: Objects) -> Non
 
 GENERAL = {
     *("JOB", "NAMESPACE", "POD_NAME", "JOB_NAME", "DEADLINE_SECONDS", "TERMINATION_LOG", "PYTHON"),
-    *("HOME", "TMPDIR", "PGHOST", "PGPORT"),
+    *("HOME", "TMPDIR", "HISTORY", "HISTORY_KEEP", "PGHOST", "PGPORT"),
 }
 """What every pod is given, or the clients of PostgreSQL read by themselves."""
 EVERY_JOB = [
@@ -376,7 +376,9 @@ def test_every_program_has_a_job_and_every_job_a_program(everything: Objects) ->
 
 
 def _drawn() -> dict[str, set[tuple[str, bool]]]:
-    """What docs/architecture.md says each job mounts: paths of claims, and whether the job writes there."""
+    """What docs/architecture.md says each job mounts: paths of claims, and whether the job writes there. All
+    of them mount the history.
+    """
     text = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
     table = text.partition("## Which CronJob mounts which volume")[2].partition("\n## ")[0]
     drawn = {}
@@ -385,7 +387,7 @@ def _drawn() -> dict[str, set[tuple[str, bool]]]:
         name, *others = re.findall(r"`([^`]+)`", first)
         mounts = {(path, way == "rw") for way, path in re.findall(r"(r[ow]) `([^`]+)`", " ".join(cells))}
         for job in (name, *(name.rpartition("-")[0] + other for other in others)):
-            drawn[job] = mounts
+            drawn[job] = mounts | {("/history", True)}
     return drawn
 
 

@@ -30,6 +30,7 @@ PROGRAMS = re.compile(r"stack-backup-programs-[0-9a-f]{8}")
 ALWAYS = [
     "ConfigMap/stack-backup-programs--",
     "NetworkPolicy/stack-backup",
+    "PersistentVolumeClaim/history",
     "ServiceAccount/stack-backup",
 ]
 BACKUP = [

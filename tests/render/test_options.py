@@ -25,6 +25,20 @@ def _claim(**values: Any) -> dict[str, Any]:
     return spec
 
 
+def test_the_history_s_claim_is_like_the_backup_s_unless_it_is_told_otherwise() -> None:
+    def history(**volumes: Any) -> dict[str, Any]:
+        spec: dict[str, Any] = render({"volumes": volumes}).get("PersistentVolumeClaim", contract.HISTORY)[
+            "spec"
+        ]
+        return spec
+
+    backup = {"storageClass": "disk", "accessModes": ["ReadWriteOnce"]}
+    like = history(databaseBackup=backup)
+    assert (like["storageClassName"], like["accessModes"]) == ("disk", ["ReadWriteOnce"])
+    own = history(databaseBackup=backup, history={"storageClass": "-", "accessModes": ["ReadWriteMany"]})
+    assert (own["storageClassName"], own["accessModes"]) == ("", ["ReadWriteMany"])
+
+
 def test_without_a_backup_nothing_runs_and_no_volume_is_taken() -> None:
     objects = render({"postgresBackupHourly": {"enabled": False}})
     assert list(objects.pods()) == []
@@ -32,10 +46,11 @@ def test_without_a_backup_nothing_runs_and_no_volume_is_taken() -> None:
 
 
 def test_a_claim_that_exists_is_used_and_none_is_made() -> None:
-    objects = render({"volumes": {"databaseBackup": {"existingClaim": "old-claim"}}})
+    existing = {"databaseBackup": "old-claim", "history": "old-history"}
+    objects = render({"volumes": {key: {"existingClaim": name} for key, name in existing.items()}})
     assert objects.of_kind("PersistentVolumeClaim") == []
-    claims = [volume.get("persistentVolumeClaim", {}).get("claimName") for volume in _pod(objects)["volumes"]]
-    assert "old-claim" in claims
+    claims = {volume.get("persistentVolumeClaim", {}).get("claimName") for volume in _pod(objects)["volumes"]}
+    assert claims >= set(existing.values())
 
 
 def test_a_claim_of_the_default_class_names_none() -> None:
@@ -159,14 +174,14 @@ def test_further_labels_are_on_every_object_and_select_none() -> None:
 
 def test_claims_and_volumes_have_labels_annotations_and_a_volume_of_ones_own() -> None:
     own = {"labels": {"backup": "yes"}, "annotations": {"example.org/owner": "data"}}
-    names = ("databaseBackup", "replicaCheck", "databaseReplica", "mediaReplica")
+    names = ("databaseBackup", "history", "replicaCheck", "databaseReplica", "mediaReplica")
     values = merge_values(
         {"volumes": {name: {**own} for name in names}},
         {"volumes": {"databaseBackup": {"volumeName": "by-hand"}}},
     )
     objects = _everything(**values)
     kept = [*objects.of_kind("PersistentVolumeClaim"), *objects.of_kind("PersistentVolume")]
-    assert len(kept) == 6
+    assert len(kept) == 7
     for item in kept:
         assert item["metadata"]["labels"]["backup"] == "yes"
         assert (
@@ -176,7 +191,7 @@ def test_claims_and_volumes_have_labels_annotations_and_a_volume_of_ones_own() -
                 "example.org/owner": "data",
             }.items()
         )
-    claims = {item["metadata"]["name"]: item["spec"].get("volumeName") for item in kept[:4]}
+    claims = {item["metadata"]["name"]: item["spec"].get("volumeName") for item in kept[:5]}
     assert claims[contract.CLAIM] == "by-hand"
     assert claims[contract.REPLICA_CHECK] is None
 
@@ -311,7 +326,7 @@ def test_a_replica_on_a_claim_that_exists_needs_no_export() -> None:
     }
     assert set(names.values()) < mounted
     made = {item["metadata"]["name"] for item in objects.of_kind("PersistentVolumeClaim")}
-    assert made == {contract.CLAIM, contract.REPLICA_CHECK}
+    assert made == {contract.CLAIM, contract.HISTORY, contract.REPLICA_CHECK}
 
 
 def test_a_volume_that_no_job_needs_is_not_made() -> None:

@@ -153,7 +153,7 @@ REFUSED: dict[str, list[Any]] = {
     "volumes.databaseReplica.size": ["20 GB"],
     "volumes.mediaReplica.nfs.path": ["media"],
     "volumes.media.existingClaim": [""],
-    "volumes.replicaCheck.accessModes": [["ReadOnlyMany"], []],
+    "volumes.replicaCheck.accessModes": [["ReadOnlyMany"]],
     "databaseRecovery.backoffLimit": [1],
     "mediaRecovery.backoffLimit": [1],
     "databaseDrill.backoffLimit": [-1, 11],

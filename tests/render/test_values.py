@@ -94,7 +94,7 @@ def test_every_key_of_the_defaults_is_in_the_schema_and_every_key_of_the_schema_
 
 def test_every_section_of_a_job_takes_what_all_jobs_take() -> None:
     assert set(DEFAULTS["jobDefaults"]) == set(JOB) == set(SCHEMA["properties"]["jobDefaults"]["required"])
-    assert {f"{name}.enabled" for name in SECTIONS} | {"networkPolicy.enabled"} == {
+    assert {f"{name}.enabled" for name in SECTIONS} | {"history.enabled", "networkPolicy.enabled"} == {
         dotted(key) for key in LEAVES if key[-1] == "enabled"
     }
     for name in ("jobDefaults", *SECTIONS):

@@ -697,7 +697,7 @@ def names(document: Document) -> list[str]:
 def _figures(page: str) -> frozenset[str]:
     """Names that the program of a page has: of arguments, and strings without a space."""
     modules = [module for job, module in run.JOBS.items() if page.startswith(job)]
-    paths = [PACKAGE / f"{one}.py" for module in modules for one in {*_imports(module), "run"}]
+    paths = [PACKAGE / f"{one}.py" for module in modules for one in {*_imports(module), "run", "history"}]
     trees = [node for path in paths for node in ast.walk(ast.parse(_read(path)))]
     found = {node.arg for node in trees if isinstance(node, ast.keyword) and node.arg}
     return frozenset(found | {text for path in paths for _, text in _strings(path) if " " not in text})

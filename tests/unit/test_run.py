@@ -156,6 +156,36 @@ def start(tmp_path: Path) -> Iterator[Run]:
 # ---- how a program ends by itself ----
 
 
+@pytest.mark.parametrize(
+    ("keeps", "said"),
+    [
+        ("time.sleep(60)", "not done within"),
+        ("os._exit(3)", "killed"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "killed"),
+        ("1 / 0", "division by zero"),
+        ("open('/no/such/folder/x')", "No such file"),
+    ],
+)
+def test_a_history_that_hangs_or_fails_changes_no_verdict(
+    start: Run, tmp_path: Path, keeps: str, said: str
+) -> None:
+    ended = start(
+        f"""
+        def figures_after(*_):
+            {keeps}
+        run.history.figures_after = figures_after
+        def program(job):
+            return DONE
+        """,
+        HISTORY=str(tmp_path),
+        HISTORY_KEEP="5",
+    ).end()
+    assert (ended.code, ended.verdict["outcome"]) == (0, "done")
+    (line,) = [line for line in ended.log.splitlines() if "missing in the history" in line]
+    assert said in line
+    assert ended.seconds < 12
+
+
 def test_outcome(start: Run) -> None:
     ended = start("""
         def program(job):

@@ -37,8 +37,19 @@ doctor:
     {{- end }}
 {{- end }}
 
-{{/* The jobs that do the work. */}}
+{{/* The jobs that do the work; each of them writes its verdicts to the history, if that is kept. */}}
 {{- define "stack-backup.workers" -}}
+{{- $jobs := include "stack-backup.table" . | fromYaml }}
+{{- if .Values.history.enabled }}
+{{- range $jobs }}
+{{- $_ := set . "mounts" (append .mounts (dict "volume" "history" "path" "/history" "written" true)) }}
+{{- end }}
+{{- end }}
+{{- toYaml $jobs }}
+{{- end }}
+
+{{/* The jobs that do the work, as they are told apart here. */}}
+{{- define "stack-backup.table" -}}
 {{- with .Values }}
 {{- if .postgresBackupHourly.enabled }}
 postgres-backup-hourly:
@@ -125,6 +136,17 @@ media-recovery:
     {{- end }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* How many dumps the volume of the backup holds in all: the hourly ones, and the tiers'. */}}
+{{- define "stack-backup.dumpsKept" -}}
+{{- $kept := .Values.postgresBackupHourly.keep }}
+{{- with .Values.postgresBackupTiers }}
+{{- if .enabled }}
+{{- $kept = add $kept .daily.keep .weekly.keep .monthly.keep }}
+{{- end }}
+{{- end }}
+{{- int64 $kept }}
 {{- end }}
 
 {{/* Which volumes the jobs of this release mount, as a map: `read`, or `written` where one of them writes there. */}}

@@ -24,6 +24,10 @@ stack-backup-programs-{{ include "stack-backup.programFiles" . | sha256sum | tru
 {{- .Values.volumes.databaseBackup.existingClaim | default "database-backup" }}
 {{- end }}
 
+{{- define "stack-backup.historyClaim" -}}
+{{- .Values.volumes.history.existingClaim | default "history" }}
+{{- end }}
+
 {{- define "stack-backup.replicaCheckClaim" -}}
 {{- .Values.volumes.replicaCheck.existingClaim | default "replica-check" }}
 {{- end }}

@@ -80,6 +80,14 @@ volumeMounts:
   value: /dev/termination-log
 - name: PYTHON
   value: {{ ternary "/tools/python/bin/python3" "python3" (not (empty .context.Values.python.image.repository)) }}
+{{- range .job.mounts }}
+{{- if eq .volume "history" }}
+- name: HISTORY
+  value: {{ .path }}
+- name: HISTORY_KEEP
+  value: {{ $.context.Values.history.keep | quote }}
+{{- end }}
+{{- end }}
 - name: HOME
   value: /tmp
 - name: TMPDIR

@@ -14,9 +14,14 @@ annotations:
   {{- end }}
 {{- end }}
 
-{{/* A claim that the cluster's provisioner serves. */}}
+{{/* A claim that the cluster's provisioner serves; the history's is like the backup's in what it leaves open. */}}
 {{- define "stack-backup.claim" -}}
-{{- $own := index .context.Values.volumes .volume }}
+{{- $own := deepCopy (index .context.Values.volumes .volume) }}
+{{- if eq .volume "history" }}
+{{- range list "accessModes" "storageClass" }}
+{{- $_ := set $own . (default (index $.context.Values.volumes.databaseBackup .) (index $own .)) }}
+{{- end }}
+{{- end }}
 {{- $used := include "stack-backup.volumes" .context | fromJson }}
 {{- if and (hasKey $used .volume) (not $own.existingClaim) -}}
 apiVersion: v1

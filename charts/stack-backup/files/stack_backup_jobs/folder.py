@@ -29,6 +29,7 @@ from stack_backup_jobs.formats import (
     TEMPORARY,
     Dump,
     Exit,
+    Figure,
     Manifest,
     manifest_name,
     seconds_of,
@@ -97,6 +98,26 @@ class Folder:
         """Free bytes."""
         there = os.statvfs(self.path)
         return there.f_bavail * there.f_frsize
+
+    def capacity(self, kept: int) -> dict[str, Figure]:
+        """Figures of the volume: its size, what is free, and how large a dump may grow until `kept` of them,
+        and one being written, fill it. Nothing where that cannot be told: they decide nothing.
+        """
+        held: dict[int, int] = {}
+        try:
+            there = os.statvfs(self.path)
+            for folder in filter(Path.is_dir, self.path.parent.iterdir()):
+                for path in filter(lambda one: NAME.fullmatch(one.name), folder.iterdir()):
+                    status = path.lstat()  # a tier's dump is a hard link
+                    held[status.st_ino] = status.st_size
+        except OSError:
+            return {}
+        free = there.f_bavail * there.f_frsize
+        return {
+            "volume_bytes": there.f_blocks * there.f_frsize,
+            "free_bytes": free,
+            "fits_bytes": (free + sum(held.values())) // (kept + 1),
+        }
 
     # ---- what is written ----
 

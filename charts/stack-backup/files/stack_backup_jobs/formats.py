@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
 from functools import cached_property
@@ -311,15 +311,21 @@ class Verdict:
     figures: Mapping[str, Figure]
     seconds: int
 
+    def members(self) -> dict[str, Any]:
+        """As one JSON object has them."""
+        head = {"job": self.job, "exit": self.exit, "outcome": self.outcome, "message": self.message}
+        return head | dict(self.figures) | {"seconds": self.seconds}
+
+    def with_figures(self, more: Mapping[str, Figure]) -> Verdict:
+        return replace(self, figures={**self.figures, **more})
+
     def line(self) -> str:
         """Of at most VERDICT_LIMIT bytes: figures are left out from the last before the message is cut."""
         figures = dict(self.figures)
         message = " ".join(self.message.split())[:MESSAGE_LIMIT]
         while True:
-            head = {"job": self.job, "exit": self.exit, "outcome": self.outcome, "message": message}
-            text = json.dumps(
-                head | figures | {"seconds": self.seconds}, ensure_ascii=False, separators=(",", ":")
-            )
+            members = replace(self, message=message, figures=figures).members()
+            text = json.dumps(members, ensure_ascii=False, separators=(",", ":"))
             text = text.encode(errors="replace").decode()
             if len(text.encode()) < VERDICT_LIMIT:
                 return text
@@ -336,3 +342,41 @@ def verdict_of(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) and "exit" in found else {}
+
+
+# ---- history -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """HISTORY/JOB/ENDED.POD.json: one run, as its verdict told it."""
+
+    begun: str
+    ended: str
+    pod: str
+    verdict: Mapping[str, Any]
+    """The members of its verdict."""
+    format: int = 1
+
+    @property
+    def job(self) -> str:
+        return str(self.verdict["job"])
+
+    @classmethod
+    def parse(cls, text: str) -> Record:
+        """Raises ValueError for anything else."""
+        found = json.loads(text)
+        if not isinstance(found, dict) or found.get("format") != 1:
+            raise ValueError("a record of another format")
+        begun, ended, pod, verdict = (found.get(key) for key in ("begun", "ended", "pod", "verdict"))
+        if not (isinstance(verdict, dict) and isinstance(verdict.get("exit"), int)):
+            raise ValueError("a record without a verdict")
+        for moment in (begun, ended):
+            seconds_of(str(moment))
+        verdict = {"job": "", "outcome": "", "message": "", "seconds": 0} | verdict
+        return cls(str(begun), str(ended), str(pod), verdict)
+
+    def text(self) -> str:
+        members = {"format": self.format, "begun": self.begun, "ended": self.ended, "pod": self.pod}
+        text = json.dumps(members | {"verdict": dict(self.verdict)}, ensure_ascii=False)
+        return text.encode(errors="replace").decode() + "\n"

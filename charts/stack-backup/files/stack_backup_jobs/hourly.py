@@ -31,6 +31,8 @@ class Settings(OfServer):
     keep: int = number(1)
     compressor: str = one_of("gzip", "zstd")
     minimum_share: int = number(0)
+    dumps_kept: int = number(1)
+    """How many dumps the volume holds in all, those of the tiers included."""
 
 
 def program(job: Job) -> Outcome:
@@ -59,7 +61,9 @@ def program(job: Job) -> Outcome:
         folder.publish(temporary, folder.write_manifest(manifest, name), name)
         if unread:
             raise of_volume(unread, "It was not compared with the earlier dumps, and none was removed")
-        return retain(job, folder, manifest, doubt, settings.keep, there)
+        outcome = retain(job, folder, manifest, doubt, settings.keep, there)
+        job.figure(**folder.capacity(settings.dumps_kept))
+        return outcome
 
 
 # ---- the server --------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from stack_backup_jobs.copier import Copier, Crew, Odd, Pace
 from stack_backup_jobs.errors import JobError, is_folder, of_volume, status
-from stack_backup_jobs.formats import MIB, OWN, STATE, TEMPORARY, Exit, MediaState, OtherFormatError
+from stack_backup_jobs.formats import MIB, OWN, STATE, TEMPORARY, Exit, Figure, MediaState, OtherFormatError
 from stack_backup_jobs.job import Job
 from stack_backup_jobs.settings import number, rate
 from stack_backup_jobs.trees import SHOWN, Difference, Entry, shown
@@ -121,6 +121,17 @@ def room(path: Path) -> int:
     """Free bytes."""
     there = os.statvfs(path)
     return there.f_bavail * there.f_frsize
+
+
+def capacity(path: Path, held: int) -> dict[str, Figure]:
+    """Figures of the volume that holds `held` bytes of media: as those of a folder of dumps."""
+    there = os.statvfs(path)
+    free = there.f_bavail * there.f_frsize
+    return {
+        "volume_bytes": there.f_blocks * there.f_frsize,
+        "free_bytes": free,
+        "fits_bytes": held + free,
+    }
 
 
 # ---- what is to be done -----------------------------------------------------------------------------------

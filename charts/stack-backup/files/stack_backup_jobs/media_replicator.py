@@ -120,7 +120,7 @@ class Mirror:
         self._complete(there)
         self._judge(before)
         copied = self._copied if not plan.empty else 0
-        self.job.figure(copied=copied, removed=plan.lost)
+        self.job.figure(copied=copied, removed=plan.lost, **media.capacity(self.replica, before.bytes))
         return Outcome(
             Exit.DONE,
             "copied",

@@ -141,6 +141,21 @@ class Forked(Generic[T]):
             os.kill(self._process, signal.SIGKILL)
 
 
+def aside(work: Callable[[], T], seconds: float) -> T:
+    """What the work gives, or raises, in a process that is left alone when it takes longer: it may hang where
+    nothing interrupts it. Raises TimeoutError then, and ChildProcessError if it was killed.
+    """
+    forked = Forked(work)
+    try:
+        if not forked.ready(seconds):
+            raise TimeoutError(f"not done within {seconds:g} s")
+        return forked.result()
+    except EOFError:
+        raise ChildProcessError("the process that did it was killed") from None
+    finally:
+        forked.kill()
+
+
 def _forked(work: Callable[[], object], end: int) -> NoReturn:
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -56,6 +56,7 @@ def program(job: Job) -> Outcome:
         job.figure(age_seconds=dump.age)
         check_age(dump, settings.maximum_age_seconds, passed)
         retain(job, folder, settings, read)
+        job.figure(**folder.capacity(settings.keep))
     return Outcome(Exit.DONE, word, message)
 
 
@@ -68,9 +69,8 @@ def check_target(folder: Folder, dump: Dump, before: Dump | None) -> None:
         raise JobError(
             Exit.PERMISSION,
             f'The folder {folder.path} holds dumps of namespace "{theirs}", and this is one of "{ours}".',
-            "Let each stack write to a folder of its own (value postgresReplicatorBackup.folder), or "
-            "move the others "
-            "away.",
+            "Let each stack write to a folder of its own (value postgresReplicatorBackup.folder), or move "
+            "the others away.",
         )
 
 
@@ -80,8 +80,7 @@ def check_share(dump: Dump, before: Dump | None, share: int) -> None:
         raise JobError(
             Exit.DATA,
             f"{dump.name}, the newest verified dump of the source, shrank since {before.name}, the newest of "
-            f"the replica. {why}; it was not copied, and no dump was "
-            "removed.",
+            f"the replica. {why}; it was not copied, and no dump was removed.",
             "Find out what became of the data; if all is well, run once with "
             "postgresReplicatorBackup.minimumShare 0.",
         )

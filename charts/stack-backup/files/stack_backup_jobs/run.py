@@ -16,12 +16,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from stack_backup_jobs import history
 from stack_backup_jobs.errors import VALUES, JobError, Stopped, of_volume
-from stack_backup_jobs.formats import MESSAGE_LIMIT, Exit, Figure, Verdict
+from stack_backup_jobs.formats import MESSAGE_LIMIT, Exit, Figure, Verdict, stamp
 from stack_backup_jobs.job import Job, Outcome, say, write
-from stack_backup_jobs.process import family
+from stack_backup_jobs.process import aside, family
 from stack_backup_jobs.server import of_server
 from stack_backup_jobs.session import ServerError
 
@@ -234,20 +236,42 @@ class Supervisor:
     def _verdict(self, code: int, outcome: str, message: str) -> int:
         job, said = os.environ.get("JOB", ""), " ".join(message.split())
         verdict = Verdict(job, int(code), outcome, said, self._figures, int(self._seconds))
-        line = verdict.line()
-        refused = ""
-        if path := os.environ.get("TERMINATION_LOG"):
-            try:
-                with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123 (the kubelet's, no volume)
-                    file.write(line + "\n")
-            except OSError as error:
-                refused = f"The termination message could not be written to {path}: {error.strerror}."
+        refused = terminate(verdict)
         state("judged")
         say(verdict.message)
+        if kept := self._keep(verdict):
+            verdict = verdict.with_figures(kept)
+            refused = terminate(verdict)
         if refused:
             say(refused)
-        write(line)
+        write(verdict.line())
         return int(code)
+
+    def _keep(self, verdict: Verdict) -> dict[str, int]:
+        """The history's own figures. Whatever becomes of it, the verdict stands."""
+        folder, most = os.environ.get("HISTORY"), os.environ.get("HISTORY_KEEP", "")
+        if not folder or not most.isdigit():
+            return {}
+        ended = time.time()
+        about = {"begun": stamp(ended - self._seconds), "ended": stamp(ended)}
+        about["pod"] = os.environ.get("POD_NAME", "")[:63]
+        patience = history.KEEPING if self._stop is None else history.HURRIED
+        try:
+            return aside(lambda: history.figures_after(Path(folder), int(most), verdict, about), patience)
+        except Exception as error:
+            say(f"This verdict is missing in the history: {error}.")
+            return {}
+
+
+def terminate(verdict: Verdict) -> str:
+    """Leaves the pod's termination message; what was wrong with that, if anything."""
+    if path := os.environ.get("TERMINATION_LOG"):
+        try:
+            with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123 (the kubelet's, no volume)
+                file.write(verdict.line() + "\n")
+        except OSError as error:
+            return f"The termination message could not be written to {path}: {error.strerror}."
+    return ""
 
 
 def state(word: str) -> None:
