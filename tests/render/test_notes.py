@@ -89,10 +89,14 @@ def test_a_release_without_jobs_says_so() -> None:
 def test_a_claim_that_wants_more_than_some_classes_give_is_named() -> None:
     """What is missing is seen on a cluster alone (tests/cluster/test_waiting.py)."""
     values, namespace = STACKS["production"]
-    says = f"Claim {contract.CLAIM} asks for ReadWriteMany."
+    says = f"Claims that ask for ReadWriteMany: {contract.CLAIM}, {contract.HISTORY}."
     assert says in notes(values, namespace)
     assert "Still missing" not in notes(values, namespace)
-    for volumes in ({"accessModes": ["ReadWriteOnce"]}, {"databaseBackup": {"existingClaim": "old"}}):
+    old = {"databaseBackup": {"existingClaim": "old"}}
+    assert f"Claims that ask for ReadWriteMany: {contract.HISTORY}." in notes(
+        merge_values(values, {"volumes": old}), namespace
+    )
+    for volumes in ({"accessModes": ["ReadWriteOnce"]}, old):
         assert says not in notes(merge_values(values, {"volumes": volumes}), namespace)
 
 

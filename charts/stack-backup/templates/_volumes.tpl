@@ -14,14 +14,21 @@ annotations:
   {{- end }}
 {{- end }}
 
-{{/* A claim that the cluster's provisioner serves; the history's is like the backup's in what it leaves open. */}}
-{{- define "stack-backup.claim" -}}
-{{- $own := deepCopy (index .context.Values.volumes .volume) }}
+{{/* The values of a claim. What the history's leaves open is as the backup's, then as that of all claims: context, volume. */}}
+{{- define "stack-backup.claimValues" -}}
+{{- $volumes := .context.Values.volumes }}
+{{- $own := deepCopy (index $volumes .volume) }}
 {{- if eq .volume "history" }}
 {{- range list "accessModes" "storageClass" }}
-{{- $_ := set $own . (default (index $.context.Values.volumes.databaseBackup .) (index $own .)) }}
+{{- $_ := set $own . (default (index $volumes.databaseBackup .) (index $own .)) }}
 {{- end }}
 {{- end }}
+{{- toJson (set $own "accessModes" (default $volumes.accessModes $own.accessModes)) }}
+{{- end }}
+
+{{/* A claim that the cluster's provisioner serves. */}}
+{{- define "stack-backup.claim" -}}
+{{- $own := include "stack-backup.claimValues" . | fromJson }}
 {{- $used := include "stack-backup.volumes" .context | fromJson }}
 {{- if and (hasKey $used .volume) (not $own.existingClaim) -}}
 apiVersion: v1
@@ -31,7 +38,7 @@ metadata:
   namespace: {{ .context.Release.Namespace | quote }}
   {{- include "stack-backup.kept" (dict "context" .context "own" $own) | nindent 2 }}
 spec:
-  accessModes: {{ $own.accessModes | default .context.Values.volumes.accessModes | toJson }}
+  accessModes: {{ toJson $own.accessModes }}
   {{- with $own.storageClass }}
   storageClassName: {{ eq . "-" | ternary "" . | quote }}
   {{- end }}
