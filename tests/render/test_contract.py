@@ -387,7 +387,7 @@ def _drawn() -> dict[str, set[tuple[str, bool]]]:
         name, *others = re.findall(r"`([^`]+)`", first)
         mounts = {(path, way == "rw") for way, path in re.findall(r"(r[ow]) `([^`]+)`", " ".join(cells))}
         for job in (name, *(name.rpartition("-")[0] + other for other in others)):
-            drawn[job] = mounts | {("/history", True)}
+            drawn[job] = mounts | {("/volumes/history" if job == "doctor" else "/history", True)}
     return drawn
 
 

@@ -31,6 +31,7 @@ ALWAYS = [
     "ConfigMap/stack-backup-programs--",
     "NetworkPolicy/stack-backup",
     "PersistentVolumeClaim/history",
+    "Pod/doctor-history",
     "ServiceAccount/stack-backup",
 ]
 BACKUP = [

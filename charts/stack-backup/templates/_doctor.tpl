@@ -22,9 +22,7 @@ env:
 {{/* Each volume as NAME:MODE:PATH:FOLDER:KEEP: where it is mounted, the folder there that is written, the dumps that are kept. */}}
 {{- define "stack-backup.doctorVolumes" -}}
 {{- $folders := dict "databaseBackup" "hourly" "databaseReplica" .Values.postgresReplicatorBackup.folder "mediaReplica" ".stack-backup" }}
-{{- $tiers := .Values.postgresBackupTiers }}
-{{- $kept := add .Values.postgresBackupHourly.keep (ternary (add $tiers.daily.keep $tiers.weekly.keep $tiers.monthly.keep) 0 $tiers.enabled) }}
-{{- $keep := dict "databaseBackup" $kept "databaseReplica" .Values.postgresReplicatorBackup.keep }}
+{{- $keep := dict "databaseBackup" (include "stack-backup.dumpsKept" . | int64) "databaseReplica" .Values.postgresReplicatorBackup.keep }}
 {{- $words := list }}
 {{- range (include "stack-backup.jobs" . | fromYaml).doctor.mounts }}
 {{- $words = append $words (printf "%s:%s:%s:%s:%v" (kebabcase .volume) (ternary "written" "read" .written) .path (dig .volume "" $folders) (dig .volume 0 $keep | int64)) }}
