@@ -100,7 +100,8 @@ def overview(console: Console, clusters: list[ClusterStatus]) -> None:
         for stack in cluster.stacks:
             for job in stack.jobs:
                 if job.red:
-                    console.print(Text.assemble((stack.namespace, "bold"), " ", _red(job)))
+                    waits = " ".join(f"{one.object} ({one.reason})." for one in job.blockers)
+                    console.print(Text.assemble((stack.namespace, "bold"), " ", _red(job), waits))
             for one in stack.missing:
                 console.print(Text.assemble((stack.namespace, "bold"), f" {one.object} ({one.reason})"))
 
