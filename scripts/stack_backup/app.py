@@ -92,6 +92,13 @@ Confirm = Annotated[
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+def _write(path: Path, content: str) -> None:
+    try:
+        path.write_text(content, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise CliError(Exit.USAGE, f"{path} could not be written: {error.strerror}.") from error
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"stack-backup {version('stack-backup')}")
@@ -152,28 +159,67 @@ def list_points(
     namespace: Namespace = None,
     output: Output = Format.text,
 ) -> int:
-    """List the restore points: every dump, and the media replica. A temporary Job reads the volumes."""
+    """List the restore points: every dump with its proof, and the media replica. Temporary Jobs read them."""
     from stack_backup import points, show
 
     release = _connect(kubeconfig, context, namespace)
     if output is Format.json:
         errors = Console(stderr=True, highlight=False)
-        places, media = points.of_release(release, lambda blocker: show.blocker(errors, blocker))
+        found = points.of_release(release, lambda blocker: show.blocker(errors, blocker))
         _print_json(
             {
                 "namespace": release.namespace,
-                "places": [place.as_dict() for place in places],
-                "media": [one.as_dict() for one in media],
+                "places": [place.as_dict(found.proofs) for place in found.places],
+                "media": [one.as_dict() for one in found.media],
+                "history": {"records": len(found.history.records), "problem": found.history.problem},
             }
         )
     else:
         console = _console()
         with console.status("Listing the volumes ..."):
-            places, media = points.of_release(release, lambda blocker: show.blocker(console, blocker))
-        show.points(console, release.namespace, places)
-        show.media(console, release.namespace, media)
-    problems = [place.problem for place in places] + [one.problem for one in media]
-    return Exit.RED if any(problems) else 0
+            found = points.of_release(release, lambda blocker: show.blocker(console, blocker))
+        show.points(console, release.namespace, found.places, found.proofs)
+        show.media(console, release.namespace, found.media)
+        show.history(console, found.history)
+    return Exit.RED if found.problems else 0
+
+
+@app.command()
+def report(
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the page there: one file that needs no other.")
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write JUnit's XML there: a test case for each run.")
+    ] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the JSON document there.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=3660, help="The length of the period, until now.")] = 30,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = Format.text,
+) -> int:
+    """Show what the runs of a period prove, for yourself or an auditor. Temporary Jobs read the volumes."""
+    from stack_backup import report as reports
+    from stack_backup import show
+
+    release = _connect(kubeconfig, context, namespace)
+    console = Console(stderr=output is Format.json, highlight=False)
+    with console.status("Reading the history ..."):
+        made = reports.of_release(release, days, lambda blocker: show.blocker(console, blocker))
+    contents = {html: reports.html, junit: reports.junit, json_: reports.document}
+    for path, content in contents.items():
+        if path is not None:
+            _write(path, content(made))
+    if output is Format.json:
+        print(reports.document(made), end="")
+    else:
+        show.report(console, made.evidence, made.sentences())
+        for path in filter(None, contents):
+            console.print(f"Written: {path}", soft_wrap=True)
+    return Exit.RED if made.evidence.problems else 0
 
 
 @app.command()
@@ -523,13 +569,13 @@ def _named(dump: str | None, as_of: str | None) -> Callable[[Release], str] | No
 
         cronjob = release.cronjob("database-recovery")
         console = Console(stderr=True, highlight=False)
-        places, _ = points.of_release(
+        found = points.of_release(
             release,
             lambda blocker: show.blocker(console, blocker),
             jobs={"database-recovery": cronjob},
         )
         own = variables(cronjob["spec"]["jobTemplate"]["spec"])
-        return points.chosen(places, own, moment).time
+        return points.chosen(found.places, own, moment).time
 
     return find
 

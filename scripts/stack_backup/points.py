@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from stack_backup import CliError, Exit
+from stack_backup.evidence import Proofs
 from stack_backup.follow import Run, exit_code
 from stack_backup.release import Release
 from stack_backup.runs import Object, with_environment
 from stack_backup.waiting import Blocker
-from stack_backup_jobs.formats import MediaState
-from stack_backup_jobs.listing import DUMP, MEDIA, Point
+from stack_backup_jobs.formats import MediaState, Record
+from stack_backup_jobs.listing import DUMP, HISTORY, MEDIA, Point, unpacked
 
 # Where jobs mount volumes of dumps; of several jobs with one claim, the first lends its pod.
 MOUNTS = (
@@ -49,8 +51,9 @@ class Place:
     points: list[Point]
     problem: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def as_dict(self, proofs: Proofs) -> dict[str, Any]:
+        points = [asdict(point) | asdict(proofs.of(point)) for point in self.points]
+        return asdict(self) | {"points": points}
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,35 @@ class Media:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class History:
+    """The records that the runs of a release have left, oldest first; and why there are not all of them."""
+
+    records: list[Record]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies on the volumes of a release: dumps, newest first, media, and the history of the runs."""
+
+    places: list[Place]
+    media: list[Media]
+    history: History
+
+    @cached_property
+    def proofs(self) -> Proofs:
+        return Proofs(self.history.records)
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be read."""
+        found = [(one.claim, one.problem) for one in self.places]
+        found += [(one.claim, one.problem) for one in self.media]
+        found += [("history", self.history.problem)]
+        return [f"Claim {claim}: {problem}" for claim, problem in found if problem]
+
+
 def volume_of_dumps(release: Release) -> tuple[Object, Object, str]:
     """The volume that recoveries read, else the first one of dumps: the CronJob, its volume and the claim."""
     found = next(_claims(release.cronjobs(), MOUNTS), None)
@@ -87,8 +119,8 @@ def of_release(
     release: Release,
     blocked: Callable[[Blocker], None] = lambda _: None,
     jobs: dict[str, Object] | None = None,
-) -> tuple[list[Place], list[Media]]:
-    """The dumps, newest first, and the media, on every volume that the release's jobs mount, or these `jobs`.
+) -> Found:
+    """What lies on every volume that the release's jobs mount; of these `jobs` alone, without the history.
 
     `blocked` is told what keeps a listing from starting, meanwhile.
     """
@@ -100,8 +132,11 @@ def of_release(
             Exit.NO_RELEASE,
             f"No job of the release in {release.namespace} mounts a volume of dumps or of media.",
         )
+    if jobs is None:
+        wanted += [(HISTORY, *one) for one in _claims(cronjobs, [(job, "history") for job in cronjobs])]
     places: list[Place] = []
     media: list[Media] = []
+    history = History([])
     runs: list[tuple[str, str, str, Run]] = []
     try:
         for what, cronjob, volume, claim in wanted:
@@ -113,12 +148,14 @@ def of_release(
             found, problem = _read(run, blocked)
             if what == DUMP:
                 places.append(Place(claim, job, _points(found), problem))
-            else:
+            elif what == MEDIA:
                 media.append(_media(claim, job, found, problem))
+            else:
+                history = History(sorted(unpacked(found), key=lambda record: record.ended), problem)
     finally:
         for *_, run in runs:
             release.delete("Job", run.name)
-    return places, media
+    return Found(places, media, history)
 
 
 def chosen(places: list[Place], environment: Mapping[str, str], as_of: str | None = None) -> Point:
@@ -144,7 +181,7 @@ def chosen(places: list[Place], environment: Mapping[str, str], as_of: str | Non
 
 
 def _claims(
-    cronjobs: dict[str, Object], mounts: tuple[tuple[str, str], ...]
+    cronjobs: dict[str, Object], mounts: Iterable[tuple[str, str]]
 ) -> Iterator[tuple[Object, Object, str]]:
     seen = set()
     for job, name in mounts:
@@ -171,6 +208,7 @@ def reading_job(
     name = cronjob["metadata"]["name"]
     template = cronjob["spec"]["jobTemplate"]["spec"]["template"]
     asked = {"JOB": program, "DEADLINE_SECONDS": str(deadline), "PLACE": PLACE, **environment}
+    asked["HISTORY"] = ""  # a reading is no run to be remembered
     pod = with_environment(template, asked)["spec"]
     pod["volumes"] = [one for one in pod["volumes"] if one["name"] in LENT] + [volume]
     pod["initContainers"] = [one for one in pod.get("initContainers", ()) if one["name"] == "python"]
@@ -201,7 +239,7 @@ def _read(run: Run, blocked: Callable[[Blocker], None]) -> tuple[list[Any], str]
     end = run.follow(lines.append, lambda _: None, blocked)
     if exit_code(end) == 0 and end.verdict:
         parts = (line.partition("\t") for line in lines)
-        return [json.loads(found) for word, _, found in parts if word in (DUMP, MEDIA)], ""
+        return [json.loads(found) for word, _, found in parts if word in (DUMP, MEDIA, HISTORY)], ""
     said = end.verdict.get("message") or " ".join(map(str, run.blockers)) or (lines[-1] if lines else "")
     return [], f"It could not be listed ({end.reason or 'cut off'}). {said}".rstrip()
 

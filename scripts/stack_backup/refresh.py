@@ -77,13 +77,13 @@ def plan(
     """
     cronjobs = {job: release.cronjob(job) for job in (DATABASE, MEDIA)}
     of = {job: variables(cronjob["spec"]["jobTemplate"]["spec"]) for job, cronjob in cronjobs.items()}
-    places, replicas = of_release(release, blocked, cronjobs)
-    dump = chosen(places, of[DATABASE], as_of)
+    found = of_release(release, blocked, cronjobs)
+    dump = chosen(found.places, of[DATABASE], as_of)
     if unfinished is None:
         unfinished = of[MEDIA].get("UNFINISHED", "refuse")
     if delete is None:
         delete = of[MEDIA].get("DELETE") == "true"
-    media = _mirror(replicas, unfinished)
+    media = _mirror(found.media, unfinished)
     last = media.status != "complete" and unfinished == "last-complete"
     media_as_of = str(media.completed if last else media.since)
     return Plan(

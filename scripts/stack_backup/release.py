@@ -74,7 +74,7 @@ class Release:
     """The release in `namespace`. Its methods raise CliError, whatever goes wrong."""
 
     def __init__(self, client: ApiClient, namespace: str, host: str, context: str) -> None:
-        self.namespace, self._host, self.context = namespace, host, context
+        self.namespace, self.cluster, self.context = namespace, host, context
         self._forbidden: set[str] = set()
         self._logs = CoreV1Api(client)
         with self._asking("use", "the API"):
@@ -105,7 +105,7 @@ class Release:
         if not found:
             raise CliError(
                 Exit.NO_RELEASE,
-                f"No namespace of the cluster at {self._host} has a release of stack-backup with any job.",
+                f"No namespace of the cluster at {self.cluster} has a release of stack-backup with any job.",
             )
         return sorted({one["metadata"]["namespace"] for one in found})
 
@@ -227,17 +227,17 @@ class Release:
             raise self._refusal(error, verb, resource, where or f"namespace {self.namespace}") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise CliError(
-                Exit.UNREACHABLE, f"The cluster at {self._host} does not answer: {_first_line(error)}."
+                Exit.UNREACHABLE, f"The cluster at {self.cluster} does not answer: {_first_line(error)}."
             ) from error
 
     def _refusal(self, error: ApiException, verb: str, resource: str, where: str) -> CliError:
         said = _message(error)
         if not error.status:
-            return CliError(Exit.UNREACHABLE, f"The cluster at {self._host} does not answer: {said}.")
+            return CliError(Exit.UNREACHABLE, f"The cluster at {self.cluster} does not answer: {said}.")
         if error.status == 401:
             return CliError(
                 Exit.REFUSED,
-                f"The cluster at {self._host} does not know you: log in again and retry.",
+                f"The cluster at {self.cluster} does not know you: log in again and retry.",
             )
         if error.status == 403 and "cannot " in said:
             return CliError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -25,18 +25,24 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from stack_backup.evidence import Evidence, Proof, Proofs
+from stack_backup.evidence import text as text_of
 from stack_backup.fetch import Fetched
 from stack_backup.logs import RunLog
 from stack_backup.overview import COLUMNS, ClusterStatus, answer
-from stack_backup.points import Media, Place
+from stack_backup.points import History, Media, Place
 from stack_backup.refresh import Plan
 from stack_backup.runs import JobResult
 from stack_backup.status import JobStatus, StackStatus
 from stack_backup.waiting import Blocker
-from stack_backup_jobs.formats import FAILED, OK, SKIPPED, WARNING, Finding
+from stack_backup_jobs.formats import FAILED, OK, SKIPPED, WARNING, Exit, Finding
 
 _POINT = {"verified": "green", "suspicious": "yellow", "unverified": "yellow", "future": "red"}
 _RESULT = {OK: "green", WARNING: "yellow", FAILED: "bold red", SKIPPED: "dim"}
+WIDE = 110
+"""Columns of a terminal from which on a restore point has its rows, and a column for its drill."""
+SHOWN = 5
+"""Red runs of a report, on a terminal."""
 _NOT_FIGURES = ("job", "exit", "outcome", "message")
 
 
@@ -200,7 +206,8 @@ def _why(job: JobStatus) -> str:
     return job.last_run.message if job.last_run is not None and job.last_run.exit_code else ""
 
 
-def points(console: Console, namespace: str, places: list[Place]) -> None:
+def points(console: Console, namespace: str, places: list[Place], proofs: Proofs) -> None:
+    """Each dump, its proof, and what a recovery of it takes (RTO) and loses (RPO)."""
     for place in places:
         if place.problem:
             console.print(f"[bold red]Claim {place.claim}:[/] ", end="")
@@ -215,26 +222,72 @@ def points(console: Console, namespace: str, places: list[Place]) -> None:
             title_style="bold",
             box=SIMPLE_HEAD,
             pad_edge=False,
+            padding=(0, 1, 0, 0),
         )
-        for name, justify in (
-            ("Time (UTC)", "left"),
-            ("Age", "right"),
-            ("Folder", "left"),
-            ("Size", "right"),
-        ):
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]
-        table.add_column("Rows", justify="right")
-        table.add_column("State")
+        wide = console.width >= WIDE
+        table.add_column("Time (UTC)", no_wrap=True)
+        table.add_column("Folder")
+        for name in ("Size", *(["Rows"] if wide else [])):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name in ("State", *(["Drill"] if wide else [])):
+            table.add_column(name)
+        for name in ("RTO", "RPO"):
+            table.add_column(name, justify="right", no_wrap=True)
         for point in place.points:
+            proof = proofs.of(point)
+            rows = "-" if point.rows is None else f"{point.rows:,}"
+            state, drilled = Text(point.state, _POINT[point.state]), _drill(proof)
             table.add_row(
                 point.time,
-                duration(_age(point.time)),
                 point.folder,
                 size(point.bytes),
-                "-" if point.rows is None else f"{point.rows:,}",
-                Text(point.state, _POINT[point.state]),
+                *([rows, state, drilled or Text("-")] if wide else [drilled or state]),
+                _takes(proof),
+                duration(proof.data_loss_seconds),
             )
         console.print(table)
+        console.print(_now(place, proofs))
+
+
+def _drill(proof: Proof) -> Text:
+    if proof.drill is None:
+        return Text()
+    said = f"{proof.drill.outcome} {duration(_age(proof.drill.ended))} ago"
+    if proof.drill.exit == Exit.BUDGET:
+        return Text(f"{said}, over budget", "yellow")
+    return Text(said, "red" if proof.drill.exit else "green")
+
+
+def _takes(proof: Proof) -> str:
+    if proof.recovery is None:
+        return "-"
+    about = "~" if proof.recovery.basis == "estimate" else ""
+    return f"{about}{duration(proof.recovery.seconds)}"
+
+
+def _now(place: Place, proofs: Proofs) -> str:
+    """What a recovery takes and loses at this moment."""
+    verified = [point for point in place.points if point.state == "verified"]
+    if not verified:
+        return "No dump is verified: a recovery has to name one."
+    proof = proofs.of(max(verified, key=lambda point: point.time))
+    loses = f"loses the last {duration(proof.data_loss_seconds)} (RPO)"
+    if proof.recovery is None:
+        return f"A recovery of the newest {loses}. How long it takes, no drill has measured yet (RTO)."
+    basis = {
+        "drill": "as its drill did",
+        "recovery": "as its recovery did",
+        "estimate": "estimated by size from the newest drill",
+    }[proof.recovery.basis]
+    return f"A recovery of the newest takes {duration(proof.recovery.seconds)}, {basis} (RTO), and {loses}."
+
+
+def history(console: Console, one: History) -> None:
+    """Only where it says less than it should."""
+    if one.problem:
+        console.print(Text.assemble(("History of the runs: ", "bold red"), one.problem))
+    elif not one.records:
+        console.print("No run has left a record yet: drills and recovery times are not known.")
 
 
 def media(console: Console, namespace: str, replicas: list[Media]) -> None:
@@ -243,10 +296,12 @@ def media(console: Console, namespace: str, replicas: list[Media]) -> None:
         if one.problem:
             console.print(Text.assemble((name, "bold red"), one.problem))
         else:
-            console.print(Text.assemble((name, "bold"), _media(one), "."))
+            console.print(Text.assemble((name, "bold"), media_state(one), "."))
 
 
-def _media(one: Media) -> str:
+def media_state(one: Media) -> str:
+    if one.problem:
+        return one.problem
     if not one.status:
         return "no mirror has been recorded there"
     last = "never complete"
@@ -354,6 +409,38 @@ def plan(console: Console, plan: Plan) -> None:
         grid.add_row(Text("Note", "bold yellow"), Text(warning, "yellow"))
     console.print(Text(f"Refresh of {plan.namespace}", "bold"))
     console.print(grid)
+
+
+def report(console: Console, evidence: Evidence, sentences: Sequence[tuple[bool, str]]) -> None:
+    """The period in a few sentences, its jobs, and the newest runs that were red."""
+    source = evidence.source
+    table = Table(
+        title=f"Runs of {source.namespace} since {source.since}",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("Job", no_wrap=True)
+    for name in ("Runs", "Succeeded", "Usual"):
+        table.add_column(name, justify="right")
+    table.add_column("Last success")
+    for job in evidence.jobs:
+        rate = "-" if job.rate is None else f"{job.succeeded} ({int(job.rate * 1000) / 10:g} %)"
+        last = "never" if job.last_success is None else f"{duration(_age(job.last_success))} ago"
+        usual = "-" if job.median_seconds is None else duration(job.median_seconds)
+        colour = "red" if job.succeeded < job.runs else ""
+        table.add_row(job.job, f"{job.runs:,}", Text(rate, colour), usual, last)
+    console.print(table)
+    for record in evidence.red[:SHOWN]:
+        head = f"{record.ended} {text_of(record, 'job')}"
+        console.print(Text.assemble((head, "bold red"), f": {text_of(record, 'message')}"))
+    if len(evidence.red) > SHOWN:
+        console.print(f"... and {len(evidence.red) - SHOWN} more red runs; --html and --json have all.")
+    for good, sentence in sentences:
+        console.print(Text(sentence, "green" if good else "bold red"))
+    for problem in evidence.problems:
+        console.print(Text(f"Incomplete: {problem}", "bold red"))
 
 
 def _figure(key: str, value: object) -> str:

@@ -144,6 +144,7 @@ def test_the_wheel_holds_the_command_line_and_nothing_of_the_lab(tmp_path: Path)
     assert {top for top in tops if not top.endswith(".dist-info")} == {"stack_backup", "stack_backup_jobs"}
     for name in ("stack_backup", "stack_backup_jobs"):
         packed = {path for path in files if path.parts[0] == name}
-        assert packed == {Path(name, path.name) for path in modules(ROOTS[name])}
+        templates = list(ROOTS[name].glob("*.html"))
+        assert packed == {Path(name, path.name) for path in [*modules(ROOTS[name]), *templates]}
     assert "stack-backup = stack_backup.app:main" in entry_points
     assert "kubectl-stack_backup = stack_backup.app:main" in entry_points

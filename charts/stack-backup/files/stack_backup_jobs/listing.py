@@ -1,33 +1,40 @@
-"""What lies on a volume, for the command line: one line a dump, or one of the state of a media replica.
+"""What lies on a volume, for the command line: a line for each dump, one of the state of a media replica, or
+the history of the runs, many records to a line.
 
-A line is a word, a tab and a JSON object. Nothing is written, and no dump is read.
+A line is a word, a tab and JSON. Nothing is written, and no dump is read.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 from stack_backup_jobs.errors import JobError, is_folder
 from stack_backup_jobs.folder import Folder
-from stack_backup_jobs.formats import AHEAD, OWN, STATE, Dump, Exit, Manifest, MediaState, stamp
+from stack_backup_jobs.formats import AHEAD, OWN, STATE, Dump, Exit, Manifest, MediaState, Record, stamp
+from stack_backup_jobs.history import jobs, read
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.settings import load, one_of
 
-DUMP, MEDIA = "dump", "media"
+DUMP, MEDIA, HISTORY = "dump", "media", "history"
 """The words with which the lines begin; also what can be asked for."""
+PACK = 50
+"""Records to a line of the history."""
 
 
 @dataclass(frozen=True)
 class Settings:
     place: Path
     """Where the volume is mounted."""
-    what: str = one_of(DUMP, MEDIA)
+    what: str = one_of(DUMP, MEDIA, HISTORY)
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,17 @@ class Point:
 
 def program(job: Job) -> Outcome:
     settings = load(Settings)
-    found: Iterator[Point | MediaState] = (
-        points(job, settings.place) if settings.what == DUMP else media(settings.place)
-    )
+    found: Iterator[Point | MediaState | str]
+    if settings.what == DUMP:
+        found = points(job, settings.place)
+    elif settings.what == MEDIA:
+        found = media(settings.place)
+    else:
+        found = packed(chain.from_iterable(read(settings.place / name) for name in jobs(settings.place)))
     count = 0
     for one in found:
-        os.write(1, f"{settings.what}\t{json.dumps(asdict(one))}\n".encode())
+        line = json.dumps(one if isinstance(one, str) else asdict(one))
+        os.write(1, f"{settings.what}\t{line}\n".encode())
         count += 1
     return Outcome(Exit.DONE, "listed", f"{count} found.")
 
@@ -98,3 +110,18 @@ def media(volume: Path) -> Iterator[MediaState]:
             f"The state of the replica of the media is damaged, or of another version: {error}.",
             "Bring the releases of both stacks to the same version; else run media-replicator.",
         ) from error
+
+
+def packed(records: Iterable[Record]) -> Iterator[str]:
+    """Records, PACK at a time, deflated: a node keeps only the last megabytes of a log, and thousands of
+    verdicts are more than that.
+    """
+    left = (record.text() for record in records)
+    while pack := list(islice(left, PACK)):
+        yield base64.b64encode(zlib.compress(json.dumps(pack).encode())).decode()
+
+
+def unpacked(packs: Iterable[str]) -> Iterator[Record]:
+    for pack in packs:
+        for text in json.loads(zlib.decompress(base64.b64decode(pack))):
+            yield Record.parse(text)
