@@ -20,12 +20,13 @@ from stack_backup_jobs.formats import (
     STATE,
     Manifest,
     MediaState,
+    Record,
     dump_name,
     manifest_name,
     stamp,
     verdict_of,
 )
-from stack_backup_jobs.listing import DUMP, MEDIA
+from stack_backup_jobs.listing import DUMP, HISTORY, MEDIA, PACK, unpacked
 from stack_backup_lab.render import CHART, merge_values, render
 from tests.render.stacks import STACKS
 
@@ -143,6 +144,25 @@ def test_a_state_of_another_format_is_a_problem_and_no_replica_without_one(tmp_p
     assert "The state of the replica of the media is damaged, or of another version" in one.problem
 
 
+def test_a_history_comes_whole_and_without_what_is_damaged(tmp_path: Path) -> None:
+    """More records than fit in one line of the log, with texts that no terminal would show."""
+    for job in ("database-drill", "postgres-backup-hourly"):
+        (tmp_path / job).mkdir()
+    written = []
+    for number in range(PACK + 3):
+        said = f"row {number} of \u2028 <b>\t\N{SNOWMAN}"
+        verdict = {"job": "database-drill", "exit": 0, "outcome": "proved", "message": said, "seconds": 1}
+        record = Record(stamp(number), stamp(number + 1), f"pod-{number}", verdict)
+        (tmp_path / record.job / f"{record.ended}.{record.pod}.json").write_text(record.text())
+        written.append(record)
+    (tmp_path / "database-drill" / f"{stamp(2000)}.pod.json").write_text('{"format": 1, "verd')
+    (tmp_path / "notes.txt").write_text("beside the jobs")
+    found, problem = _read(tmp_path, HISTORY)
+    assert problem == ""
+    assert len(found) == 2
+    assert list(unpacked(found)) == written
+
+
 def test_a_volume_that_is_not_there_is_a_problem_and_not_an_empty_one(tmp_path: Path) -> None:
     found, problem = _read(tmp_path / "away", DUMP)
     assert found == []
@@ -155,8 +175,12 @@ def test_a_volume_that_is_not_there_is_a_problem_and_not_an_empty_one(tmp_path: 
 def test_the_listing_s_pod_has_programs_interpreter_and_one_volume_to_read(name: str, python: str) -> None:
     objects = render(merge_values(STACKS[name][0], {"python": {"image": {"repository": python}}}))
     cronjobs = {item["metadata"]["name"]: item for item in objects.of_kind("CronJob")}
-    wanted = [*points._claims(cronjobs, points.MOUNTS), *points._claims(cronjobs, points.MEDIA_MOUNTS)]
-    assert wanted
+    history = [(job, "history") for job in cronjobs]
+    found = [
+        list(points._claims(cronjobs, mounts)) for mounts in (points.MOUNTS, points.MEDIA_MOUNTS, history)
+    ]
+    assert len(found[-1]) == 1
+    wanted = [one for part in found for one in part]
     for cronjob, volume, claim in wanted:
         pod = points.listing_job(cronjob, volume)["spec"]["template"]["spec"]
         (container,) = pod["containers"]
@@ -172,4 +196,5 @@ def test_the_listing_s_pod_has_programs_interpreter_and_one_volume_to_read(name:
             assert {one["name"] for one in lender["volumeMounts"]} <= mounts.keys()
         environment = {one["name"]: one.get("value") for one in container["env"]}
         assert (environment["WHAT"], environment["PLACE"]) == (DUMP, points.PLACE)
+        assert environment["HISTORY"] == ""
         assert environment["PYTHON"] == ("/tools/python/bin/python3" if python else "python3")
