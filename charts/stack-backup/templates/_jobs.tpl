@@ -1,7 +1,8 @@
 {{/*
 The table of jobs. Each job that is enabled has here the section of its values, the passwords that it is given (and with
 them the way to the database), whether it talks to the off-site store, and the volumes that it mounts: which of `volumes`,
-where, and whether it writes there. Pods, claims, guards, network policies and notes take it from here.
+where, the program's variable for that place, and whether it writes there. Pods, claims, guards, network policies and notes
+take it from here.
 */}}
 {{- define "stack-backup.jobs" -}}
 {{- $workers := include "stack-backup.workers" . }}
@@ -56,7 +57,7 @@ postgres-backup-hourly:
   section: postgresBackupHourly
   passwords: [superuser]
   mounts:
-    - {volume: databaseBackup, path: /backup, written: true}
+    - {volume: databaseBackup, path: /backup, variable: BACKUP_VOLUME, written: true}
 {{- end }}
 {{- if .postgresBackupTiers.enabled }}
 {{- range list "daily" "weekly" "monthly" }}
@@ -64,31 +65,31 @@ postgres-backup-{{ . }}:
   section: postgresBackupTiers
   tier: {{ . }}
   mounts:
-    - {volume: databaseBackup, path: /backup, written: true}
+    - {volume: databaseBackup, path: /backup, variable: BACKUP_VOLUME, written: true}
 {{- end }}
 {{- end }}
 {{- if .postgresReplicatorBackup.enabled }}
 postgres-replicator-backup:
   section: postgresReplicatorBackup
   mounts:
-    - {volume: databaseBackup, path: /backup}
-    - {volume: databaseReplica, path: /replica, written: true}
+    - {volume: databaseBackup, path: /backup, variable: BACKUP_VOLUME}
+    - {volume: databaseReplica, path: /replica, variable: REPLICA_VOLUME, written: true}
 {{- end }}
 {{- if .mediaReplicator.enabled }}
 media-replicator:
   section: mediaReplicator
   mounts:
-    - {volume: media, path: /media}
-    - {volume: mediaReplica, path: /media-replica, written: true}
+    - {volume: media, path: /media, variable: MEDIA_VOLUME}
+    - {volume: mediaReplica, path: /media-replica, variable: MEDIA_REPLICA_VOLUME, written: true}
 {{- end }}
 {{- if .offsite.enabled }}
 offsite:
   section: offsite
   store: true
   mounts:
-    - {volume: databaseBackup, path: /backup}
+    - {volume: databaseBackup, path: /backup, variable: BACKUP_VOLUME}
     {{- if .offsite.media }}
-    - {volume: media, path: /media}
+    - {volume: media, path: /media, variable: MEDIA_VOLUME}
     {{- end }}
 {{- end }}
 {{- if .databaseDrill.enabled }}
@@ -97,22 +98,22 @@ database-drill:
   store: {{ eq .databaseDrill.source "offsite" }}
   mounts:
     {{- if ne .databaseDrill.source "offsite" }}
-    - {volume: databaseBackup, path: /backup}
+    - {volume: databaseBackup, path: /backup, variable: SOURCE_VOLUME}
     {{- end }}
     {{- if .databaseDrill.references }}
-    - {volume: mediaReplica, path: /media-replica}
+    - {volume: mediaReplica, path: /media-replica, variable: MEDIA_REPLICA_VOLUME}
     {{- end }}
 {{- end }}
 {{- if .replicaCheck.enabled }}
 replica-check:
   section: replicaCheck
   mounts:
-    - {volume: replicaCheck, path: /state, written: true}
+    - {volume: replicaCheck, path: /state, variable: STATE_VOLUME, written: true}
     {{- if .replicaCheck.media }}
-    - {volume: mediaReplica, path: /media-replica}
+    - {volume: mediaReplica, path: /media-replica, variable: MEDIA_REPLICA_VOLUME}
     {{- end }}
     {{- if .replicaCheck.database }}
-    - {volume: databaseReplica, path: /replica}
+    - {volume: databaseReplica, path: /replica, variable: REPLICA_VOLUME}
     {{- end }}
 {{- end }}
 {{- if .databaseRecovery.enabled }}
@@ -122,7 +123,7 @@ database-recovery:
   store: {{ eq .databaseRecovery.source "offsite" }}
   mounts:
     {{- if ne .databaseRecovery.source "offsite" }}
-    - {volume: {{ ternary "databaseBackup" "databaseReplica" (eq .databaseRecovery.source "backup") }}, path: /source, name: source}
+    - {volume: {{ ternary "databaseBackup" "databaseReplica" (eq .databaseRecovery.source "backup") }}, path: /source, variable: SOURCE_VOLUME, name: source}
     {{- end }}
 {{- end }}
 {{- if .mediaRecovery.enabled }}
@@ -130,9 +131,9 @@ media-recovery:
   section: mediaRecovery
   store: {{ eq .mediaRecovery.source "offsite" }}
   mounts:
-    - {volume: media, path: /media, written: true}
+    - {volume: media, path: /media, variable: MEDIA_VOLUME, written: true}
     {{- if ne .mediaRecovery.source "offsite" }}
-    - {volume: mediaReplica, path: /media-replica}
+    - {volume: mediaReplica, path: /media-replica, variable: MEDIA_REPLICA_VOLUME}
     {{- end }}
 {{- end }}
 {{- end }}

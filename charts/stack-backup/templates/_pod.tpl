@@ -80,7 +80,15 @@ volumeMounts:
   value: /dev/termination-log
 - name: PYTHON
   value: {{ ternary "/tools/python/bin/python3" "python3" (not (empty .context.Values.python.image.repository)) }}
+{{- if .settings.scratch }}
+- name: SCRATCH
+  value: /scratch
+{{- end }}
 {{- range .job.mounts }}
+{{- if .variable }}
+- name: {{ .variable }}
+  value: {{ .path }}
+{{- end }}
 {{- if eq .volume "history" }}
 - name: HISTORY
   value: {{ .path }}
