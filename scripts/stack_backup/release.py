@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 import os
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import urllib3
@@ -17,7 +15,7 @@ from kubernetes.client import ApiClient, ApiException, Configuration, CoreV1Api
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION
 from kubernetes.stream import stream
-from websocket import ABNF, WebSocketException
+from websocket import ABNF, WebSocketBadStatusException, WebSocketException
 from yaml import YAMLError
 
 from stack_backup import CliError, Exit
@@ -30,7 +28,6 @@ TIMEOUTS = (10, 90)
 """Seconds to connect, and between two pieces of an answer; programs print a line every 30 s."""
 STDOUT = b"\1"
 """The first byte of what a command has printed."""
-_HANDSHAKE = re.compile(r"Handshake status (\d+) (.*?) -\+-\+- .* -\+-\+- (b.*)", re.DOTALL)
 _RESOURCES = {
     "CronJob": "cronjobs.batch",
     "Event": "events",
@@ -249,14 +246,13 @@ class Release:
 
 
 def _refused_handshake(error: ApiException) -> ApiException:
-    """The API server's answer, of which the client keeps only a text."""
-    found = _HANDSHAKE.match(str(error.reason))
-    if error.status or found is None:
+    """The API server's own refusal, which the client has made a text without a status of."""
+    refusal = error.__context__
+    if not isinstance(refusal, WebSocketBadStatusException):
         return error
-    refusal = ApiException(status=int(found[1]), reason=found[2])
-    with suppress(ValueError, SyntaxError):
-        refusal.body = ast.literal_eval(found[3]).decode(errors="replace")
-    return refusal
+    told = ApiException(status=refusal.status_code, reason=refusal.status_message)
+    told.body = (refusal.resp_body or b"").decode(errors="replace")
+    return told
 
 
 def _message(error: ApiException) -> str:
