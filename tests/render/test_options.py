@@ -386,11 +386,14 @@ def test_a_pod_reaches_what_its_job_needs_and_nothing_reaches_it(stack: str, obj
         contract.DATABASE_RECOVERY: [53, contract.PORT],
         contract.OFFSITE: [53, 443, 8443],
     }
-    for item in objects.of_kind("CronJob"):
-        name = item["metadata"]["name"]
+    given = [item["metadata"]["name"] for item in objects.of_kind("CronJob")]
+    for name in given:
         ports = {port["port"] for rule in _ways_out(objects, name) for port in rule["ports"]}
-        assert sorted(ports) == reached.get(name, []), name
-    assert not everything or {item["metadata"]["name"] for item in objects.of_kind("CronJob")} > set(reached)
+        if name != contract.DOCTOR:
+            assert sorted(ports) == reached.get(name, []), name
+        else:  # what any of the others reaches
+            assert sorted(ports) == sorted({port for one in given for port in reached.get(one, [])})
+    assert not everything or set(given) > set(reached)
 
 
 def test_the_off_site_store_is_looked_for_anywhere_or_where_it_is_said_to_be() -> None:
