@@ -90,6 +90,7 @@ INVENTORY: dict[str, list[str]] = {
         "CronJob/offsite",
         "CronJob/replica-check",
         "NetworkPolicy/stack-backup-offsite",
+        "PrometheusRule/stack-backup",
         "PersistentVolumeClaim/replica-check",
         "Pod/doctor-offsite",
         "Pod/doctor-replica-check",

@@ -146,6 +146,10 @@ REFUSED: dict[str, list[Any]] = {
     "offsite.trashDays": [0],
     "offsite.secret.name": ["", "Not_A_Name"],
     "offsite.secret.key": ["", "a/b"],
+    "monitoring.alerts.runbookUrl": ["docs/%s.md", "https://docs.example.org", "https://a b/%s"],
+    "monitoring.alerts.severity.jobLate": ["very bad", 1],
+    "monitoring.alerts.volumeDaysToFull": [0],
+    "monitoring.alerts.volumeFreePercent": [0, 100],
     "volumes.databaseReplica.existingClaim": ["Not_A_Name"],
     "volumes.databaseReplica.nfs.server": ["nfs server", "-nfs"],
     "volumes.databaseReplica.nfs.path": ["", "nfs/dumps"],
@@ -363,6 +367,10 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
         _on("databaseDrill", databaseDrill={"source": "offsite", "scratch": {"size": "29Gi"}})
         | {"offsite": {"remote": "s3:backups"}},
         "databaseDrill.scratch.size is 29Gi, but a dump of postgresBackupHourly.dumpSize 3400Mi needs 30600",
+    ),
+    (
+        {"monitoring": {"alerts": {"enabled": True}}},
+        "monitoring.alerts.runbookUrl is empty, but monitoring.alerts.enabled is true",
     ),
     (
         {"offsite": {"enabled": True, "remote": "s3:backups"}},

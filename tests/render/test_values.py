@@ -37,6 +37,8 @@ OPEN = {
     ("commonLabels",),
     ("global",),
     ("serviceAccount", "annotations"),
+    ("monitoring", "alerts", "labels"),
+    ("monitoring", "alerts", "alertLabels"),
     *(
         (section, key)
         for section in ("jobDefaults", *SECTIONS)
@@ -94,8 +96,9 @@ def test_every_key_of_the_defaults_is_in_the_schema_and_every_key_of_the_schema_
 
 def test_every_section_of_a_job_takes_what_all_jobs_take() -> None:
     assert set(DEFAULTS["jobDefaults"]) == set(JOB) == set(SCHEMA["properties"]["jobDefaults"]["required"])
-    assert {f"{name}.enabled" for name in SECTIONS} | {"history.enabled", "networkPolicy.enabled"} == {
-        dotted(key) for key in LEAVES if key[-1] == "enabled"
+    others = {"history.enabled", "networkPolicy.enabled"}
+    assert {f"{name}.enabled" for name in SECTIONS} | others == {
+        dotted(key) for key in LEAVES if key[-1] == "enabled" and key[0] != "monitoring"
     }
     for name in ("jobDefaults", *SECTIONS):
         node = SCHEMA["properties"][name]

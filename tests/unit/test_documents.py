@@ -40,6 +40,7 @@ ELSEWHERE = {
     "fragalysis-stack": "its chart",
     "media-backup": "its CronJob",
     "shared_preload_libraries": "a setting of PostgreSQL that nothing here reads",
+    "honorLabels": "a setting of a scrape",
     "kubernetes.core": "an Ansible collection",
     "pgBackRest": "a product",
     "pgBouncer": "a product",
@@ -47,9 +48,6 @@ ELSEWHERE = {
     "….rclonelink": "what rclone makes of a link",
 }
 """Names in code marks that are no name of this project, and why they are right."""
-
-OF_OTHERS = {"alternatives.md"}
-"""Pages that say what other products have."""
 
 FRAME = {Exit.USAGE, Exit.TRANSIENT, Exit.SETUP, Exit.TIMEOUT, Exit.KILLED, Exit.STOPPED}
 """What every program may end with: `settings`, `run`, start.sh."""
@@ -668,7 +666,7 @@ def files(document: Document) -> list[str]:
     return complaints
 
 
-# ---- names, alerts -----------------------------------------------------------------------------------------
+# ---- names -----------------------------------------------------------------------------------------
 
 
 def names(document: Document) -> list[str]:
@@ -701,23 +699,6 @@ def _figures(page: str) -> frozenset[str]:
     trees = [node for path in paths for node in ast.walk(ast.parse(_read(path)))]
     found = {node.arg for node in trees if isinstance(node, ast.keyword) and node.arg}
     return frozenset(found | {text for path in paths for _, text in _strings(path) if " " not in text})
-
-
-def alerts(document: Document) -> list[str]:
-    """While the chart has no alert, metric or dashboard, a sentence may only deny that there is one."""
-    if document.path.name in OF_OTHERS or any(
-        "PrometheusRule" in _read(path) for path in TEMPLATES.rglob("*.yaml")
-    ):
-        return []
-    complaints = []
-    for sentence in re.split(r"(?<=[.:;?!|])\s|\n\s*\n", document.prose):
-        if re.search(
-            r"\b(?:alerts?|alerting|metrics?|dashboards?)\b", sentence, re.IGNORECASE
-        ) and not re.search(
-            r"\b(?:no|none|not|nothing|without|your own|yourself)\b", sentence, re.IGNORECASE
-        ):
-            complaints.append(f"there is none: {' '.join(sentence.split())}")
-    return complaints
 
 
 # ---- wording -----------------------------------------------------------------------------------------------
@@ -817,7 +798,6 @@ ELSE = PROJECT / "docs" / "jobs" / "media-recovery.md"
         (names, "It fires `StackBackupTooOld`.", "no such name: StackBackupTooOld"),
         (names, "The metric `stack_backup_age_seconds`.", "no such name: stack_backup_age_seconds"),
         (names, "\n## Figures of the verdict\n`elephants`", "no such figure: elephants"),
-        (alerts, "It is in the alerts.", "there is none: It is in the alerts."),
         (wording, "It is something that\npasses.", "say 'a transient error': something that\npasses"),
     ],
 )
@@ -860,7 +840,7 @@ def test_a_message_s_commands_codes_and_pages_are_seen(text: str) -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [links, values, defaults, codes, commands, files, names, alerts, wording],
+    [links, values, defaults, codes, commands, files, names, wording],
     ids=lambda rule: rule.__name__,
 )
 def test_what_a_document_names_is_there(rule: Rule) -> None:
