@@ -20,7 +20,7 @@ from stack_backup.release import Release
 from stack_backup.runs import Object, with_environment
 from stack_backup.waiting import Blocker
 from stack_backup_jobs.formats import MediaState, Record
-from stack_backup_jobs.listing import DUMP, HISTORY, MEDIA, Point, unpacked
+from stack_backup_jobs.listing import DUMP, HISTORY, MEDIA, STORE, Point, unpacked
 
 # Where jobs mount volumes of dumps; of several jobs with one claim, the first lends its pod.
 MOUNTS = (
@@ -34,6 +34,9 @@ MEDIA_MOUNTS = (
     ("replica-check", "media-replica"),
     ("media-replicator", "media-replica"),
 )
+STORES = ("offsite", "database-recovery", "database-drill", "media-recovery")
+SECRET = "offsite-secret"
+"""The volume of the jobs that talk to the off-site store."""
 DEADLINE = 300
 GIVE_UP = 30.0
 """Seconds after which a volume is not waited for that cannot be mounted; its Job is deleted then."""
@@ -47,6 +50,7 @@ class Place:
     """A volume of dumps, a job of the release that mounts it, and why it could not be listed (else empty)."""
 
     claim: str
+    """Or, off-site, the remote, such as `s3:backups/production`."""
     job: str
     points: list[Point]
     problem: str = ""
@@ -127,6 +131,7 @@ def of_release(
     cronjobs = release.cronjobs() if jobs is None else jobs
     wanted = [(DUMP, *one) for one in _claims(cronjobs, MOUNTS)]
     wanted += [(MEDIA, *one) for one in _claims(cronjobs, MEDIA_MOUNTS)]
+    wanted += [(STORE, *one) for one in _stores(cronjobs)]
     if not wanted:
         raise CliError(
             Exit.NO_RELEASE,
@@ -146,12 +151,15 @@ def of_release(
             release.create(body)
         for what, claim, job, run in runs:
             found, problem = _read(run, blocked)
-            if what == DUMP:
-                places.append(Place(claim, job, _points(found), problem))
-            elif what == MEDIA:
-                media.append(_media(claim, job, found, problem))
-            else:
+            if what == HISTORY:
                 history = History(sorted(unpacked(found), key=lambda record: record.ended), problem)
+                continue
+            dumps = [one for one in found if "dump" in one]
+            states = [one for one in found if "dump" not in one]
+            if what != MEDIA:
+                places.append(Place(claim, job, _points(dumps), problem))
+            if what == MEDIA or states:
+                media.append(_media(claim, job, states, problem))
     finally:
         for *_, run in runs:
             release.delete("Job", run.name)
@@ -168,7 +176,9 @@ def chosen(places: list[Place], environment: Mapping[str, str], as_of: str | Non
     if place.problem:
         raise CliError(Exit.RED, f"Claim {place.claim}: {place.problem} Nothing was started.")
     folders = environment.get("SOURCE_FOLDERS", "").split()
-    good = [one for one in place.points if one.state == "verified" and one.folder in folders]
+    good = [one for one in place.points if one.state == "verified"]
+    if folders:  # off-site any will do
+        good = [one for one in good if one.folder in folders]
     if found := next((one for one in good if as_of is None or one.time <= as_of), None):
         return found
     before = f" of {as_of} or before" if as_of else ""
@@ -194,6 +204,16 @@ def _claims(
                 yield cronjobs[job], volume, claim
 
 
+def _stores(cronjobs: dict[str, Object]) -> Iterator[tuple[Object, Object, str]]:
+    """The off-site store, which all jobs share: a CronJob that reaches it, the volume of its keys, its name."""
+    for job in (cronjobs[name] for name in STORES if name in cronjobs):
+        pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        for volume in (one for one in pod["volumes"] if one["name"] == SECRET):
+            environment = {one["name"]: one.get("value", "") for one in pod["containers"][0]["env"]}
+            yield job, volume, environment["REMOTE"]
+            return
+
+
 def listing_job(cronjob: Object, volume: Object, what: str = DUMP) -> Object:
     return reading_job(cronjob, volume, "list", {"WHAT": what}, DEADLINE)
 
@@ -202,6 +222,7 @@ def reading_job(
     cronjob: Object, volume: Object, program: str, environment: Mapping[str, str], deadline: int
 ) -> Object:
     """A Job with the pod of a CronJob, stripped to its interpreter, its limits and one volume, read-only.
+    That of the store's keys stays where it is, and rclone with it.
 
     It has no owner, as it is no run of that job and must not count as one. Nobody has to delete it.
     """
@@ -211,13 +232,17 @@ def reading_job(
     asked["HISTORY"] = ""  # a reading is no run to be remembered
     pod = with_environment(template, asked)["spec"]
     pod["volumes"] = [one for one in pod["volumes"] if one["name"] in LENT] + [volume]
-    pod["initContainers"] = [one for one in pod.get("initContainers", ()) if one["name"] == "python"]
+    lenders = ("python", "rclone") if volume["name"] == SECRET else ("python",)
+    pod["initContainers"] = [one for one in pod.get("initContainers", ()) if one["name"] in lenders]
     (container,) = pod["containers"]
     mounts = [one for one in container["volumeMounts"] if one["name"] in LENT]
+    place = PLACE
+    if volume["name"] == SECRET:
+        place = next(one["mountPath"] for one in container["volumeMounts"] if one["name"] == SECRET)
     container |= {
         "resources": container["resources"] | {"requests": {"cpu": "20m", "memory": "64Mi"}},
         "command": ["/bin/sh", "/programs/start.sh", program],
-        "volumeMounts": [*mounts, {"name": volume["name"], "mountPath": PLACE, "readOnly": True}],
+        "volumeMounts": [*mounts, {"name": volume["name"], "mountPath": place, "readOnly": True}],
     }
     labels = {"app.kubernetes.io/name": f"stack-backup-{program}"}
     return {

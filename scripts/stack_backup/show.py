@@ -206,18 +206,24 @@ def _why(job: JobStatus) -> str:
     return job.last_run.message if job.last_run is not None and job.last_run.exit_code else ""
 
 
+def _where(claim: str, *, capital: bool = False) -> str:
+    """A claim, or the off-site store, whose name has a colon."""
+    return claim if ":" in claim else f"{'C' if capital else 'c'}laim {claim}"
+
+
 def points(console: Console, namespace: str, places: list[Place], proofs: Proofs) -> None:
     """Each dump, its proof, and what a recovery of it takes (RTO) and loses (RPO)."""
     for place in places:
         if place.problem:
-            console.print(f"[bold red]Claim {place.claim}:[/] ", end="")
+            console.print(Text(f"{_where(place.claim, capital=True)}: ", "bold red"), end="")
             console.print(Text(place.problem))
             continue
         if not place.points:
-            console.print(f"Claim {place.claim} of {namespace} (job {place.job}) holds no dump.")
+            where = _where(place.claim, capital=True)
+            console.print(f"{where} of {namespace} (job {place.job}) holds no dump.")
             continue
         table = Table(
-            title=f"Dumps on claim {place.claim} of {namespace} (job {place.job})",
+            title=f"Dumps on {_where(place.claim)} of {namespace} (job {place.job})",
             title_justify="left",
             title_style="bold",
             box=SIMPLE_HEAD,
@@ -292,7 +298,7 @@ def history(console: Console, one: History) -> None:
 
 def media(console: Console, namespace: str, replicas: list[Media]) -> None:
     for one in replicas:
-        name = f"Media on claim {one.claim} of {namespace} (job {one.job}): "
+        name = f"Media on {_where(one.claim)} of {namespace} (job {one.job}): "
         if one.problem:
             console.print(Text.assemble((name, "bold red"), one.problem))
         else:

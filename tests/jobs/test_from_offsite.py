@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 import shutil
 import signal
@@ -15,9 +17,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from stack_backup import points
 from stack_backup.runs import JobResult
+from stack_backup_jobs.listing import STORE
 from stack_backup_lab.data import comparison, dataset, media_files
-from stack_backup_lab.render import merge_values
+from stack_backup_lab.render import Objects, merge_values, render
 from stack_backup_lab.runtime.local import LocalRuntime, LocalStack, RunningJob
 from tests.jobs.mirror import FILES, SLOWLY
 from tests.jobs.store import SECRET, Store, serving
@@ -315,3 +319,26 @@ def wait_for(condition: Callable[[], bool], running: RunningJob) -> None:
         assert running.pod.running, running.pod.log
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+# ---- the list of restore points ----
+
+
+def test_the_restore_points_of_the_store_are_listed(older: World) -> None:
+    for remote, names in (
+        (f"s3:{PLACE}", [("hourly", older.dump, "verified")]),
+        ("s3:older", [("hourly", OLDER, "unverified"), ("Tuesday/hourly", OLDER, "unverified")]),
+    ):
+        values = merge_values(NOTHING_LEFT, {"offsite": {"remote": remote}})
+        objects = Objects(copy.deepcopy(list(render(values, namespace=NAMESPACE))))
+        jobs = {job["metadata"]["name"]: job for job in objects.of_kind("CronJob")}
+        ((cronjob, volume, where),) = points._stores(jobs)
+        assert where == remote
+        job = cronjob["metadata"]["name"]
+        cronjob["spec"]["jobTemplate"]["spec"] = points.listing_job(cronjob, volume, STORE)["spec"]
+        older.stack.apply(objects)
+        lines = [line.partition("\t") for line in older.stack.run(job).log.splitlines()]
+        found = [json.loads(text) for word, _, text in lines if word == "dump"]
+        assert sorted((one["folder"], one["dump"], one["state"]) for one in found) == names
+        states = [json.loads(text) for word, _, text in lines if word == "media"]
+        assert [one["status"] for one in states] == ["complete"] * (remote != "s3:older")

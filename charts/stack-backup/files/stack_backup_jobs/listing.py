@@ -17,15 +17,17 @@ from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 
+from stack_backup_jobs import store
 from stack_backup_jobs.errors import JobError, is_folder
 from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import AHEAD, OWN, STATE, Dump, Exit, Manifest, MediaState, Record, stamp
 from stack_backup_jobs.history import jobs, read
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.settings import load, one_of
+from stack_backup_jobs.store import OfStore, configured, media_state
 
-DUMP, MEDIA, HISTORY = "dump", "media", "history"
-"""The words with which the lines begin; also what can be asked for."""
+DUMP, MEDIA, HISTORY, STORE = "dump", "media", "history", "store"
+"""The words with which the lines begin; also what can be asked for. `store`: dumps and media off-site."""
 PACK = 50
 """Records to a line of the history."""
 
@@ -34,7 +36,7 @@ PACK = 50
 class Settings:
     place: Path
     """Where the volume is mounted."""
-    what: str = one_of(DUMP, MEDIA, HISTORY)
+    what: str = one_of(DUMP, MEDIA, HISTORY, STORE)
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,15 @@ def program(job: Job) -> Outcome:
         found = points(job, settings.place)
     elif settings.what == MEDIA:
         found = media(settings.place)
+    elif settings.what == STORE:
+        found = off_site(job)
     else:
         found = packed(chain.from_iterable(read(settings.place / name) for name in jobs(settings.place)))
     count = 0
     for one in found:
+        word = HISTORY if isinstance(one, str) else DUMP if isinstance(one, Point) else MEDIA
         line = json.dumps(one if isinstance(one, str) else asdict(one))
-        os.write(1, f"{settings.what}\t{line}\n".encode())
+        os.write(1, f"{word}\t{line}\n".encode())
         count += 1
     return Outcome(Exit.DONE, "listed", f"{count} found.")
 
@@ -77,6 +82,18 @@ def points(job: Job, volume: Path) -> Iterator[Point]:
         if path.name != "lost+found" and is_folder(path, follow=False):
             for dump in Folder(job, path).dumps(ahead=math.inf):
                 yield point(path.name, dump)
+
+
+def off_site(job: Job) -> Iterator[Point | MediaState]:
+    """What the store holds, of this release or of older tools, and the last complete copy of the media."""
+    rclone = configured(job, load(OfStore))
+    for folder in store.folders(job, rclone):
+        for dump in folder.dumps(ahead=math.inf):
+            yield point(str(folder.path), dump)
+    if (state := media_state(rclone)) is not None:
+        at = state.get("finished")
+        files, held, namespace = state.number("files"), state.number("bytes"), state.get("namespace")
+        yield MediaState("complete", at, at, files, held, namespace)
 
 
 def point(folder: str, dump: Dump) -> Point:

@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stack_backup_jobs import immutable
 from stack_backup_jobs.choice import folders_in
 from stack_backup_jobs.errors import JobError, of_volume, user
 from stack_backup_jobs.folder import Folder
@@ -61,6 +62,8 @@ class Settings(OfStore):
     bandwidth_limit: float = rate()
     media_volume: str = optional()
     """Nothing where the media are not copied."""
+    immutable: bool = optional("false")
+    """Whether the store keeps what it has, whatever these keys try; then nothing is removed there."""
     exclude: str = optional()
     """Patterns of names that are no part of the media; blanks are between them."""
 
@@ -128,7 +131,9 @@ class Run:
         if (ran := rclone.look()).code:
             raise rclone.refused(f"{rclone.remote} cannot be listed", ran)
         self._md5 = "md5" in json.loads(rclone.answer("backend", "features", rclone.remote)).get("Hashes", [])
-        if media and self._state() is not None:
+        if self._settings.immutable:
+            self._prove()
+        elif media and self._state() is not None:
             self._empty_trash()
         for name in self._settings.folders:
             self._folder(name)
@@ -142,6 +147,16 @@ class Run:
         if self._counts["sent"] + media_changed == 0:
             return Outcome(Exit.DONE, "present", f"All {both} already.")
         return Outcome(Exit.DONE, "published", f"{both}, verified.")
+
+    def _prove(self) -> None:
+        """Red when the keys can destroy what is there, and all is sent all the same."""
+        try:
+            how = immutable.prove(self._job, self._rclone)
+        except JobError as error:
+            self._note(Exit(error.code), error.what, error.advice)
+            return
+        self._job.say(f"These keys cannot destroy what is off-site: {how}.")
+        self._job.figure(immutable=how)
 
     def _note(self, code: Exit, what: str, advice: str) -> None:
         """Ends the job red, but only when all else is done. The first one is told in the verdict."""
@@ -179,7 +194,8 @@ class Run:
         for altered in found.altered:
             what = f"{name}/{altered} was changed off-site, and is not there to be sent again."
             self._note(Exit.DATA, what, "Find out who did it; move the object away.")
-        self._remove_old(name, verified, found)
+        if not self._settings.immutable:
+            self._remove_old(name, verified, found)
         oldest = found.wanted(verified, self._settings.keep)[1]
         self._counts["kept"] += sum(good >= oldest for good in found.good)
 
@@ -328,6 +344,8 @@ class Run:
         self._job.say(f"Copying the media: {count(before)} files, {size(before) // MIB} MiB.")
         changes = self._sync(volume)
         added, replaced, deleted = (changes.kinds[sign] for sign in (b"+", b"*", b"-"))
+        if self._settings.immutable:
+            deleted = 0  # these are names that the volume does not have any more, and the store keeps
         self._job.figure(media_added=added, media_replaced=replaced, media_deleted=deleted)
         after = measure(volume, self._settings.exclude.split())
         self._record(before, after)
@@ -341,8 +359,10 @@ class Run:
         return added + replaced + deleted
 
     def _sync(self, volume: Path) -> Changes:
-        trash, changes = f"--backup-dir={self._at('trash/media', stamp().replace(':', ''))}", Changes()
-        command = ("sync", "--links", "--create-empty-src-dirs", "--combined=-", trash, *self._filters)
+        changes = Changes()
+        trash = f"--backup-dir={self._at('trash/media', stamp().replace(':', ''))}"
+        how = ("copy",) if self._settings.immutable else ("sync", trash)
+        command = (*how, "--links", "--create-empty-src-dirs", "--combined=-", *self._filters)
         command = (*command, str(volume), self._at("media"))
         ran = self._rclone.run(*command, take=changes.take)
         if ran.code and (odd := changed(volume, ran)):
@@ -369,7 +389,7 @@ class Run:
         files, held = self._counted()
         self._job.figure(media_files=files, media_bytes=held)
         least, most = sorted((count(before), count(after)))
-        if not least <= files <= most:
+        if files < least or (files > most and not self._settings.immutable):
             raise JobError(
                 Exit.DATA,
                 f"Off-site there are {files} media files, and the volume holds {count(after)}.",

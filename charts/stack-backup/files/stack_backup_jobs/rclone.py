@@ -59,6 +59,7 @@ HTTP = {
     507: Exit.NO_ROOM,
 }
 """0: there was no answer."""
+REJECTED = ("400", "401", "403", "405", "409")
 _S3_CODE = re.compile(r"\bapi error (\w+):")
 _HTTP_STATUS = re.compile(r"\bStatusCode: (\d+)")
 
@@ -97,6 +98,12 @@ class Ran:
     @property
     def reason(self) -> str:
         return (self.complaints[0].text if self.complaints else self.last)[:600]
+
+    @property
+    def rejected(self) -> bool:
+        """Did the store itself say no, as one does whose keys may not, or whose object is locked?"""
+        text = " ".join(complaint.text for complaint in self.complaints) or self.last
+        return bool(self.code) and any(status in REJECTED for status in _HTTP_STATUS.findall(text))
 
     def told(self) -> Exit | None:
         """What the codes of S3 and HTTP in it say."""
