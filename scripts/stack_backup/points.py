@@ -205,7 +205,9 @@ def _claims(
 
 
 def _stores(cronjobs: dict[str, Object]) -> Iterator[tuple[Object, Object, str]]:
-    """The off-site store, which all jobs share: a CronJob that reaches it, the volume of its keys, its name."""
+    """The off-site store, which all jobs share: a CronJob that reaches it, the volume of its keys, and the
+    remote.
+    """
     for job in (cronjobs[name] for name in STORES if name in cronjobs):
         pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         for volume in (one for one in pod["volumes"] if one["name"] == SECRET):

@@ -52,7 +52,7 @@ def test_a_locked_bucket_is_proved_and_nothing_is_removed_there(hourly: Hourly, 
 
 @pytest.mark.parametrize("mode", ["GOVERNANCE", ""])
 def test_keys_that_can_destroy_are_red_and_all_is_sent(hourly: Hourly, store: Store, mode: str) -> None:
-    offsite = Locked(hourly, store, f"open-{mode.lower()}", mode)
+    offsite = Locked(hourly, store, f"open-{mode.lower() or 'none'}", mode)
     name = hourly.plant(timedelta(hours=9))
     result = offsite.run(78, "can destroy what is off-site", "COMPLIANCE")
     assert "immutable" not in result.verdict
