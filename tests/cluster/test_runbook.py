@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import yaml
 
+from stack_backup_lab.bed import images
 from stack_backup_lab.data import dataset
 from stack_backup_lab.paths import BIN, PROJECT
 from stack_backup_lab.render import load_values, merge_values
@@ -42,26 +43,34 @@ class Lost:
         """Run the commands under a heading of the runbook; what they printed."""
         own = self.folder / "own.yaml"
         own.write_text(yaml.safe_dump(self.values))
+        printed = ""
+        for command in commands(RUNBOOK, heading):
+            printed += self.run(
+                *("bash", "-euo", "pipefail", "-c", command.replace("YOUR-VALUES.yaml", str(own))),
+                cwd=self.folder if "charts/" not in command else PROJECT,
+            )
+        return printed
+
+    def run(self, *command: str, input: str = "", cwd: Path | None = None) -> str:
+        """A command of an operator's; what it printed."""
         environment = {
             **os.environ,
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "KUBECONFIG": str(self.production.kube.kubeconfig),
         }
-        printed = ""
-        for command in commands(RUNBOOK, heading):
-            done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", command.replace("YOUR-VALUES.yaml", str(own))],
-                cwd=self.folder if "charts/" not in command else PROJECT,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=600,
-                check=False,
-            )
-            assert done.returncode == 0, f"{command}\n{done.stdout}"
-            printed += done.stdout
-        return printed
+        done = subprocess.run(
+            command,
+            cwd=cwd or self.folder,
+            env=environment,
+            input=input,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        return done.stdout
 
 
 def notes(stack: ClusterStack) -> str:
@@ -134,6 +143,63 @@ def test_the_production_cluster_is_lost(lost: Lost) -> None:
     green(lost.production.run("database-recovery", environment=environment))
     green(lost.production.run("media-recovery", environment=environment))
     assert notes(lost.production) == BOTH
+
+
+STORE = """
+apiVersion: v1
+kind: Pod
+metadata: {name: store, labels: {app: store}}
+spec:
+  containers:
+    - name: store
+      image: IMAGE
+      command: [rclone, serve, s3, "--config=/dev/null", "--addr=:9000", "--auth-key=key,secret", /store]
+      volumeMounts: [{name: store, mountPath: /store}]
+      securityContext:
+        {runAsNonRoot: true, runAsUser: 999, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+  securityContext: {fsGroup: 999, seccompProfile: {type: RuntimeDefault}}
+  volumes: [{name: store, emptyDir: {}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: store}
+spec: {selector: {app: store}, ports: [{port: 9000}]}
+"""
+CONFIGURATION = """
+[s3]
+type = s3
+provider = Rclone
+endpoint = http://store:9000
+access_key_id = key
+secret_access_key = secret
+"""
+OFFSITE = {
+    "offsite": {"remote": "s3:backups/production", "folders": ["hourly"]},
+    "networkPolicy": {"offsitePorts": [9000]},
+}
+
+
+def test_the_cluster_is_gone(lost: Lost) -> None:
+    kubectl = ("kubectl", "--namespace", contract.NAMESPACE)
+    lost.run(
+        *kubectl,
+        "apply",
+        "--filename=-",
+        input=STORE.replace("IMAGE", images.IMAGES[images.RCLONE].reference),
+    )
+    lost.run(*kubectl, "wait", "pod/store", "--for=condition=Ready", "--timeout=120s")
+    lost.run(*kubectl, "exec", "store", "--", "mkdir", "/store/backups")
+    (lost.folder / "rclone.conf").write_text(CONFIGURATION)
+    lost.run(*kubectl, "create", "secret", "generic", "offsite", "--from-file=rclone.conf")
+    lost.production.install(merge_values(lost.values, OFFSITE, {"offsite": {"enabled": True}}))
+    green(lost.production.run("offsite"), "published")
+    lost.production.database.execute(f"DROP DATABASE {dataset.DATABASE} WITH (FORCE)")
+    lost.production.volume(MEDIA).remove("targets")
+    lost.values = merge_values(TEST_MACHINE, OFFSITE)
+    printed = lost.follow("The cluster is gone")
+    assert printed.count('"exit":0') == 2
+    assert notes(lost.production) == BOTH
+    assert lost.production.volume(MEDIA).read("targets/one.mol") == b"a molecule"
 
 
 def test_every_heading_with_a_command_is_followed_here() -> None:

@@ -43,7 +43,7 @@ doctor:
 {{- $jobs := include "stack-backup.table" . | fromYaml }}
 {{- if .Values.history.enabled }}
 {{- range $jobs }}
-{{- $_ := set . "mounts" (append .mounts (dict "volume" "history" "path" "/history" "written" true)) }}
+{{- $_ := set . "mounts" (append (.mounts | default list) (dict "volume" "history" "path" "/history" "written" true)) }}
 {{- end }}
 {{- end }}
 {{- toYaml $jobs }}
