@@ -238,7 +238,7 @@ def test_every_stack_of_a_cluster_has_its_line(command: Command, stack: ClusterS
 
 
 @pytest.mark.usefixtures("backup")
-def test_a_recovery_brings_the_named_dump_back(command: Command, stack: ClusterStack) -> None:
+def test_a_recovery_brings_the_named_dump_back(command: Command, stack: ClusterStack, tmp_path: Path) -> None:
     stack.database.execute("CREATE TABLE kept AS SELECT 1 AS number", "frag")
     dump = _json(command("run", contract.HOURLY, "-o", "json"))["verdict"]["dump"]
     stack.database.execute("DROP TABLE kept; CREATE TABLE lost AS SELECT 1 AS number", "frag")
@@ -248,6 +248,15 @@ def test_a_recovery_brings_the_named_dump_back(command: Command, stack: ClusterS
     assert (end.returncode, document["verdict"]["outcome"]) == (0, "recovered"), end
     assert document["verdict"]["dump"] == dump
     assert tables(stack) == ["kept"]
+    # Whoever asks for evidence finds that very run, and how long a recovery of that dump takes.
+    page = tmp_path / "report.html"
+    report = _json(command("report", "--days", "1", "--html", str(page), "-o", "json"))
+    assert report["problems"] == []
+    assert report["runs"][-1]["verdict"] == document["verdict"]
+    assert [run["verdict"]["outcome"] for run in report["runs"]].count("published") >= 3
+    (point,) = [one for one in report["places"][0]["points"] if one["dump"] == dump]
+    assert point["recovery"] == {"seconds": document["verdict"]["seconds"], "basis": "recovery"}
+    assert dump in page.read_text()
 
 
 @pytest.mark.usefixtures("refusing")
