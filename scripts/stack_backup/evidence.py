@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from stack_backup_jobs.formats import NAME, Exit, Record, seconds_of, stamp, time_of
+from stack_backup_jobs.formats import Exit, Record, seconds_of, stamp, time_of
 from stack_backup_jobs.listing import Point
 
 BACKUP, DRILL, RECOVERY, CHECK = (
@@ -249,10 +249,10 @@ def ages(records: Sequence[Record], source: Source) -> list[tuple[float, float]]
     begin, end = seconds_of(source.since), seconds_of(source.generated)
     for job in (BACKUP, CHECK):
         published = [
-            (seconds_of(record.ended), seconds_of(time_of(name)))
+            (seconds_of(record.ended), taken)
             for record in records
             if record.verdict.get("job") == job and code(record) == 0
-            if NAME.fullmatch(name := text(record, "dump"))
+            if (taken := _taken(text(record, "dump"))) is not None
         ]
         if published:
             break
@@ -264,6 +264,14 @@ def ages(records: Sequence[Record], source: Source) -> list[tuple[float, float]]
             start = max(done, begin)
             found += [(start, start - dump), (following, following - dump)]
     return found
+
+
+def _taken(dump: str) -> float | None:
+    """The time in the name of a dump, where that is one."""
+    try:
+        return seconds_of(time_of(dump))
+    except ValueError:
+        return None
 
 
 def _budgets(

@@ -20,7 +20,7 @@ Value = tuple[float, float]
 _ONES = [factor * 10**power for power in range(16) for factor in (1, 2, 5)]
 _BYTES = [factor * 1024**power for power in range(6) for factor in (1, 2, 5, 10, 20, 50, 100, 200, 500)]
 _SECONDS = [
-    *(1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 4 * 3600, 6 * 3600, 12 * 3600),
+    *(1, 2, 5, 10, 15, 60, 120, 300, 600, 900, 1800, 3600, 7200, 4 * 3600, 6 * 3600, 12 * 3600),
     *(days * 86400 for days in _ONES),
 ]
 
@@ -35,7 +35,7 @@ class Unit:
 
 COUNT = Unit(lambda value: f"{value:,.0f}", _ONES)
 BYTES = Unit(lambda value: size(round(value)), _BYTES)
-SECONDS = Unit(duration, _SECONDS)
+SECONDS = Unit(lambda value: duration(value).replace(" h 0 min", " h"), _SECONDS)
 
 
 @dataclass(frozen=True)

@@ -199,8 +199,15 @@ def drawn(evidence: Evidence) -> list[Plot]:
         failed = [_ended(one) for one in records if code(one)]
         return draw(title, unit, _values(records, key), marks=failed, **options)
 
+    failed = [_ended(one) for one in backups if code(one)]
     found = [
-        draw("Age of the newest verified dump", SECONDS, evidence.ages, limit=limits.get("dataLossSeconds")),
+        draw(
+            "Age of the newest verified dump",
+            SECONDS,
+            evidence.ages,
+            marks=failed,
+            limit=limits.get("dataLossSeconds"),
+        ),
         line("Size of a dump", BYTES, backups, "bytes"),
         line("Rows in a dump", COUNT, backups, "rows"),
         line("How long a backup takes", SECONDS, evidence.of_job(BACKUP), "seconds"),

@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -253,13 +253,22 @@ HOSTILE = st.one_of(
 
 
 @settings(deadline=None)
-@given(said=HOSTILE, dump=HOSTILE, outcome=HOSTILE, job=HOSTILE, number=st.integers() | HOSTILE)
+@given(
+    said=HOSTILE,
+    dump=HOSTILE | st.just("backup-2022-13-01T00:00:00Z-dumpall.sql.gz"),
+    outcome=HOSTILE,
+    job=HOSTILE | st.just("postgres-backup-hourly"),
+    number=st.integers() | HOSTILE,
+    code=st.sampled_from([0, 1]),
+)
+@example("<b>", "backup-2022-13-01T00:00:00Z-dumpall.sql.gz", "<i>", "postgres-backup-hourly", 10**400, 0)
+@example("\x00\ud800", "\x1b", "]]>", "\x00", 1, 1)
 def test_no_verdict_s_text_is_more_than_text(
-    said: str, dump: str, outcome: str, job: str, number: Any
+    said: str, dump: str, outcome: str, job: str, number: Any, code: int
 ) -> None:
     """A table's name, or a tampered record, must not write the page."""
     text = {"message": said, "dump": dump, "bytes": number, "recovery_seconds": number}
-    hostile = [record("database-drill", NOW, 65, outcome, **text), record(job, NOW, 1, outcome, **text)]
+    hostile = [record("database-drill", NOW, 65, outcome, **text), record(job, NOW, code, outcome, **text)]
     one = made(hostile)
     page = Page(report.html(one))
     assert {name for name, _ in page.elements} <= {name for name, _ in Page(report.html(FULL)).elements}

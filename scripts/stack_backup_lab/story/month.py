@@ -34,14 +34,14 @@ from stack_backup_lab.story.stacks import BACKUP_ALONE, CLAIM, JOB, NAMESPACE, S
 FOLDER = PROJECT / "build" / "month"
 PICTURE = PROJECT / "docs" / "pictures" / "report.png"
 HOUR = 3600
-DAYS, EVERY = 30, 8 * HOUR
-WEEK = 7 * DAY // EVERY
+DAYS, EVERY = 28, 16 * HOUR
+TO_DRILL = 5
 """Backups from one drill to the next."""
-FAILS = range(65, 68)
+FAILS = range(22, 24)
 """Backups that fail: their superuser is unknown to the server."""
 GROWTH = 400
 """Rows that the application writes from one backup to the next."""
-RECOVERY, DATA_LOSS = 60, 12 * HOUR
+RECOVERY, DATA_LOSS = 60, 36 * HOUR
 _MORE: Mapping[str, Any] = {
     "databaseDrill": {
         "enabled": True,
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def _live(stack: LocalStack) -> None:
-    """A month of the stack: it grows, is backed up, and drilled once a week."""
+    """A month of the stack: it grows, is backed up, and drilled every few days."""
     with psycopg.connect(stack.database.dsn(dataset.DATABASE), autocommit=True) as connection:
         connection.execute("CREATE TABLE visit (at timestamptz, page text)")
         for number in range(DAYS * DAY // EVERY):
@@ -80,7 +80,7 @@ def _live(stack: LocalStack) -> None:
             )
             unknown = {"DATABASE_SUPERUSER": "nobody"} if number in FAILS else {}
             runs = [(JOB, ago, unknown)]
-            if number % WEEK == WEEK - 1:
+            if number % TO_DRILL == TO_DRILL - 1:
                 runs.append((DRILL, ago - HOUR, {}))
             for job, before, environment in runs:
                 ended = stack.run(job, environment=environment, faults=_clock(before))
