@@ -184,9 +184,10 @@ def test_every_stack_is_accepted(stack: str) -> None:
 
 # -- every value shows ---------------------------------------------------------------------------------------
 
-# Every optional part, and the recoveries by themselves, too.
+# Every optional part, and the recoveries and the doctor by themselves, too.
 BASE = merge_values(
     STACKS["ci/everything"][0],
+    {"doctor": {"schedule": "30 5 * * *"}},
     {
         section: {"schedule": "30 5 * * *", "confirm": NAMESPACE}
         for section in ("databaseRecovery", "mediaRecovery")
@@ -317,6 +318,7 @@ SECTION_OF = {
     "database-drill": "databaseDrill",
     "replica-check": "replicaCheck",
     "offsite": "offsite",
+    "doctor": "doctor",
 }
 JOB_SPEC = ("jobTemplate", "spec")
 POD = (*JOB_SPEC, "template", "spec")
