@@ -27,6 +27,7 @@ from tests.jobs.dumps import DumpFolder, Sample
 from tests.jobs.faults import fail_python, kill_python, patch_python
 from tests.jobs.store import SECRET, Store, serving
 from tests.outcomes import green, red
+from tests.render import contract
 
 JOB = "doctor"
 NAMESPACE = "doctor-stack"
@@ -42,6 +43,8 @@ VALUES: dict[str, Any] = {
     "offsite": {"enabled": True, "remote": "s3:bucket/place", "folders": ["hourly"]},
     "volumes": {"databaseReplica": NFS, "mediaReplica": NFS},
 }
+NO_DUMPS = ("history", "media-replica")
+"""Volumes that are written, and where no link is asked for."""
 Findings = Mapping[tuple[str, str], Finding]
 
 
@@ -76,7 +79,7 @@ class Doctor:
         for text in (finding.message, finding.advice):
             assert text in result.verdict["message"]
         assert all(one.advice for one in found.values() if one.result in (FAILED, WARNING))
-        assert {one.subject for one in found.values() if one.result == SKIPPED} <= {subject, "media-replica"}
+        assert {one.subject for one in found.values() if one.result == SKIPPED} <= {subject, *NO_DUMPS}
         return result
 
     def warns(
@@ -124,7 +127,9 @@ def doctor(stack: LocalStack, store: Store) -> Iterator[Doctor]:
 
 
 def names(stack: LocalStack) -> list[str]:
-    return [str(path) for claim in stack.claims for path in stack.volume(claim).path.rglob("*")]
+    """On all volumes, but for the history, where each run leaves its verdict."""
+    claims = [claim for claim in stack.claims if claim != contract.HISTORY]
+    return [str(path) for claim in claims for path in stack.volume(claim).path.rglob("*")]
 
 
 def test_all_is_well(doctor: Doctor) -> None:
@@ -135,12 +140,14 @@ def test_all_is_well(doctor: Doctor) -> None:
     result = green(doctor.run(), "sound")
     found = findings(result)
     assert {one.subject for one in found.values()} == {
-        *("database", "offsite", "database-backup", "database-replica", "media", "media-replica")
+        *("database", "offsite", "database-backup", "database-replica", "history", "media", "media-replica")
     }
     assert {one.result for one in found.values()} == {OK, SKIPPED}
-    assert [key for key, one in found.items() if one.result == SKIPPED] == [("media-replica", "link")]
+    assert [key for key, one in found.items() if one.result == SKIPPED] == [
+        (name, "link") for name in NO_DUMPS
+    ]
     assert result.verdict["checks"] == len(found)
-    assert (result.verdict["warnings"], result.verdict["failed"], result.verdict["skipped"]) == (0, 0, 1)
+    assert (result.verdict["warnings"], result.verdict["failed"], result.verdict["skipped"]) == (0, 0, 2)
     assert names(doctor.stack) == before, "it leaves nothing"
     assert found["media", "mode"].message == "Mounted read-only."
     assert ("media", "write") not in found, "what no job writes, it does not write"
@@ -149,7 +156,7 @@ def test_all_is_well(doctor: Doctor) -> None:
 def test_the_page_has_every_check_and_no_other(doctor: Doctor) -> None:
     page = (PROJECT / "docs" / "jobs" / "doctor.md").read_text()
     rows = re.findall(r"(?m)^\| (\w+) \| `([a-z-]+)` \|", page)
-    volumes = {"database-backup", "database-replica", "media", "media-replica"}
+    volumes = {"database-backup", "database-replica", "history", "media", "media-replica"}
     found = {
         ("volume" if subject in volumes else subject, check) for subject, check in findings(doctor.run())
     }
