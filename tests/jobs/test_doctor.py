@@ -374,6 +374,13 @@ def test_a_process_that_is_killed_while_it_examines(doctor: Doctor) -> None:
     assert findings(result)["media-replica", "remove"].result == OK
 
 
+def test_the_clock_of_a_file_server_that_differs(doctor: Doctor) -> None:
+    ahead = red(doctor.run(SUBJECTS=BACKUP, python=clock("volume", 900)), 78, "file server is 900 s ahead")
+    assert findings(ahead)[BACKUP, "clock"].result == FAILED
+    behind = green(doctor.run(SUBJECTS=BACKUP, python=clock("volume", -100)), "sound")
+    assert findings(behind)[BACKUP, "clock"].result == WARNING
+
+
 # ---- a volume on NFS ---------------------------------------------------------------------------------------
 
 
