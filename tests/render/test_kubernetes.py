@@ -123,12 +123,13 @@ def test_sql_of_the_values_reaches_its_file_unchanged(sql: str) -> None:
     own = {
         "databaseRecovery": {"sql": sql},
         "databaseDrill": {"references": sql, "assertions": {"first": sql, "second": sql}},
+        "postgresReplicatorBackup": {"sanitise": {"sql": {"comments": sql}, "fragalysis": False}},
     }
     values, namespace = STACKS["ci/everything"]
     data = render(merge_values(values, own), namespace=namespace).get("ConfigMap", "stack-backup-sql")["data"]
     files = {name.removesuffix(".sql"): text for name, text in data.items() if name.endswith(".sql")}
     names = ["assertion-first", "assertion-has-targets", "assertion-second", "recovery", "references"]
-    assert sorted(files) == names
+    assert sorted(files) == [*names, "sanitise-2-comments"]
     assert {text for name, text in files.items() if name != "assertion-has-targets"} == {sql}
 
 

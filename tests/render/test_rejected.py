@@ -103,6 +103,9 @@ REFUSED: dict[str, list[Any]] = {
     "postgresReplicatorBackup.keep": [0],
     "postgresReplicatorBackup.graceSeconds": [-1],
     "postgresReplicatorBackup.schedule": ["@reboot"],
+    "postgresReplicatorBackup.sanitise.sql": [{"Has Rows": "SELECT 1"}, {"rows": ""}],
+    "postgresReplicatorBackup.sanitise.jobs": [0],
+    "postgresReplicatorBackup.sanitise.scratch.size": [40],
     "mediaReplicator.minimumShare": [101, -1],
     "mediaReplicator.sentinel": ["/etc/passwd", "two\nlines"],
     "mediaReplicator.trashDays": [0],
@@ -280,6 +283,10 @@ def _on(*sections: str, **values: Any) -> dict[str, Any]:
     return merge_values(_places(), {name: {"enabled": True} for name in sections}, values)
 
 
+def _sanitise(**own: Any) -> dict[str, Any]:
+    return {"sanitise": {"enabled": True, **own}}
+
+
 CLAIMED = {"databaseBackup": {"existingClaim": "made-by-hand"}}
 NO_BACKUP = {"postgresBackupHourly": {"enabled": False}}
 EXPORTS = "lie in one another: the mirror of the media would delete the dumps. Name two exports."
@@ -403,6 +410,15 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
         _on("databaseDrill", databaseDrill={"scratch": {"size": "26Gi"}}),
         "databaseDrill.scratch.size is 26Gi, but a dump of postgresBackupHourly.dumpSize 3400Mi needs "
         "27200Mi there",
+    ),
+    (
+        _on("postgresReplicatorBackup", postgresReplicatorBackup=_sanitise(scratch={"size": "26Gi"})),
+        "postgresReplicatorBackup.sanitise.scratch.size is 26Gi, but a dump of "
+        "postgresBackupHourly.dumpSize 3400Mi needs 27200Mi there",
+    ),
+    (
+        _on("postgresReplicatorBackup", postgresReplicatorBackup=_sanitise(fragalysis=False)),
+        "its fragalysis is false and its sql is empty",
     ),
     (
         _on("databaseRecovery", databaseRecovery={"scratch": {"size": "3Gi"}}),

@@ -96,7 +96,7 @@ def test_every_key_of_the_defaults_is_in_the_schema_and_every_key_of_the_schema_
 
 def test_every_section_of_a_job_takes_what_all_jobs_take() -> None:
     assert set(DEFAULTS["jobDefaults"]) == set(JOB) == set(SCHEMA["properties"]["jobDefaults"]["required"])
-    others = {"history.enabled", "networkPolicy.enabled"}
+    others = {"history.enabled", "networkPolicy.enabled", "postgresReplicatorBackup.sanitise.enabled"}
     assert {f"{name}.enabled" for name in SECTIONS} | others == {
         dotted(key) for key in LEAVES if key[-1] == "enabled" and key[0] != "monitoring"
     }

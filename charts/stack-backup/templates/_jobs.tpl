@@ -170,6 +170,9 @@ media-recovery:
 {{- if .job.tier }}
 {{- $_ := set $settings "schedule" (index $section .job.tier).schedule }}
 {{- end }}
+{{- if dig "sanitise" "enabled" false $section }}
+{{- $_ := set $settings "scratch" $section.sanitise.scratch }}
+{{- end }}
 {{- include "stack-backup.fill" (dict "into" $settings "from" .context.Values.jobDefaults) }}
 {{- toJson $settings }}
 {{- end }}

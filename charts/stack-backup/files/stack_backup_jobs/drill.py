@@ -6,7 +6,6 @@ thrown away.
 from __future__ import annotations
 
 import math
-import os
 import secrets
 import time
 from collections.abc import Iterable
@@ -17,9 +16,9 @@ from pathlib import Path
 from stack_backup_jobs.choice import LATEST, Source, choose
 from stack_backup_jobs.errors import JobError, is_folder, status
 from stack_backup_jobs.folder import source
-from stack_backup_jobs.formats import MIB, OWN, Dump, Exit, MediaState, escaped, seconds_of
+from stack_backup_jobs.formats import OWN, Dump, Exit, MediaState, escaped, seconds_of
 from stack_backup_jobs.job import Job, Outcome, say
-from stack_backup_jobs.private_server import EMPTY, PrivateServer
+from stack_backup_jobs.private_server import PrivateServer, check_room
 from stack_backup_jobs.restore import UNCOUNTED, Options, Restore, patterns
 from stack_backup_jobs.session import ServerError, UnreachableError, identifier, literal
 from stack_backup_jobs.settings import load, number, one_of, optional
@@ -68,20 +67,9 @@ class Proof:
 def program(job: Job) -> Outcome:
     job.leaves("The drill changes nothing: the dumps and the live database are as they were.")
     settings = load(Settings)
-    for name in (
-        "PGHOST",
-        "PGHOSTADDR",
-        "PGPORT",
-        "PGSERVICE",
-        "PGPASSWORD",
-        "PGPASSFILE",
-        "PGDATABASE",
-        "PGUSER",
-    ):
-        os.environ.pop(name, None)  # nothing leads a command of the image to another server
     folder, dump = chosen(job, settings)
     fetched = settings.scratch if settings.source == OFFSITE else None
-    check_room(settings.scratch, dump, fetched is not None)
+    check_room(settings.scratch, dump, SCRATCH, fetched is not None)
     options = Options(settings.jobs, patterns(settings.accepted), other_owner=settings.allow_other_owner)
     restore = Restore(job, folder, dump, options)
     begun = time.monotonic()
@@ -182,18 +170,6 @@ def finished(dump: Dump) -> float:
         return seconds_of(dump.manifest.get("finished") if dump.manifest else "")
     except ValueError:
         return seconds_of(dump.time)
-
-
-def check_room(scratch: Path, dump: Dump, fetched: bool) -> None:
-    need, there = (8 + fetched) * dump.size + EMPTY, os.statvfs(scratch)
-    free = there.f_bavail * there.f_frsize
-    if free < need:
-        raise JobError(
-            Exit.NO_ROOM,
-            f"The scratch space has {free // MIB} MiB left, and to restore {dump.name} may take"
-            f" {need // MIB} MiB.",
-            SCRATCH,
-        )
 
 
 def make_tablespaces(private: PrivateServer, restore: Restore) -> None:

@@ -201,8 +201,7 @@ class Folder:
         for dump in old:
             self._job.say(f"Removing {dump.name}: {keep} newer dumps are verified.")
             try:
-                self.file(dump.name).unlink(missing_ok=True)
-                self.manifest_file(dump.name).unlink(missing_ok=True)
+                self.remove(dump.name)
             except OSError as error:
                 raise JobError(
                     Exit.TRANSIENT,
@@ -210,6 +209,11 @@ class Folder:
                     "Check the volume: without retention it fills up.",
                 ) from error
         return len(old)
+
+    def remove(self, name: str) -> None:
+        """A dump with its manifest, if it is there: the dump first, so that no reader takes half of it."""
+        self.file(name).unlink(missing_ok=True)
+        self.manifest_file(name).unlink(missing_ok=True)
 
     # ---- what comes from another folder ----
 

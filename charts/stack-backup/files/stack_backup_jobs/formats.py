@@ -95,7 +95,7 @@ def plain(value: str) -> str:
 
 
 _ONE = """format name sha256 bytes sql_bytes started finished job namespace client_version server_version
-system_identifier compressor suspicious"""
+system_identifier compressor suspicious sanitised"""
 RECORDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_ONE.split(), ("VALUE",)),
     "database": ("NAME",),
@@ -145,6 +145,11 @@ class Manifest:
     @property
     def suspicious(self) -> bool:
         return self.get("suspicious") == "yes"
+
+    @property
+    def sanitised(self) -> bool:
+        """Was it dumped from a copy that SQL of the values had changed?"""
+        return self.get("sanitised") == "yes"
 
     @property
     def databases(self) -> list[str]:

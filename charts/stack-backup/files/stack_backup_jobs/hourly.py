@@ -6,7 +6,7 @@ import os
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +49,8 @@ def program(job: Job) -> Outcome:
         check_room(folder, earlier)
         temporary = folder.temporary(name)
         say(f"Dumping the server {server} to {folder.file(name)}.")
-        read, packed = take_dump(job, server, there, temporary, settings.compressor)
-        check_contents(read, there)
-        sync(temporary)  # else nothing of it can be dropped from memory
-        if read_afresh(job, temporary, name) != packed.sha256:
-            raise JobError(Exit.VOLUME, "The dump reads back differently from what was written.", DIFFERS)
-        head = head_of(job, settings, there, (name, started), read, packed)
+        read, packed = whole_dump(job, server, there, temporary, settings.compressor)
+        head = head_of(job, settings.namespace, settings.compressor, there, (name, started), read, packed)
         body = [*there.extensions, *there.sizes, *read.records]
         doubt = shrunk(Manifest((*head, *body)), newest(earlier), settings.minimum_share)
         manifest = Manifest((*head, *([("suspicious", "yes")] if doubt else []), *body))
@@ -181,9 +177,23 @@ def environment(job: Job, server: Server, major: int) -> Mapping[str, str]:
     }
 
 
-def take_dump(job: Job, server: Server, there: There, target: Path, compressor: str) -> tuple[Reader, Packed]:
+def whole_dump(
+    job: Job, server: Server, there: There, target: Path, compressor: str, *options: str
+) -> tuple[Reader, Packed]:
+    """Of the server, on the disk, and read back from there; `options` are further ones of pg_dumpall."""
+    read, packed = take_dump(job, server, there, target, compressor, options)
+    check_contents(read, there)
+    sync(target)  # else nothing of it can be dropped from memory
+    if read_afresh(job, target, "the new dump") != packed.sha256:
+        raise JobError(Exit.VOLUME, "The dump reads back differently from what was written.", DIFFERS)
+    return read, packed
+
+
+def take_dump(
+    job: Job, server: Server, there: There, target: Path, compressor: str, options: Sequence[str]
+) -> tuple[Reader, Packed]:
     """One pass counts what the dump holds, packs it, writes it, and hashes what was written."""
-    command = ["pg_dumpall", f"--username={server.superuser}", "--no-password"]
+    command = ["pg_dumpall", f"--username={server.superuser}", "--no-password", *options]
     command += [f'--exclude-database="{name.replace(chr(34), chr(34) * 2)}"' for name in there.left_out]
     packer = Packer(job, target, compressor)
     dump = job.processes.start(
@@ -227,7 +237,7 @@ def not_finished(server: Server, there: There, code: int, said: str) -> JobError
         return JobError(
             Exit.KILLED,
             "pg_dumpall was killed, most likely for want of memory.",
-            "Raise the memory limit (value postgresBackupHourly.resources).",
+            "Raise the memory limit (value resources of this job).",
         )
     if not said:
         said = f"pg_dumpall ended with {code} and said nothing."
@@ -269,7 +279,13 @@ def check_contents(read: Reader, there: There) -> None:
 
 
 def head_of(
-    job: Job, settings: Settings, there: There, named: tuple[str, str], read: Reader, packed: Packed
+    job: Job,
+    namespace: str,
+    compressor: str,
+    there: There,
+    named: tuple[str, str],
+    read: Reader,
+    packed: Packed,
 ) -> Records:
     name, started = named
     return [
@@ -281,11 +297,11 @@ def head_of(
         ("started", started),
         ("finished", stamp()),
         ("job", job.name),
-        ("namespace", settings.namespace),
+        ("namespace", namespace),
         ("client_version", there.client),
         ("server_version", there.version),
         ("system_identifier", there.identifier),
-        ("compressor", settings.compressor),
+        ("compressor", compressor),
     ]
 
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from stack_backup_jobs.errors import JobError
-from stack_backup_jobs.formats import Exit
+from stack_backup_jobs.formats import MIB, Dump, Exit
 from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.server import Server, of_server
 from stack_backup_jobs.session import Address, ServerError
@@ -44,6 +44,21 @@ EMPTY = 256 << 20
 """Bytes that a server without data takes, its log of changes included."""
 
 
+def check_room(scratch: Path, dump: Dump, advice: str, fetched: bool = False) -> None:
+    """Is there room for a server that holds that dump, and for the dump where it is `fetched`? Raises
+    JobError.
+    """
+    need, there = (8 + fetched) * dump.size + EMPTY, os.statvfs(scratch)
+    free = there.f_bavail * there.f_frsize
+    if free < need:
+        raise JobError(
+            Exit.NO_ROOM,
+            f"The scratch space has {free // MIB} MiB left, and to restore {dump.name} may take"
+            f" {need // MIB} MiB.",
+            advice,
+        )
+
+
 class PrivateServer:
     """In the new folder `folder`, with a superuser of that name, as the dump has it: what a role has granted
     can only be loaded if the role is there. `server` reaches it.
@@ -51,6 +66,8 @@ class PrivateServer:
 
     def __init__(self, job: Job, folder: Path, superuser: str) -> None:
         self._job, self.folder = job, folder
+        for name in [name for name in os.environ if name.startswith("PG")]:
+            del os.environ[name]  # nothing leads a command of the image to another server
         self._data, self._log = folder / "data", folder / "log"
         socket = folder / "socket"
         job.ends.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -120,7 +137,7 @@ class PrivateServer:
             advice = "Most likely it lacks memory: raise the memory limit of this job."
             return JobError(Exit.KILLED, f"The server in the pod {what}: it was killed.", advice)
         if self._is_full():
-            advice = "Make the scratch space larger (value scratch.size of this job)."
+            advice = "Make the scratch space of this job larger."
             return JobError(Exit.NO_ROOM, f"The server in the pod {what}: the scratch space is full.", advice)
         advice = "Use the image that the stack's own server runs (value database.image)."
         return JobError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from stack_backup_jobs import sanitise
 from stack_backup_jobs.choice import newest_in, shrunk
 from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.folder import Folder, deadline_of_the_job, read_afresh, sha256_of, source
 from stack_backup_jobs.formats import Dump, Exit, newest
 from stack_backup_jobs.job import Job, Outcome, say
-from stack_backup_jobs.settings import load, number
+from stack_backup_jobs.settings import load, number, optional
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Settings:
     grace_seconds: int = number(0)
     maximum_age_seconds: int = number(1)
     minimum_share: int = number(0)
+    sanitise: bool = optional("false")
 
 
 def program(job: Job) -> Outcome:
@@ -34,8 +36,15 @@ def program(job: Job) -> Outcome:
     folder = Folder(job, settings.replica_volume / settings.replica_folder)
     folder.open()
     with deadline_of_the_job(job, folder.path):
-        before = newest(folder.dumps())
-        check_target(folder, dump, before)
+        there = folder.dumps()
+        check_target(folder, dump, newest(there))
+        marked = sanitise.sanitised(there)
+        before = newest(marked if settings.sanitise else there)
+        if settings.sanitise and (others := len(there) - len(marked)):
+            job.leaves(
+                "Nothing was published, and every earlier dump of the replica is as it was, "
+                f"{others} of them not sanitised."
+            )
         word, message, read = "present", f"{dump.name} is in the replica already, whole.", dump.name
         if before and before.time > dump.time:
             # A dump that went back in time would only push out a newer one.
@@ -46,6 +55,14 @@ def program(job: Job) -> Outcome:
                 f"The replica holds {before.name} already, which is newer than {dump.name}, the newest of "
             )
             message += "the source."
+        elif settings.sanitise:
+            if sanitise.bring(job, folder, origin, dump, settings.minimum_share):
+                word, message = "published", f"{dump.name} is in the replica, sanitised and verified."
+            job.figure(dump=dump.name, bytes=folder.file(dump.name).stat().st_size)
+            job.leaves(f"The replica holds {dump.name}, sanitised and whole.")
+        elif any(dump.name == found.name for found in marked):
+            message = f"{dump.name} is in the replica already, sanitised: only a newer one replaces it."
+            job.figure(dump=dump.name)
         else:
             check_share(dump, before, settings.minimum_share)
             say(f"Copying {dump.name} to {folder.path}.")
@@ -53,6 +70,8 @@ def program(job: Job) -> Outcome:
                 word, message = "published", f"{dump.name} is in the replica, verified."
             job.figure(dump=dump.name, bytes=dump.size)
             job.leaves(f"The replica holds {dump.name}, whole.")
+        if settings.sanitise:
+            sanitise.remove_others(job, folder)
         job.figure(age_seconds=dump.age)
         check_age(dump, settings.maximum_age_seconds, passed)
         retain(job, folder, settings, read)
