@@ -14,7 +14,7 @@ from stack_backup import follow, waiting
 from stack_backup.release import RELEASE_LABEL, Release
 from stack_backup.runs import Object, finished, pods_of, result, time_of
 from stack_backup.waiting import Blocker, View
-from stack_backup_jobs.formats import stamp
+from stack_backup_jobs.formats import Exit, stamp
 
 BY_HAND = "@yearly"
 """The schedule of a suspended CronJob that is only the template of runs by hand."""
@@ -123,7 +123,7 @@ def _of_job(cronjob: Object, jobs: list[Object], pods: list[Object], view: View,
     if not all(one.passing for one in blocked):
         red = "its run cannot start"
     elif last is not None and last.exit_code != 0:
-        red = "the last run failed"
+        red = f"the last run {'was over budget' if last.exit_code == Exit.BUDGET else 'failed'}"
     elif schedule is not None and (missed := schedule.missed(cronjob, success, now)):
         red = f"no success since the run of {missed:%Y-%m-%d %H:%M} UTC was due"
     upcoming = None if schedule is None else schedule.next(now)

@@ -111,6 +111,8 @@ def test_a_fresh_success_is_well_and_the_next_run_is_known() -> None:
 def test_the_newest_run_counts_whatever_came_before() -> None:
     good, bad = _run("2026-11-25T10:51:00Z", 0), _run("2026-11-25T11:51:00Z", 65, {"message": "It shrank."})
     assert _status(_cronjob(), good, bad).red == "the last run failed"
+    over = _run("2026-11-25T11:54:00Z", 76, {"outcome": "proved"})
+    assert _status(_cronjob(), bad, over).red == "the last run was over budget"
     later = _run("2026-11-25T11:55:00Z", 0)
     assert _status(_cronjob(), bad, later).red == ""
 
