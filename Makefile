@@ -17,7 +17,7 @@ PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup_lab/bed/image_sc
 
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo demo-cluster check unit jobs lint policy test test-scale test-size coverage mutants bench bench-quick tools \
+.PHONY: help demo demo-cluster demo-report check unit jobs lint policy test test-scale test-size coverage mutants bench bench-quick tools \
   cluster docs site pictures version dist clean
 
 help: ## This list
@@ -33,6 +33,10 @@ demo: ## The whole story on this machine: back up, replicate, recover, lose, rec
 demo-cluster: ## The same story on two kind clusters, the first backup fired by the CronJob's controller
 	@scripts/bootstrap prepare demo-cluster
 	$(PYTHON) -m stack_backup_lab.story.demo --cluster
+
+demo-report: ## The runs of a month, within minutes by moved clocks, and the report of them (build/month)
+	@scripts/bootstrap prepare demo
+	$(PYTHON) -m stack_backup_lab.story.month
 
 ##@ While you work
 
