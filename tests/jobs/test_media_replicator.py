@@ -405,9 +405,9 @@ def passed_over(tree: Media, *names: str, **changes: Any) -> JobResult:
     counted = [result.verdict.get("exceptions", 0), int(tree.state().get("exceptions", 0))]
     assert counted == [len(names), len(names)]
     assert tree.state()["status"] == "complete"
-    assert f"{len(names)} files were passed over" in result.verdict["message"]
+    assert f"{len(names)} files were skipped" in result.verdict["message"]
     for name in names:
-        assert f"Passed over: {name}" in result.log
+        assert f"Skipped: {name}" in result.log
         assert name in result.verdict["message"]
     left = {line.split(":")[0] for line in differences(tree)}
     assert left <= {repr(name) for name in names}
@@ -447,7 +447,7 @@ def test_a_file_that_cannot_be_read_costs_no_other(mirrored: Media) -> None:
         result = job.wait()
     green(result)
     assert result.verdict["exceptions"] == 2
-    assert "Passed over: new: Permission denied" in result.log
+    assert "Skipped: new: Permission denied" in result.log
     assert (mirrored.replica / "names" / "tab\tstop").read_bytes() == b"content of tab\tstop"
     assert (mirrored.replica / "names" / "case").read_text() == "edited"
     assert not (mirrored.replica / "names" / "CASE").exists()
@@ -510,7 +510,7 @@ def test_many_odd_files_are_no_odd_files(mirrored: Media) -> None:
         (mirrored.source / "new" / str(number)).chmod(0)
     mirrored.set("other", "one more")
     result = mirrored.run()
-    red(result, 77, "11 of", "passed over", "The mirror itself is complete", "999:999")
+    red(result, 77, "11 of", "skipped", "The mirror itself is complete", "999:999")
     assert (mirrored.state()["status"], mirrored.state()["exceptions"]) == ("complete", "11")
     assert (mirrored.replica / "other").exists()
 

@@ -415,7 +415,7 @@ def test_what_the_mirror_left_out_or_passed_over(check: Check) -> None:
     check.mirror_again(exclude="lost+found\t.nfs*", exceptions="3")
     verdict = check.sound()
     assert (verdict["media_files"], verdict["media_exceptions"]) == (len(FILES), 3)
-    assert "passed over 3 files" in verdict["message"]
+    assert "skipped 3 files" in verdict["message"]
 
 
 def test_a_file_too_few(check: Check) -> None:

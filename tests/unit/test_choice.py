@@ -46,7 +46,7 @@ def refused(call: Callable[[], object]) -> tuple[int, str, str]:
     return failed.value.code, failed.value.what, failed.value.advice
 
 
-PASSED = "is marked as suspicious, and was passed over."
+PASSED = "is marked as suspicious, and was skipped."
 REFUSED = {
     "no time": (
         "newest",

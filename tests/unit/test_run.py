@@ -591,7 +591,7 @@ def test_a_clean_up_that_hangs_when_told_to_stop(start: Run) -> None:
     assert ended.seconds < 10
 
 
-KILLED = "Most likely it lacked memory"
+KILLED = "Most likely it ran out of memory"
 
 
 def test_a_worker_that_is_killed(start: Run) -> None:

@@ -151,7 +151,7 @@ def test_a_dump_that_is_too_old(job: Job, tmp_path: Path, monkeypatch: pytest.Mo
     code, what, advice, untouched = refused(job)
     assert (code, untouched) == (65, UNTOUCHED)
     assert advice == "Find out why the hourly backup publishes no newer one; then run this job again."
-    passed = f"{late} is marked as suspicious, and was passed over."
+    passed = f"{late} is marked as suspicious, and was skipped."
     assert what == f"The newest verified dump {dump} is 6000 minutes old (maximum: 5400). {passed}"
     assert not (tmp_path / "daily").exists()
     monkeypatch.setenv("MAXIMUM_AGE_SECONDS", str(100 * HOUR + 60))

@@ -87,7 +87,7 @@ def doubt(dumps: Iterable[Dump]) -> str:
     """A sentence about a suspicious dump that is newer than every good one, or nothing."""
     ordered = sorted((dump for dump in dumps if dump.manifest is not None), key=lambda dump: dump.time)
     if ordered and not ordered[-1].good:
-        return f"{ordered[-1].name} is marked as suspicious, and was passed over."
+        return f"{ordered[-1].name} is marked as suspicious, and was skipped."
     return ""
 
 

@@ -145,7 +145,7 @@ class Odd:
         code, text = (0, why) if isinstance(why, str) else (why.errno or 0, why.strerror or "unknown")
         with self._lock:
             if path not in self.why and len(self.why) < SHOWN:
-                say(f"Passed over: {shown(path)}: {text}")
+                say(f"Skipped: {shown(path)}: {text}")
             self.why.setdefault(path, (code, text))
             if len(self.why) > self.MOST:
                 raise self.failure(f"More than {self.MOST} files cannot be copied")

@@ -236,7 +236,7 @@ def not_finished(server: Server, there: There, code: int, said: str) -> JobError
     if code == Exit.KILLED:
         return JobError(
             Exit.KILLED,
-            "pg_dumpall was killed, most likely for want of memory.",
+            "pg_dumpall was killed, most likely because it ran out of memory.",
             "Raise the memory limit (value resources of this job).",
         )
     if not said:

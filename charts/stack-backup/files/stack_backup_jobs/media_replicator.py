@@ -126,7 +126,7 @@ class Mirror:
             "copied",
             f"The replica holds all {there.files} files of the media: {copied} copied, {plan.lost} moved to "
             "its trash."
-            + (f" {len(self.odd)} files were passed over: {self.odd.sentence}." if self.odd.why else ""),
+            + (f" {len(self.odd)} files were skipped: {self.odd.sentence}." if self.odd.why else ""),
         )
 
     # ---- before anything is touched ----
@@ -334,7 +334,7 @@ class Mirror:
         if self.odd.why:
             self.job.figure(exceptions=len(self.odd))
         if len(self.odd) > max(10, source.files // ODD_SHARE):
-            raise self.odd.failure(f"{len(self.odd)} of {source.files} files of the source were passed over")
+            raise self.odd.failure(f"{len(self.odd)} of {source.files} files of the source were skipped")
 
     def _empty_trash(self) -> list[JobError]:
         """By the time in a folder's name. What runs that did not come to their end have moved there is of

@@ -225,7 +225,7 @@ def ended(code: int, command: str) -> None:
     if code == Exit.KILLED:
         raise JobError(
             Exit.KILLED,
-            f"{command} was killed, most likely for want of memory.",
+            f"{command} was killed, most likely because it ran out of memory.",
             "Raise the memory limit of this job (value resources).",
         )
     if code:

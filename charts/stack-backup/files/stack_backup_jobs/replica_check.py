@@ -294,7 +294,7 @@ class Check:
         age = int(time.time() - seconds_of(state.completed))
         sound = f"The media are what the mirror recorded {age // 60} minutes ago."
         if state.exceptions:
-            sound += f" It passed over {state.exceptions} files of the source."
+            sound += f" It skipped {state.exceptions} files of the source."
         self.sound.append(sound)
 
     def _tree(self, volume: Path, state: MediaState) -> None:

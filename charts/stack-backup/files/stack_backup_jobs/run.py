@@ -228,9 +228,9 @@ class Supervisor:
         if end is not None:
             return self._verdict(end["code"], end["outcome"], f"{end['what']} {left} {end['advice']}")
         if code == -signal.SIGKILL:
-            advice = "Most likely it lacked memory: raise the memory limit of this job (value resources)."
+            advice = "Most likely it ran out of memory: raise the memory limit of this job (value resources)."
             return self._verdict(Exit.KILLED, "failed", f"The program was killed. {left} {advice}")
-        how = f"was ended by the signal {-code}" if code and code < 0 else f"ended with the exit code {code}"
+        how = f"was terminated by signal {-code}" if code and code < 0 else f"exited with code {code}"
         return self._verdict(Exit.TRANSIENT, "failed", f"The program {how}. {left} Report this.")
 
     def _verdict(self, code: int, outcome: str, message: str) -> int:
