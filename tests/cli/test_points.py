@@ -26,7 +26,7 @@ from stack_backup_jobs.formats import (
     stamp,
     verdict_of,
 )
-from stack_backup_jobs.listing import DUMP, HISTORY, MEDIA, PACK, unpacked
+from stack_backup_jobs.listing import DUMP, HISTORY, MEDIA, PACK, STORE, unpacked
 from stack_backup_lab.render import CHART, merge_values, render
 from tests.render.stacks import STACKS
 
@@ -198,3 +198,27 @@ def test_the_listing_s_pod_has_programs_interpreter_and_one_volume_to_read(name:
         assert (environment["WHAT"], environment["PLACE"]) == (DUMP, points.PLACE)
         assert environment["HISTORY"] == ""
         assert environment["PYTHON"] == ("/tools/python/bin/python3" if python else "python3")
+
+
+def test_the_store_is_listed_by_whichever_job_has_its_keys() -> None:
+    away = {"offsite": {"remote": "s3:backups/production"}, "databaseRecovery": {"source": "offsite"}}
+    for name, values, lends in (
+        ("production", {}, None),
+        ("ci/everything", {}, "offsite"),
+        ("staging", away, "database-recovery"),
+    ):
+        objects = render(merge_values(STACKS[name][0], values))
+        cronjobs = {item["metadata"]["name"]: item for item in objects.of_kind("CronJob")}
+        found = list(points._stores(cronjobs))
+        assert [one["metadata"]["name"] for one, *_ in found] == ([lends] if lends else [])
+        for cronjob, volume, remote in found:
+            assert remote == "s3:backups/production"
+            pod = points.listing_job(cronjob, volume, STORE)["spec"]["template"]["spec"]
+            (container,) = pod["containers"]
+            assert not [one for one in pod["volumes"] if "persistentVolumeClaim" in one]
+            assert [one["name"] for one in pod["volumes"] if "secret" in one] == [points.SECRET]
+            assert [one["name"] for one in pod["initContainers"]] == ["python", "rclone"]
+            (keys,) = [one for one in container["volumeMounts"] if one["name"] == points.SECRET]
+            environment = {one["name"]: one.get("value") for one in container["env"]}
+            assert environment["CONFIGURATION_FILE"] == f"{keys['mountPath']}/rclone.conf"
+            assert keys["readOnly"] is True

@@ -24,13 +24,16 @@ def store(production: LocalStack) -> Iterator[Store]:
 class Locked(OffSite):
     """The off-site job with a bucket that has versions; what it puts there is locked in `mode`, or not."""
 
-    def __init__(self, hourly: Hourly, store: Store, bucket: str, mode: str = "") -> None:
+    def __init__(self, hourly: Hourly, store: Store, bucket: str, mode: str = "", crypt: str = "") -> None:
         self.mode = mode
         store.rclone(store.configuration(), ["mkdir", "--s3-bucket-object-lock-enabled", f"s3:{bucket}"])
         super().__init__(hourly, store, bucket)
         lock = f"object_lock_mode = {mode}\nobject_lock_retain_until_date = 1d\n" if mode else ""
-        self.stack.secrets["offsite"] = {"rclone.conf": store.configuration() + lock.encode()}
-        self.install({"immutable": True, "folders": [FOLDER], "keep": 1})
+        plain, configuration = store.configuration(), store.configuration(crypt=crypt)
+        over = configuration.removeprefix(plain)
+        self.stack.secrets["offsite"] = {"rclone.conf": plain + lock.encode() + over}
+        remote = {"remote": "secret:"} if crypt else {}
+        self.install({"immutable": True, "folders": [FOLDER], "keep": 1, **remote})
 
     def versions(self, folder: str) -> list[str]:
         place = f"s3:{self.bucket}/production/{folder}"
@@ -48,6 +51,12 @@ def test_a_locked_bucket_is_proved_and_nothing_is_removed_there(hourly: Hourly, 
     assert (verdict["sent"], verdict["removed"], verdict["kept"]) == (1, 0, 1)
     assert [name for name in offsite.versions(FOLDER) if "/" not in name] == [first, second]
     assert len([name for name in offsite.versions(".immutable") if "-v" in name]) == 2
+
+
+def test_a_locked_bucket_under_encryption_is_proved(hourly: Hourly, store: Store) -> None:
+    offsite = Locked(hourly, store, "encrypted", "COMPLIANCE", crypt="encrypted/production")
+    hourly.plant(timedelta(hours=9))
+    assert offsite.run().verdict["immutable"] == "versions are locked"
 
 
 @pytest.mark.parametrize("mode", ["GOVERNANCE", ""])

@@ -7,7 +7,7 @@ from __future__ import annotations
 from stack_backup_jobs.errors import JobError
 from stack_backup_jobs.formats import Exit, stamp
 from stack_backup_jobs.job import Job
-from stack_backup_jobs.rclone import Rclone
+from stack_backup_jobs.rclone import Rclone, below
 
 PLACE = ".immutable"
 """Where the probes are. What the store holds fast, its own life cycle removes."""
@@ -21,7 +21,8 @@ ADVICE = (
 
 def prove(job: Job, rclone: Rclone) -> str:
     """How the store protects the probe. Raises JobError where it does not, or where that cannot be told."""
-    folder = rclone.at(PLACE, f"{stamp().replace(':', '')}.{job.pod}")
+    # Where the keys are used: a remote over that, such as crypt, knows nothing of versions.
+    folder = below(rclone.base(), PLACE, f"{stamp().replace(':', '')}.{job.pod}")
     file, place = job.work / NAME, f"{folder}/{NAME}"
     file.write_text(FIRST)
     rclone.must("copyto", "--ignore-times", file, place, what="No object can be put into the store")

@@ -81,6 +81,7 @@ def program(job: Job) -> Outcome:
             f"There is no verified dump in {settings.backup_volume} ({' '.join(settings.folders)}).",
             "Find out why the hourly backup and its tiers publish none.",
         )
+    rclone.deletes = not settings.immutable
     return Run(job, settings, rclone, folders).all()
 
 

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -128,6 +128,8 @@ class Rclone:
     ) -> None:
         self.remote = remote
         self._writes = writes
+        self.deletes = True
+        """Whether the keys are meant to delete."""
         self._job = job
         # rclone may write to its configuration, and the Secret is read-only.
         self._file = job.work / "rclone.conf"
@@ -147,8 +149,7 @@ class Rclone:
         }
 
     def at(self, *names: str) -> str:
-        """A place below it. No slash follows the colon: to some stores that is another place."""
-        return self.remote.removesuffix("/") + "/" * (self.remote[-1] != ":") + "/".join(names)
+        return below(self.remote, *names)
 
     # ---- commands ----
 
@@ -279,19 +280,15 @@ class Rclone:
             file.truncate(size)  # a hole: it takes no room here
         put = self.run("copyto", "--ignore-times", probe, place, once=True)
         taken = self.run("deletefile", place, once=True)
-        return put if put.code else taken
+        return put if put.code or not self.deletes else taken
+
+    def base(self) -> str:
+        """The place that it comes to: of a remote over another one, as crypt is, the last."""
+        return next(reversed([place for place, _ in self._remotes()]), self.remote)
 
     def address(self) -> tuple[str, int] | None:
         """Where the configuration says that the store is; None where it does not (a provider's own place)."""
-        configuration = configparser.RawConfigParser(strict=False)
-        try:
-            configuration.read_string(self._file.read_text(encoding="utf-8", errors="replace"))
-        except configparser.Error:
-            return None
-        name, seen = self.remote.partition(":")[0], set[str]()
-        while name in configuration and name not in seen:
-            seen.add(name)
-            section = configuration[name]
+        for _, section in self._remotes():
             for place in filter(None, map(section.get, ("endpoint", "url", "host"))):
                 scheme = {"sftp": "sftp", "ftp": "ftp"}.get(section.get("type", ""), "https")
                 try:
@@ -300,8 +297,20 @@ class Rclone:
                 except ValueError:
                     return None
                 return (parts.hostname, port) if parts.hostname and port else None
-            name = section.get("remote", "").partition(":")[0]  # one over another, as crypt is
         return None
+
+    def _remotes(self) -> Iterator[tuple[str, configparser.SectionProxy]]:
+        """The remote, and those that it is over, each with its section of the configuration."""
+        configuration = configparser.RawConfigParser(strict=False)
+        try:
+            configuration.read_string(self._file.read_text(encoding="utf-8", errors="replace"))
+        except configparser.Error:
+            return
+        place, seen = self.remote, set[str]()
+        while (name := place.partition(":")[0]) in configuration and name not in seen:
+            seen.add(name)
+            yield place, configuration[name]
+            place = configuration[name].get("remote", "")
 
 
 MOST_FAILED = 10_000
@@ -324,6 +333,11 @@ class Changes:
             if sign == b"!" and len(self._failed) < MOST_FAILED:
                 self._failed.add(name)
             self.kinds[sign] += name not in self._failed
+
+
+def below(remote: str, *names: str) -> str:
+    """A place below another one. No slash follows the colon: to some stores that is another place."""
+    return remote.removesuffix("/") + "/" * (remote[-1] != ":") + "/".join(names)
 
 
 def excluded(patterns: Iterable[str]) -> list[str]:
