@@ -246,10 +246,7 @@ def pins_its_images(pod: Thing) -> Iterator[str]:
             yield f"container {container['name']}: imagePullPolicy is {container.get('imagePullPolicy')!r}"
 
 
-def is_not_restarted_in_place(pod: Thing) -> Iterator[str]:
-    """podFailurePolicy needs it, and a failed pod keeps its log."""
-    if pod.get("restartPolicy") != "Never":
-        yield f"restartPolicy is {pod.get('restartPolicy')!r}"
+def can_clean_up(pod: Thing) -> Iterator[str]:
     if not pod.get("terminationGracePeriodSeconds", 0) >= 30:
         yield "terminationGracePeriodSeconds is below 30: a job could not clean up after TERM"
 
@@ -279,7 +276,7 @@ POD_RULES: list[Rule] = [
     has_requests_and_limits,
     bounds_its_scratch_space,
     pins_its_images,
-    is_not_restarted_in_place,
+    can_clean_up,
     states_each_variable_once,
 ]
 
@@ -326,6 +323,13 @@ def ends(cronjob: Thing) -> Iterator[str]:
         )
         if inner is not None and not 0 < int(inner) <= deadline:
             yield f"container {container['name']}: DEADLINE_SECONDS is {inner}, the Job's own {deadline}"
+
+
+def is_not_restarted_in_place(cronjob: Thing) -> Iterator[str]:
+    """podFailurePolicy needs it, and a failed pod keeps its log."""
+    pod = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    if pod.get("restartPolicy") != "Never":
+        yield f"restartPolicy is {pod.get('restartPolicy')!r}"
 
 
 def keeps_its_evidence(cronjob: Thing) -> Iterator[str]:
@@ -461,12 +465,44 @@ def has_an_interpreter(cronjob: Thing) -> Iterator[str]:
         yield "the interpreter that is brought is not mounted"
 
 
+# -- Deployments ---------------------------------------------------------------------------------------------
+
+
+def only_reads(deployment: Thing) -> Iterator[str]:
+    """A pod that stays is no job: it writes to no claim, and gets no Secret."""
+    for volume in deployment["spec"]["template"]["spec"]["volumes"]:
+        if "secret" in volume:
+            yield f"it mounts the Secret of volume {volume['name']}"
+        if "persistentVolumeClaim" in volume and not volume["persistentVolumeClaim"].get("readOnly"):
+            yield f"it can write to volume {volume['name']}"
+
+
+def selects_its_own_pods(deployment: Thing) -> Iterator[str]:
+    """And none of a job's, whose labels are the same but for the component."""
+    selector, labels = deployment["spec"]["selector"], deployment["spec"]["template"]["metadata"]["labels"]
+    if not selects(selector, labels):
+        yield "it does not select its own pods"
+    if selects(selector, {**labels, "app.kubernetes.io/component": "another"}):
+        yield "it selects the pods of any component"
+    if selector["matchLabels"].keys() & {"helm.sh/chart", "app.kubernetes.io/version"}:
+        yield "its selector changes with a release, which Kubernetes refuses"
+
+
+def is_asked_whether_it_answers(deployment: Thing) -> Iterator[str]:
+    for container in deployment["spec"]["template"]["spec"]["containers"]:
+        for probe in ("readinessProbe", "livenessProbe"):
+            if probe not in container:
+                yield f"container {container['name']} has no {probe}"
+
+
+DEPLOYMENT_RULES: list[Rule] = [only_reads, selects_its_own_pods, is_asked_whether_it_answers]
 CRONJOB_RULES: list[Rule] = [
     has_an_interpreter,
     has_a_name_that_its_jobs_can_carry,
     starts_when_it_says,
     never_overlaps_itself,
     ends,
+    is_not_restarted_in_place,
     keeps_its_evidence,
     gives_up_only_where_a_retry_cannot_help,
     repeats_nothing_that_replaces_data,
@@ -556,10 +592,18 @@ def _of_kind(objects: Sequence[Thing], kind: str) -> dict[str, Thing]:
     return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
 
 
-def _mounts_of_claims(objects: Sequence[Thing]) -> Iterator[tuple[str, str, bool]]:
-    """The owner, the claim and whether it is written, for every claim of every CronJob's pod."""
+def _templates(objects: Sequence[Thing]) -> Iterator[tuple[str, Thing]]:
+    """The pod template of every CronJob and Deployment, with its owner."""
     for name, cronjob in _of_kind(objects, "CronJob").items():
-        for volume in cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]:
+        yield name, cronjob["spec"]["jobTemplate"]["spec"]["template"]
+    for name, deployment in _of_kind(objects, "Deployment").items():
+        yield name, deployment["spec"]["template"]
+
+
+def _mounts_of_claims(objects: Sequence[Thing]) -> Iterator[tuple[str, str, bool]]:
+    """The owner, the claim and whether it is written, for every claim of every pod."""
+    for name, template in _templates(objects):
+        for volume in template["spec"]["volumes"]:
             if "persistentVolumeClaim" in volume:
                 claim = volume["persistentVolumeClaim"]
                 yield name, claim["claimName"], not claim.get("readOnly", False)
@@ -636,10 +680,13 @@ def mounts_only_claims_that_are_there(objects: Sequence[Thing]) -> Iterator[str]
 
 
 def closes_every_pod_to_the_network(objects: Sequence[Thing]) -> Iterator[str]:
-    """One policy denies everything to every pod; others add no more than ways out to given ports."""
+    """One policy denies everything to every pod; others add no more than ways out to given ports, and a way
+    in to the named ports of a pod that serves.
+    """
     policies = _of_kind(objects, "NetworkPolicy").values()
-    for name, cronjob in _of_kind(objects, "CronJob").items():
-        labels = cronjob["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+    for name, template in _templates(objects):
+        labels = template["metadata"]["labels"]
+        served = {port["name"] for one in template["spec"]["containers"] for port in one.get("ports", [])}
         own = [policy["spec"] for policy in policies if selects(policy["spec"]["podSelector"], labels)]
         denying = [
             spec
@@ -651,8 +698,10 @@ def closes_every_pod_to_the_network(objects: Sequence[Thing]) -> Iterator[str]:
         if not denying:
             yield f"no policy denies everything to the pods of {name}"
         for spec in own:
-            if spec.get("ingress"):
-                yield f"a policy lets something reach the pods of {name}"
+            for rule in spec.get("ingress", []):
+                ports = {port["port"] for port in rule.get("ports", [])}
+                if not ports or not ports <= served or not rule.get("from"):
+                    yield f"a policy lets something reach the pods of {name}"
             if any(not rule.get("ports") for rule in spec.get("egress", [])):
                 yield f"a policy lets the pods of {name} reach every port"
 

@@ -87,13 +87,17 @@ INVENTORY: dict[str, list[str]] = {
     "ci/default": BACKUP,
     "ci/everything": [
         *PRODUCTION,
+        "ConfigMap/stack-backup-dashboard",
         "CronJob/offsite",
         "CronJob/replica-check",
+        "Deployment/stack-backup-exporter",
+        "NetworkPolicy/stack-backup-exporter",
         "NetworkPolicy/stack-backup-offsite",
         "PrometheusRule/stack-backup",
         "PersistentVolumeClaim/replica-check",
         "Pod/doctor-offsite",
         "Pod/doctor-replica-check",
+        "PodMonitor/stack-backup",
     ],
 }
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from stack_backup_lab.render import Objects, render
+from stack_backup_lab.render import Objects, merge_values, render
 from tests.render import contract
 from tests.render.rules import (
     CRONJOB_RULES,
+    DEPLOYMENT_RULES,
     EXAMINES,
     OBJECT_RULES,
     POD_RULES,
@@ -44,6 +45,11 @@ def test_every_pod(rule: Rule, objects: Objects) -> None:
 @pytest.mark.parametrize("rule", CRONJOB_RULES, ids=lambda rule: rule.__name__)
 def test_every_cronjob(rule: Rule, objects: Objects) -> None:
     assert _breaches(rule, [(item["metadata"]["name"], item) for item in objects.of_kind("CronJob")]) == []
+
+
+@pytest.mark.parametrize("rule", DEPLOYMENT_RULES, ids=lambda rule: rule.__name__)
+def test_every_deployment(rule: Rule, objects: Objects) -> None:
+    assert _breaches(rule, [(item["metadata"]["name"], item) for item in objects.of_kind("Deployment")]) == []
 
 
 @pytest.mark.parametrize("rule", OBJECT_RULES, ids=lambda rule: rule.__name__)
@@ -207,8 +213,7 @@ BROKEN_PODS: list[tuple[str, Sabotage]] = [
     ("pins_its_images", _set("containers", 0, "image", "registry:5000/postgres:latest")),
     ("pins_its_images", _set("containers", 0, "image", "postgres:15@sha256:abc")),
     ("pins_its_images", _drop("containers", 0, "imagePullPolicy")),
-    ("is_not_restarted_in_place", _set("restartPolicy", "OnFailure")),
-    ("is_not_restarted_in_place", _drop("terminationGracePeriodSeconds")),
+    ("can_clean_up", _drop("terminationGracePeriodSeconds")),
     ("states_each_variable_once", _twice),
     ("states_each_variable_once", _append("containers", 0, "env", {"name": "EXTRA", "value": 5})),
 ]
@@ -252,6 +257,7 @@ BROKEN_CRONJOBS: list[tuple[str, Sabotage]] = [
     ("ends", _drop("spec", "jobTemplate", "spec", "activeDeadlineSeconds")),
     ("ends", _drop("spec", "jobTemplate", "spec", "backoffLimit")),
     ("ends", _set("spec", "jobTemplate", "spec", "activeDeadlineSeconds", 60)),
+    ("is_not_restarted_in_place", _set(*OF_A_POD, "restartPolicy", "OnFailure")),
     ("keeps_its_evidence", _set("spec", "failedJobsHistoryLimit", 0)),
     ("keeps_its_evidence", _set("spec", "jobTemplate", "spec", "ttlSecondsAfterFinished", 60)),
     (
@@ -288,6 +294,18 @@ BROKEN_RECOVERIES: list[tuple[str, Sabotage]] = [
     ("runs_never_or_as_scheduled", _set("spec", "suspend", False)),
     ("writes_only_what_is_its_own", _writable("/media-replica")),
     ("writes_only_what_is_its_own", _writable("/media")),
+]
+
+OF_A_DEPLOYMENT = ("spec", "template", "spec")
+COMPONENT = "app.kubernetes.io/component"
+BROKEN_DEPLOYMENTS: list[tuple[str, Sabotage]] = [
+    ("only_reads", _set(*OF_A_DEPLOYMENT, "volumes", 1, "persistentVolumeClaim", "readOnly", False)),
+    ("only_reads", _append(*OF_A_DEPLOYMENT, "volumes", {"name": "x", "secret": {"secretName": "x"}})),
+    ("selects_its_own_pods", _set("spec", "selector", "matchLabels", COMPONENT, "another")),
+    ("selects_its_own_pods", _drop("spec", "selector", "matchLabels", COMPONENT)),
+    ("selects_its_own_pods", _set("spec", "selector", "matchLabels", "helm.sh/chart", "stack-backup-0.1.0")),
+    ("is_asked_whether_it_answers", _drop(*OF_A_DEPLOYMENT, "containers", 0, "readinessProbe")),
+    ("is_asked_whether_it_answers", _drop(*OF_A_DEPLOYMENT, "containers", 0, "livenessProbe")),
 ]
 
 BROKEN_OBJECTS: list[tuple[str, str, Sabotage]] = [
@@ -412,6 +430,35 @@ def test_a_rule_of_recoveries_can_fail(name: str, sabotage: Sabotage, production
     _expect_breach(CRONJOB_RULES, name, production.get("CronJob", contract.MEDIA_RECOVERY), sabotage)
 
 
+def _exporter() -> Objects:
+    values, namespace = STACKS["production"]
+    return render(merge_values(values, {"monitoring": {"exporter": {"enabled": True}}}), namespace=namespace)
+
+
+@pytest.mark.parametrize(("name", "sabotage"), BROKEN_DEPLOYMENTS)
+def test_a_rule_of_deployments_can_fail(name: str, sabotage: Sabotage) -> None:
+    _expect_breach(DEPLOYMENT_RULES, name, _exporter().get("Deployment", "stack-backup-exporter"), sabotage)
+
+
+@pytest.mark.parametrize(
+    "ingress",
+    [
+        [{"ports": [{"port": "metrics"}]}],
+        [{"from": [{"podSelector": {}}]}],
+        [{"from": [{"podSelector": {}}], "ports": [{"port": "metrics"}, {"port": 22}]}],
+    ],
+    ids=str,
+)
+def test_a_pod_that_serves_is_reached_at_its_own_port_by_named_peers_alone(ingress: list[Thing]) -> None:
+    objects = list(_exporter())
+    (rule,) = [rule for rule in RENDER_RULES if rule.__name__ == "closes_every_pod_to_the_network"]
+    assert list(rule(objects)) == []
+    policies = [item for item in objects if item["kind"] == "NetworkPolicy"]
+    (own,) = [item for item in policies if item["metadata"]["name"] == "stack-backup-exporter"]
+    own["spec"]["ingress"] = ingress
+    assert list(rule(objects)) != []
+
+
 @pytest.mark.parametrize(("name", "kind", "sabotage"), BROKEN_OBJECTS)
 def test_a_rule_of_objects_can_fail(name: str, kind: str, sabotage: Sabotage, production: Objects) -> None:
     _expect_breach(OBJECT_RULES, name, production.of_kind(kind)[0], sabotage)
@@ -451,10 +498,11 @@ def test_every_rule_is_broken_once() -> None:
     broken = {
         entry[0]
         for entry in [
-            *BROKEN_PODS, *BROKEN_CRONJOBS, *BROKEN_RECOVERIES, *BROKEN_OBJECTS, *BROKEN_RENDERS,
+            *BROKEN_PODS, *BROKEN_CRONJOBS, *BROKEN_RECOVERIES, *BROKEN_DEPLOYMENTS, *BROKEN_OBJECTS,
+            *BROKEN_RENDERS,
         ]
     }  # fmt: skip
-    rules = [*POD_RULES, *CRONJOB_RULES, *OBJECT_RULES, *RENDER_RULES]
+    rules = [*POD_RULES, *CRONJOB_RULES, *DEPLOYMENT_RULES, *OBJECT_RULES, *RENDER_RULES]
     assert broken == {rule.__name__ for rule in rules}
 
 

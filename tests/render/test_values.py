@@ -39,6 +39,9 @@ OPEN = {
     ("serviceAccount", "annotations"),
     ("monitoring", "alerts", "labels"),
     ("monitoring", "alerts", "alertLabels"),
+    ("monitoring", "podMonitor", "labels"),
+    ("monitoring", "dashboard", "labels"),
+    ("monitoring", "dashboard", "annotations"),
     *(
         (section, key)
         for section in ("jobDefaults", *SECTIONS)
@@ -88,8 +91,8 @@ def test_every_key_of_the_defaults_is_in_the_schema_and_every_key_of_the_schema_
     missing = set(nodes(SCHEMA)) - set(KEYS) - DEPRECATED
     assert set(KEYS) <= set(nodes(SCHEMA))
     assert {key for key in missing if key[0] not in SECTIONS or key[1] not in JOB} == {
-        (section, "resources", group, "ephemeral-storage")
-        for section in ("jobDefaults", "python", "rclone")
+        (*section, "resources", group, "ephemeral-storage")
+        for section in (("jobDefaults",), ("python",), ("rclone",), ("monitoring", "exporter"))
         for group in ("requests", "limits")
     }
 
@@ -205,6 +208,9 @@ OTHER: dict[str, Any] = {
     "networkPolicy.offsitePeers": [{"ipBlock": {"cidr": "198.51.100.0/24"}}],
     "networkPolicy.offsitePorts": [9000],
     "offsite.folders": ["hourly"],
+    "monitoring.exporter.peers": [{"podSelector": {"matchLabels": {"app": "another"}}}],
+    "monitoring.podMonitor.interval": "60s",
+    "monitoring.podMonitor.scrapeTimeout": "5s",
     "global.imagePullSecrets": [{"name": "another"}],
     "jobDefaults.affinity": {"podAffinity": {}},
     "jobDefaults.extraEnv": [{"name": "ANOTHER", "value": "x"}],

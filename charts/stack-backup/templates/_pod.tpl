@@ -41,6 +41,38 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
+{{/* What every pod has, whoever makes it: context, grace, settings (where it may run). */}}
+{{- define "stack-backup.podFrame" -}}
+serviceAccountName: {{ include "stack-backup.serviceAccount" .context | quote }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ .grace }}
+{{- with concat .context.Values.global.imagePullSecrets .context.Values.pod.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - {{ kindIs "string" . | ternary (dict "name" .) . | toJson }}
+  {{- end }}
+{{- end }}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" }}
+{{- with index $.settings $key }}
+{{- toYaml (dict $key .) | nindent 0 }}
+{{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .context.Values.pod.runAsUser | int64 }}
+  runAsGroup: {{ .context.Values.pod.runAsGroup | int64 }}
+  {{- if kindIs "invalid" .context.Values.pod.fsGroup | not }}
+  fsGroup: {{ .context.Values.pod.fsGroup | int64 }}
+  fsGroupChangePolicy: OnRootMismatch
+  {{- end }}
+  {{- with .context.Values.pod.supplementalGroups }}
+  supplementalGroups: {{ toJson . }}
+  {{- end }}
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
 {{/* An init container that lends a program to the database image: context, tool (its section of the values), command. */}}
 {{- define "stack-backup.lender" -}}
 {{- $own := index .context.Values .tool -}}
@@ -184,17 +216,21 @@ volumeMounts:
 {{- end }}
 {{- end }}
 
+{{- define "stack-backup.programsVolume" -}}
+name: programs
+configMap:
+  name: {{ include "stack-backup.programs" . }}
+  items:
+    {{- range $path, $_ := .Files.Glob "files/**" }}
+    {{- $file := trimPrefix "files/" $path }}
+    - key: {{ $file | replace "/" "." }}
+      path: {{ $file }}
+    {{- end }}
+{{- end }}
+
 {{- define "stack-backup.podVolumes" -}}
 {{- $values := .context.Values -}}
-- name: programs
-  configMap:
-    name: {{ include "stack-backup.programs" .context }}
-    items:
-      {{- range $path, $_ := .context.Files.Glob "files/**" }}
-      {{- $file := trimPrefix "files/" $path }}
-      - key: {{ $file | replace "/" "." }}
-        path: {{ $file }}
-      {{- end }}
+- {{ include "stack-backup.programsVolume" .context | indent 2 | trim }}
 # In memory: the password file of libpq lies here.
 - name: tmp
   emptyDir:
@@ -371,34 +407,7 @@ jobTemplate:
 {{- $values := .context.Values -}}
 {{- $settings := .settings -}}
 restartPolicy: Never
-serviceAccountName: {{ include "stack-backup.serviceAccount" .context | quote }}
-automountServiceAccountToken: false
-enableServiceLinks: false
-terminationGracePeriodSeconds: {{ .grace }}
-{{- with concat $values.global.imagePullSecrets $values.pod.imagePullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - {{ kindIs "string" . | ternary (dict "name" .) . | toJson }}
-  {{- end }}
-{{- end }}
-{{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" }}
-{{- with index $settings $key }}
-{{- toYaml (dict $key .) | nindent 0 }}
-{{- end }}
-{{- end }}
-securityContext:
-  runAsNonRoot: true
-  runAsUser: {{ $values.pod.runAsUser | int64 }}
-  runAsGroup: {{ $values.pod.runAsGroup | int64 }}
-  {{- if kindIs "invalid" $values.pod.fsGroup | not }}
-  fsGroup: {{ $values.pod.fsGroup | int64 }}
-  fsGroupChangePolicy: OnRootMismatch
-  {{- end }}
-  {{- with $values.pod.supplementalGroups }}
-  supplementalGroups: {{ toJson . }}
-  {{- end }}
-  seccompProfile:
-    type: RuntimeDefault
+{{- include "stack-backup.podFrame" . | nindent 0 }}
 {{- if or .job.store $values.python.image.repository }}
 initContainers:
   {{- if $values.python.image.repository }}

@@ -157,7 +157,8 @@ class Manifest:
 
     def rows(self) -> int:
         """Of all tables."""
-        return sum(int(values[2]) for values in self.all("table"))
+        counts = (values[2] for values in self.all("table") if len(values) == 3)
+        return sum(int(count) for count in counts if count.isascii() and count.isdigit())
 
     def agrees(self, name: str, size: int) -> bool:
         """Is it the manifest of the file of that name and size?"""
@@ -184,6 +185,11 @@ class Dump:
     def age(self) -> int:
         """Seconds since its time, which may be a little ahead of the clock."""
         return max(0, int(time.time() - seconds_of(self.time)))
+
+    @property
+    def rows(self) -> int:
+        """Of all tables, as the manifest has them."""
+        return self.manifest.rows() if self.manifest else 0
 
     @property
     def good(self) -> bool:

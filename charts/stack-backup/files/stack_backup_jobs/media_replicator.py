@@ -321,9 +321,9 @@ class Mirror:
         if done.code:
             what = f"The replica's volume refused to keep what was written: {done.err.strip()}"
             raise JobError(Exit.VOLUME, what, "Check the volume and its file server.")
-        self._write(
-            MediaState("complete", self.since, stamp(), there.files, there.bytes, exceptions=len(self.odd))
-        )
+        completed, odd = stamp(), len(self.odd)
+        self._write(MediaState("complete", self.since, completed, there.files, there.bytes, exceptions=odd))
+        self.job.figure(completed=completed, **({"exceptions": odd} if odd else {}))
         self.job.leaves("The mirror itself is complete.")
         for path in (self.own / ADDED).iterdir():
             path.unlink()
@@ -331,8 +331,6 @@ class Mirror:
             raise failure
 
     def _judge(self, source: Listing) -> None:
-        if self.odd.why:
-            self.job.figure(exceptions=len(self.odd))
         if len(self.odd) > max(10, source.files // ODD_SHARE):
             raise self.odd.failure(f"{len(self.odd)} of {source.files} files of the source were skipped")
 

@@ -133,7 +133,8 @@ class Check:
             what = f"There is no verified dump in {folder.path}. {passed}".strip()
             self._find(Exit.SOURCE, what, f"{REPLICATOR} none.")
             return
-        self._job.figure(dump=latest.name, bytes=latest.manifest.number("bytes"), age_seconds=latest.age)
+        self._job.figure(dump=latest.name, bytes=latest.size, rows=latest.rows, age_seconds=latest.age)
+        self._job.figure(stack=latest.manifest.get("namespace"))
         if latest.age > self._settings.maximum_age_seconds:
             self._find(
                 Exit.DATA,
@@ -263,6 +264,7 @@ class Check:
             return False
         age, most = int(time.time() - seconds_of(state.completed)), self._settings.media_maximum_age_seconds
         self._job.figure(media_completed=state.completed, media_age_seconds=max(0, age))
+        self._job.figure(media_stack=state.namespace)
         if state.exceptions:
             self._job.figure(media_exceptions=state.exceptions)
         if age > most:

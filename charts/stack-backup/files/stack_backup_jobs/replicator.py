@@ -49,7 +49,7 @@ def program(job: Job) -> Outcome:
         if before and before.time > dump.time:
             # A dump that went back in time would only push out a newer one.
             read = ""
-            job.figure(dump=before.name)
+            job.figure(dump=before.name, bytes=before.size, rows=before.rows)
             job.leaves(f"The replica holds the newer {before.name}.")
             message = (
                 f"The replica holds {before.name} already, which is newer than {dump.name}, the newest of "
@@ -68,7 +68,7 @@ def program(job: Job) -> Outcome:
             say(f"Copying {dump.name} to {folder.path}.")
             if folder.take_over(origin, dump, linked=False):
                 word, message = "published", f"{dump.name} is in the replica, verified."
-            job.figure(dump=dump.name, bytes=dump.size)
+            job.figure(dump=dump.name, bytes=dump.size, rows=dump.rows)
             job.leaves(f"The replica holds {dump.name}, whole.")
         if settings.sanitise:
             sanitise.remove_others(job, folder)

@@ -50,7 +50,7 @@ def program(job: Job) -> Outcome:
     tier.folder.open()
     with deadline_of_the_job(job, tier.folder.path):
         existing, published = tier.bring(hourly, dump)
-        job.figure(dump=existing.name, bytes=existing.size)
+        job.figure(dump=existing.name, bytes=existing.size, rows=existing.rows)
         job.leaves(f"The {tier.name} dump {existing.name} is safe.")
         removed = tier.prune(settings.keep)
         job.figure(verified=tier.folder.verified(), removed=removed)
