@@ -374,6 +374,23 @@ def test_every_job_has_its_alerts() -> None:
     assert of_jobs == {job: by_hand if job in BY_HAND else every for job in DEADLINE}
 
 
+def test_the_room_of_a_volume_is_told_once_by_the_job_that_knows_it_best() -> None:
+    found = [
+        (rule["alert"].removeprefix("StackBackupVolume"), rule["labels"]["volume"], rule["labels"]["cronjob"])
+        for rule in _rules()
+        if "volume" in rule["labels"]
+    ]
+    assert sorted(found) == [
+        (alert, volume, job)
+        for alert in ("Filling", "Low")
+        for volume, job in (
+            ("databaseBackup", "postgres-backup-hourly"),
+            ("databaseReplica", "postgres-replicator-backup"),
+            ("mediaReplica", "media-replicator"),
+        )
+    ]
+
+
 def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
     _promtool("check", "rules", _write(tmp_path / "rules.yaml", {"groups": _groups()}))
 

@@ -12,12 +12,15 @@
 {{- end }}
 {{- end }}
 
-{{/* Each volume that is written by schedule, with the job that writes there most often, and so knows its room best. */}}
+{{/*
+The volumes whose room the verdicts tell, each with the job that writes there most often, and so knows it best. What is small
+and bounded (the history, what replica-check remembers) is told by no verdict.
+*/}}
 {{- define "stack-backup.writers" -}}
 {{- $writers := dict }}
 {{- range $name, $job := . }}
 {{- range $mount := $job.mounts }}
-{{- if and $job.scheduled $mount.written }}
+{{- if and $job.scheduled $mount.written (has $mount.volume (list "databaseBackup" "databaseReplica" "mediaReplica")) }}
 {{- if or (not (hasKey $writers $mount.volume)) (lt $job.allowed (get $ (get $writers $mount.volume)).allowed) }}
 {{- $_ := set $writers $mount.volume $name }}
 {{- end }}
