@@ -312,9 +312,10 @@ def test_a_volume_that_may_not_be_read(doctor: Doctor) -> None:
 
 
 def test_a_volume_that_is_full(doctor: Doctor) -> None:
-    with doctor.stack.volume(BACKUP).limited(1 << 20):
-        (doctor.stack.volume(BACKUP).path / "other").write_bytes(bytes((1 << 20) - (400 << 10)))
-        doctor.fails(73, BACKUP, "room", "0 of ", "are free")
+    """One without dumps: of those, the next one is asked for."""
+    with doctor.stack.volume(contract.HISTORY).limited(1 << 20):
+        (doctor.stack.volume(contract.HISTORY).path / "other").write_bytes(bytes(600 << 10))
+        doctor.fails(73, contract.HISTORY, "room", "0 of ", "are free")
 
 
 def planted(doctor: Doctor, size: int) -> None:
