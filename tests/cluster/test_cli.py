@@ -128,7 +128,7 @@ def test_after_it_all_is_well_and_the_next_run_is_known(command: Command) -> Non
     document = _json(end)
     assert (end.returncode, end.stderr, document["red"]) == (0, "", False), end
     jobs = {job["job"]: job for job in document["jobs"]}
-    assert sorted(jobs) == [RECOVERY, "media-recovery", contract.HOURLY]
+    assert sorted(jobs) == [RECOVERY, contract.DOCTOR, "media-recovery", contract.HOURLY]
     hourly = jobs[contract.HOURLY]
     assert hourly["schedule"] == contract.SCHEDULE
     assert hourly["next_run"].endswith(":51:00Z")
