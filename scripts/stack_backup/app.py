@@ -573,6 +573,7 @@ def _named(dump: str | None, as_of: str | None) -> Callable[[Release], str] | No
             release,
             lambda blocker: show.blocker(console, blocker),
             jobs={"database-recovery": cronjob},
+            history=False,
         )
         own = variables(cronjob["spec"]["jobTemplate"]["spec"])
         return points.chosen(found.places, own, moment).time

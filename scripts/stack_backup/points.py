@@ -123,8 +123,10 @@ def of_release(
     release: Release,
     blocked: Callable[[Blocker], None] = lambda _: None,
     jobs: dict[str, Object] | None = None,
+    *,
+    history: bool = True,
 ) -> Found:
-    """What lies on every volume that the release's jobs mount; of these `jobs` alone, without the history.
+    """What lies on every volume that the release's jobs mount, or these `jobs` alone.
 
     `blocked` is told what keeps a listing from starting, meanwhile.
     """
@@ -137,11 +139,11 @@ def of_release(
             Exit.NO_RELEASE,
             f"No job of the release in {release.namespace} mounts a volume of dumps or of media.",
         )
-    if jobs is None:
+    if history:
         wanted += [(HISTORY, *one) for one in _claims(cronjobs, [(job, "history") for job in cronjobs])]
     places: list[Place] = []
     media: list[Media] = []
-    history = History([])
+    kept = History([])
     runs: list[tuple[str, str, str, Run]] = []
     try:
         for what, cronjob, volume, claim in wanted:
@@ -152,7 +154,7 @@ def of_release(
         for what, claim, job, run in runs:
             found, problem = _read(run, blocked)
             if what == HISTORY:
-                history = History(sorted(unpacked(found), key=lambda record: record.ended), problem)
+                kept = History(sorted(unpacked(found), key=lambda record: record.ended), problem)
                 continue
             dumps = [one for one in found if "dump" in one]
             states = [one for one in found if "dump" not in one]
@@ -163,7 +165,7 @@ def of_release(
     finally:
         for *_, run in runs:
             release.delete("Job", run.name)
-    return Found(places, media, history)
+    return Found(places, media, kept)
 
 
 def chosen(places: list[Place], environment: Mapping[str, str], as_of: str | None = None) -> Point:
@@ -171,7 +173,11 @@ def chosen(places: list[Place], environment: Mapping[str, str], as_of: str | Non
     `environment` is the job's. Raises CliError.
     """
     if not places:
-        raise CliError(Exit.NO_RELEASE, "database-recovery mounts no volume of dumps. Nothing was started.")
+        raise CliError(
+            Exit.NO_RELEASE,
+            "database-recovery mounts no volume of dumps (value databaseRecovery.source), so none can be "
+            "chosen here: name one with recover database --dump. Nothing was started.",
+        )
     place = places[0]
     if place.problem:
         raise CliError(Exit.RED, f"Claim {place.claim}: {place.problem} Nothing was started.")

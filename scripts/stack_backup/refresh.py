@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 from stack_backup import CliError, Exit, follow
-from stack_backup.points import Media, chosen, of_release
+from stack_backup.evidence import number, text
+from stack_backup.points import Found, Media, chosen, of_release
 from stack_backup.release import Release
 from stack_backup.runs import variables
 from stack_backup.waiting import Blocker
@@ -15,6 +17,8 @@ from stack_backup_jobs.formats import seconds_of
 from stack_backup_jobs.listing import Point
 
 DATABASE, MEDIA = "database-recovery", "media-recovery"
+DONE = ("recovered", "copied")
+"""Outcomes of both; `restored`, of some tables, tells nothing of a whole database."""
 NOTHING = "Nothing was started."
 DAY = 86400
 """Seconds by which a mirror may be younger than the dump: both are made every night."""
@@ -22,8 +26,8 @@ DAY = 86400
 
 @dataclass(frozen=True)
 class Plan:
-    """What a refresh brings and what it replaces. Seconds are the median of earlier runs, where there are
-    any; `as_of` is the time that the media are of.
+    """What a refresh brings and what it replaces. Seconds are those that earlier runs or drills took, where
+    there are any; `as_of` is the time that the media are of.
     """
 
     namespace: str
@@ -97,9 +101,29 @@ def plan(
         unfinished=unfinished,
         # Files come before the rows that name them; where files are deleted, after the rows that named them.
         order=(DATABASE, MEDIA) if delete else (MEDIA, DATABASE),
-        seconds={job: follow.usual(release, job) for job in (DATABASE, MEDIA)},
+        seconds={job: _usual(release, job, found, dump) for job in (DATABASE, MEDIA)},
         warnings=_warnings(dump, media, media_as_of),
     )
+
+
+def _usual(release: Release, job: str, found: Found, dump: Point) -> float | None:
+    """Seconds that it takes: as the Jobs say that the cluster keeps, else as the history does, else, of the
+    database, as a drill of a dump has shown.
+    """
+    known = follow.usual(release, job)
+    if known is not None:
+        return known
+    took = [
+        seconds
+        for record in found.history.records
+        if record.verdict.get("job") == job
+        and text(record, "outcome") in DONE
+        and (seconds := number(record, "seconds")) is not None
+    ]
+    if took:
+        return median(took)
+    proof = found.proofs.of(dump).recovery if job == DATABASE else None
+    return proof.seconds if proof else None
 
 
 def _mirror(replicas: list[Media], unfinished: str) -> Media:

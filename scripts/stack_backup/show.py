@@ -391,10 +391,10 @@ def plan(console: Console, plan: Plan) -> None:
     held = "" if media.files is None else f"{media.files:,} files, {size(media.bytes or 0)}, "
     others = "are deleted" if plan.delete else "stay"
     first, second = (job.partition("-")[0] for job in plan.order)
-    took = "unknown: not both have run here yet"
+    took = "unknown: nothing tells yet of both how long they take here"
     if plan.usual is not None:
         parts = ", ".join(f"{job.partition('-')[0]} {duration(plan.seconds[job] or 0)}" for job in plan.order)
-        took = f"about {duration(plan.usual)}, as earlier runs ({parts})"
+        took = f"about {duration(plan.usual)}, by earlier runs ({parts})"
     grid = Table.grid(padding=(0, 2))
     former = f"The replaced one is kept for {duration(plan.keep_former_seconds)}."
     for name, text in (

@@ -93,7 +93,7 @@ class Machine:
 
     def __init__(self, volumes: Path, values: Mapping[str, Any] | None = None) -> None:
         self.volumes = volumes
-        for claim in ("dumps", "media-replica"):
+        for claim in ("dumps", "media-replica", "history"):
             (volumes / claim).mkdir(parents=True)
         objects = render(merge_values(VALUES, values or {}), namespace=NAMESPACE)
         self._cronjobs = {item["metadata"]["name"]: item for item in objects.of_kind("CronJob")}

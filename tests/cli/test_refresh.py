@@ -6,13 +6,13 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from stack_backup import release
 from stack_backup.app import main
-from stack_backup_jobs.formats import MediaState
+from stack_backup_jobs.formats import MediaState, Record, dump_name
 from tests.cli.machine import NAMESPACE, Machine
 
 OLD, FIT, LATE = "2026-11-20T01:51:02Z", "2026-11-25T01:51:02Z", "2026-11-25T11:51:08Z"
@@ -71,7 +71,7 @@ def test_the_plan_says_what_comes_and_what_is_replaced(command: Command, machine
     assert "579 files, 6.0 MiB, as of 2026-11-25T02:04:03Z" in end.said
     assert f"Files that only {NAMESPACE} has stay." in end.said
     assert "First the media, then the database" in end.said
-    assert "unknown: not both have run here yet" in end.said
+    assert "unknown: nothing tells yet" in end.said
     assert "Note" not in end.said
     assert machine.started == []
 
@@ -96,7 +96,32 @@ def test_both_are_recovered_as_one_pair(command: Command, machine: Machine) -> N
 
 def test_after_one_refresh_the_plan_knows_how_long_it_takes(command: Command) -> None:
     command("refresh", *CONFIRMED)
-    assert "about 2 min, as earlier runs (media 1 min, database 1 min)" in command("refresh", "--plan").said
+    assert "about 2 min, by earlier runs (media 1 min, database 1 min)" in command("refresh", "--plan").said
+
+
+def _record(machine: Machine, job: str, outcome: str, seconds: int, number: int = 1, **figures: Any) -> None:
+    verdict = {"job": job, "exit": 0, "outcome": outcome, "message": "", **figures, "seconds": seconds}
+    ended = f"2026-11-2{number}T03:00:00Z"
+    folder = machine.volumes / "history" / job
+    folder.mkdir(parents=True, exist_ok=True)
+    record = Record("2026-11-20T02:00:00Z", ended, "pod", verdict)
+    (folder / f"{ended}.pod.json").write_text(record.text())
+
+
+def test_where_no_job_is_kept_the_history_tells_how_long_it_takes(command: Command, machine: Machine) -> None:
+    _record(machine, MEDIA, "copied", 120)
+    _record(machine, DATABASE, "restored", 7)
+    assert "unknown" in command("refresh", "--plan").said
+    for number, seconds in enumerate((300, 600, 1200), start=2):
+        _record(machine, DATABASE, "recovered", seconds, number)
+    end = command("refresh", "--plan")
+    assert "about 12 min, by earlier runs (media 2 min, database 10 min)" in end.said
+
+
+def test_a_drill_tells_how_long_a_first_recovery_takes(command: Command, machine: Machine) -> None:
+    _record(machine, MEDIA, "copied", 120)
+    _record(machine, "database-drill", "proved", 900, dump=dump_name(FIT, "gz"), recovery_seconds=600)
+    assert "(media 2 min, database 10 min)" in command("refresh", "--plan").said
 
 
 def test_runs_for_some_tables_do_not_count_as_recoveries(command: Command) -> None:

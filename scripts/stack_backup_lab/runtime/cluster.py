@@ -47,6 +47,8 @@ from stack_backup_lab.runtime.manifests import (
 from stack_backup_lab.runtime.postgres import SUPERUSER
 
 KEEP = os.environ.get("STACK_BACKUP_KEEP") == "1"
+WRITERS = {"databaseReplica": "postgresReplicatorBackup", "mediaReplica": "mediaReplicator"}
+"""The job, as its section of the values, that writes an export."""
 START = 180.0
 """Seconds that a pod of the test bed may take to become ready; its image is on the node already."""
 
@@ -225,7 +227,8 @@ class ClusterStack:
             folder = f"{nfs['server']}{nfs['path'].replace('/', '_')}"
             claim = f"export-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
             if self.kube.get("PersistentVolumeClaim", claim, self.namespace) is None:
-                self._make_export(self._exports / folder, anew=values.get(name, {}).get("enabled", False))
+                writer = values.get(WRITERS.get(name, ""), {})
+                self._make_export(self._exports / folder, anew=writer.get("enabled", False))
                 for body in export_objects(self.namespace, claim, f"{EXPORT}/{folder}"):
                     namespace = None if body["kind"] == "PersistentVolume" else self.namespace
                     self.kube.create(body, namespace)
