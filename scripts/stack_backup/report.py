@@ -36,7 +36,7 @@ from stack_backup.release import Release
 from stack_backup.runs import Object, variables
 from stack_backup.status import BY_HAND
 from stack_backup.waiting import Blocker
-from stack_backup_jobs.formats import Record, seconds_of, stamp
+from stack_backup_jobs.formats import Exit, Record, seconds_of, stamp
 from stack_backup_jobs.listing import Point
 
 VARIABLES = {
@@ -183,6 +183,7 @@ def html(report: Report) -> str:
         text=text,
         number=number,
         code=code,
+        over_budget=Exit.BUDGET,
     )
     return page.encode(errors="replace").decode()
 

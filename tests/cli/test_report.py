@@ -218,6 +218,7 @@ def test_the_page_shows_what_an_auditor_asks_for() -> None:
     for words in (
         *(SOURCE.cluster, SOURCE.namespace, SOURCE.chart, SOURCE.tool, SOURCE.generated, SOURCE.since),
         "The volume is full.",
+        "proved, over budget",
         "database-drill",
         "Age of the newest verified dump",
         "How long a recovery takes (drills)",
