@@ -45,6 +45,8 @@ VARIABLES = {
 }
 """The variables of the drill that have its budgets, the values `databaseDrill.budget`."""
 BUDGETS = {"recoverySeconds": "Recovery time", "dataLossSeconds": "Data loss"}
+Sentence = tuple[bool | None, str]
+"""What is said, and whether it is good; None: it is to be known."""
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML document may hold, escaped or not."""
 
@@ -61,15 +63,22 @@ class Report:
     def points(self, place: Place) -> list[tuple[Point, Proof]]:
         return [(point, self.proofs.of(point)) for point in place.points]
 
-    def sentences(self) -> list[tuple[bool, str]]:
-        """What matters most, and whether it is good."""
-        found = [self._newest(), self._drilled(), *self._budgets(), self._runs()]
+    def sentences(self) -> list[Sentence]:
+        """What matters most."""
+        found: list[Sentence] = [self._newest(), self._drilled(), *self._budgets(), self._runs()]
         idle = [one.job for one in self.evidence.jobs if not one.runs and not one.by_hand]
         if idle:
             found.append((False, f"No run in this period: {', '.join(idle)}."))
+        short = [
+            f"{one.job} since {one.oldest}"
+            for one in self.evidence.jobs
+            if one.oldest is not None and one.oldest > self.evidence.source.since and not one.by_hand
+        ]
+        if short:
+            found.append((None, f"The history does not reach back to the beginning: {', '.join(short)}."))
         return found
 
-    def _newest(self) -> tuple[bool, str]:
+    def _newest(self) -> Sentence:
         verified = {
             point.dump: point for place in self.places for point in place.points if point.state == "verified"
         }
@@ -85,7 +94,7 @@ class Report:
             takes = f"; recovering it takes {about}{show.duration(proof.recovery.seconds)}"
         return True, f"{counted}. The newest is of {newest.time}, {age} old{takes}."
 
-    def _drilled(self) -> tuple[bool, str]:
+    def _drilled(self) -> Sentence:
         drills = self.evidence.of_job(DRILL)
         if not drills:
             return False, "No drill ran in this period."
@@ -99,7 +108,7 @@ class Report:
         others = f" {failed} of {len(drills)} drills failed." if failed else ""
         return not failed, f"The drill of {last.ended} proved {text(last, 'dump')}.{restored}{others}"
 
-    def _budgets(self) -> list[tuple[bool, str]]:
+    def _budgets(self) -> list[Sentence]:
         return [
             (
                 one.met,
@@ -110,7 +119,7 @@ class Report:
             if one.met is not None and one.measured is not None and one.limit is not None
         ]
 
-    def _runs(self) -> tuple[bool, str]:
+    def _runs(self) -> Sentence:
         runs, red = len(self.evidence.records), len(self.evidence.red)
         if not runs:
             return False, "No run is recorded in this period."
@@ -175,7 +184,7 @@ def html(report: Report) -> str:
         evidence=report.evidence,
         source=report.evidence.source,
         sentences=sentences,
-        good=all(good for good, _ in sentences) and not report.evidence.problems,
+        good=all(good is not False for good, _ in sentences) and not report.evidence.problems,
         budgets=BUDGETS,
         media=[(one, show.media_state(one)) for one in report.media],
         plots=drawn(report.evidence),

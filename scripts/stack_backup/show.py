@@ -417,7 +417,7 @@ def plan(console: Console, plan: Plan) -> None:
     console.print(grid)
 
 
-def report(console: Console, evidence: Evidence, sentences: Sequence[tuple[bool, str]]) -> None:
+def report(console: Console, evidence: Evidence, sentences: Sequence[tuple[bool | None, str]]) -> None:
     """The period in a few sentences, its jobs, and the newest runs that were red."""
     source = evidence.source
     table = Table(
@@ -444,7 +444,7 @@ def report(console: Console, evidence: Evidence, sentences: Sequence[tuple[bool,
     if len(evidence.red) > SHOWN:
         console.print(f"... and {len(evidence.red) - SHOWN} more red runs; --html and --json have all.")
     for good, sentence in sentences:
-        console.print(Text(sentence, "green" if good else "bold red"))
+        console.print(Text(sentence, {True: "green", False: "bold red", None: "yellow"}[good]))
     for problem in evidence.problems:
         console.print(Text(f"Incomplete: {problem}", "bold red"))
 

@@ -24,6 +24,7 @@ from stack_backup_jobs.listing import Point
 
 NOW = int(time.time())
 HOUR = 3600
+JOB = "postgres-backup-hourly"
 SOURCE = Source(
     cluster="https://cluster.test:6443",
     namespace="production-stack",
@@ -170,6 +171,10 @@ def test_what_matters_is_said_first_and_what_is_missing_is_red() -> None:
     assert "recovering it takes about 1 min" in said  # 100 s
     assert "239 of 241 runs succeeded" not in said
     assert (False, "No run in this period: media-replicator.") in sentences
+    assert not [sentence for _, sentence in sentences if "does not reach back" in sentence]
+    young = made([backup(NOW - HOUR)]).sentences()
+    short = f"The history does not reach back to the beginning: {JOB} since {stamp(NOW - HOUR)}."
+    assert (None, short) in young
     nothing = made([], points=[]).sentences()
     assert [good for good, _ in nothing] == [False] * 4
 
