@@ -205,6 +205,9 @@ def report(
     from stack_backup import report as reports
     from stack_backup import show
 
+    for folder in {path.absolute().parent for path in (html, junit, json_) if path is not None}:
+        if not folder.is_dir():
+            raise CliError(Exit.USAGE, f"There is no folder {folder}. Nothing was read.")
     release = _connect(kubeconfig, context, namespace)
     console = Console(stderr=output is Format.json, highlight=False)
     with console.status("Reading the history ..."):

@@ -160,7 +160,8 @@ def document(report: Report) -> str:
         "places": [place.as_dict(report.proofs) for place in report.places],
         "media": [one.as_dict() for one in report.media],
     }
-    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="replace").decode()
 
 
 # ---- the page ----------------------------------------------------------------------------------------------

@@ -97,6 +97,8 @@ def kubeconfig(tmp_path: Path) -> Path:
         ),
         (["recover", "database", "--dump", "yesterday"], "'yesterday' is not a dump"),
         (["drill", "--dump", "2022-11-28"], "'2022-11-28' is not a dump"),
+        (["report", "--days", "0"], "'--days'"),
+        (["report", "--html", "/nowhere/report.html"], "There is no folder /nowhere. Nothing was read."),
         (["status", "--output", "xml"], "'xml' is not one of 'text', 'json'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
