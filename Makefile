@@ -18,7 +18,7 @@ PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup_lab/bed/image_sc
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help demo demo-cluster demo-report check unit jobs lint policy test test-scale test-size coverage mutants bench bench-quick tools \
-  cluster docs site pictures version dist clean
+  capacity cluster docs site pictures version dist clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
@@ -50,9 +50,13 @@ jobs: .venv/.installed ## Every job for real on this machine, and every way that
 	$(TESTBED) prepare jobs
 	$(PYTEST) $(PARALLEL) tests/jobs
 
-docs: .venv/.installed ## Write the generated files again (the chart's README)
+docs: .venv/.installed ## Write the generated files again (the chart's README, the table of capacity)
 	$(TESTBED) tools --names helm-docs
 	helm-docs --chart-search-root charts
+	$(PYTHON) -m stack_backup_lab.capacity --write
+
+capacity: .venv/.installed ## How much space a stack needs: VALUES="values/production.yaml dumpSize=5Gi"
+	@$(PYTHON) -m stack_backup_lab.capacity $(or $(VALUES),values/production.yaml)
 
 lint: .venv/.installed ## ruff, mypy, shellcheck, shfmt, yamllint, codespell, actionlint, helm lint, ct lint, kubeconform, generated
 	$(TESTBED) tools --names helm,helm3,ct,kubeconform,helm-docs,shfmt,shellcheck,actionlint
