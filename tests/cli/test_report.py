@@ -281,7 +281,10 @@ def test_no_verdict_s_text_is_more_than_text(
     assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
     tree = ElementTree.fromstring(report.junit(one).encode(errors="replace"))
     assert len(tree.findall(".//testcase")) == (2 if job else 1)
-    assert json.loads(report.document(one))["runs"][0]["verdict"]["message"] == said
+    assert (
+        json.loads(report.document(one))["runs"][0]["verdict"]["message"]
+        == said.encode(errors="replace").decode()
+    )
 
 
 def test_junit_has_a_case_for_each_run_and_a_failure_for_each_red_one() -> None:
