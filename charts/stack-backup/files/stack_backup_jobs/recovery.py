@@ -107,6 +107,8 @@ def beside(
     restore.read(copied=settings.scratch)
     part = restore.part(settings.database_name)
     restore.check(target, part)
+    for warning in restore.warnings:
+        say(warning)
     return tables.run(part)
 
 

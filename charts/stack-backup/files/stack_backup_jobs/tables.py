@@ -151,16 +151,16 @@ class Tables:
         found = [name for name in there if name[-len(asked) :] == asked]
         if len(found) == 1:
             return found[0]
-        what = f"{self._restore.dump.name} holds"
+        dump = self._restore.dump.name
         if found:
             shown = ", ".join(map(".".join, found))
             raise JobError(
-                Exit.SOURCE, f"{what} several tables {text}: {shown}.", "Name one with its schema."
+                Exit.SOURCE, f"{dump} holds several tables {text}: {shown}.", "Name one with its schema."
             )
         all_names = [".".join(name) for name in there] + [name[-1] for name in there]
         near = dict.fromkeys(difflib.get_close_matches(".".join(asked), all_names, 4))
         advice = f"Names near it: {', '.join(near)}." if near else "Check its name and its schema."
-        raise JobError(Exit.SOURCE, f"{what} no table {text}.", advice)
+        raise JobError(Exit.SOURCE, f"{dump} holds no table {text}.", advice)
 
     def _check_types(self) -> None:
         """Does the live database know the type of every column?"""
