@@ -207,7 +207,7 @@ def test_the_pod_is_not_told_where_the_stacks_server_is_nor_its_password() -> No
     assert names.isdisjoint({"PGHOST", "PGPORT", "PASSWORD_FILE", "OWNER_PASSWORD_FILE"})
     assert not [volume for volume in spec["volumes"] if "secret" in volume]
     writable = {mount["name"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
-    assert writable == {"tmp", "scratch"}
+    assert writable == {"tmp", "scratch", "history"}
 
 
 def test_the_newest_verified_dump_of_all_tiers_is_taken(drill: Drill, planted: str) -> None:

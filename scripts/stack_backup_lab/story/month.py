@@ -34,12 +34,12 @@ from stack_backup_lab.story.stacks import BACKUP_ALONE, CLAIM, JOB, NAMESPACE, S
 FOLDER = PROJECT / "build" / "month"
 PICTURE = PROJECT / "docs" / "pictures" / "report.png"
 HOUR = 3600
-DAYS, EVERY = 28, 16 * HOUR
-TO_DRILL = 5
+DAYS, EVERY = 28, DAY
+WEEK = 7
 """Backups from one drill to the next."""
-FAILS = range(22, 24)
+FAILS = range(17, 19)
 """Backups that fail: their superuser is unknown to the server."""
-GROWTH = 400
+GROWTH = 2000
 """Rows that the application writes from one backup to the next."""
 RECOVERY, DATA_LOSS = 60, 36 * HOUR
 _MORE: Mapping[str, Any] = {
@@ -69,18 +69,18 @@ def main() -> int:
 
 
 def _live(stack: LocalStack) -> None:
-    """A month of the stack: it grows, is backed up, and drilled every few days."""
+    """A month of the stack: it grows, is backed up every day, and drilled once a week."""
     with psycopg.connect(stack.database.dsn(dataset.DATABASE), autocommit=True) as connection:
         connection.execute("CREATE TABLE visit (at timestamptz, page text)")
         for number in range(DAYS * DAY // EVERY):
             ago = DAYS * DAY - number * EVERY
             connection.execute(
                 "INSERT INTO visit SELECT now(), md5(random()::text) FROM generate_series(1, %s)",
-                [GROWTH + number * 10],
+                [GROWTH + number * 100],
             )
             unknown = {"DATABASE_SUPERUSER": "nobody"} if number in FAILS else {}
             runs = [(JOB, ago, unknown)]
-            if number % TO_DRILL == TO_DRILL - 1:
+            if number % WEEK == WEEK - 1:
                 runs.append((DRILL, ago - HOUR, {}))
             for job, before, environment in runs:
                 ended = stack.run(job, environment=environment, faults=_clock(before))
