@@ -185,9 +185,10 @@ class Refreshed:
         said = str(last["message"]).rstrip()
         if len(self.runs) == 1:
             other = "media" if last["job"] == DATABASE else "database"
+            was = "were" if other == "media" else "was"
             return (
                 f"The first half failed, and nothing was started after it: the {other} of {plan.namespace} "
-                f"was not touched. {last['job']}: {said}"
+                f"{was} not touched. {last['job']}: {said}"
             )
         if last["job"] == DATABASE:
             return (

@@ -385,13 +385,17 @@ def ended(console: Console, title: str, code: int, sentence: str) -> None:
 def plan(console: Console, plan: Plan) -> None:
     """What a refresh brings, and what it replaces."""
     dump, media = plan.dump, plan.media
-    rows = "" if dump.rows is None else f", {dump.rows:,} rows in {dump.tables} tables"
+    rows = (
+        ""
+        if dump.rows is None
+        else f", {dump.rows:,} rows in {dump.tables} {'table' if dump.tables == 1 else 'tables'}"
+    )
     origin = f" of {dump.namespace}" if dump.namespace else ""
     age, media_age = duration(_age(dump.time)), duration(_age(plan.as_of))
     held = "" if media.files is None else f"{media.files:,} files, {size(media.bytes or 0)}, "
     others = "are deleted" if plan.delete else "stay"
     first, second = (job.partition("-")[0] for job in plan.order)
-    took = "unknown: nothing tells yet of both how long they take here"
+    took = "unknown: no earlier runs of both are known"
     if plan.usual is not None:
         parts = ", ".join(f"{job.partition('-')[0]} {duration(plan.seconds[job] or 0)}" for job in plan.order)
         took = f"about {duration(plan.usual)}, by earlier runs ({parts})"

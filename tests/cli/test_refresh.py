@@ -67,11 +67,11 @@ def test_the_plan_says_what_comes_and_what_is_replaced(command: Command, machine
     end = command("refresh", "--plan")
     assert end.code == 0, end
     assert f"frag becomes the dump {FIT} of production-stack" in end.said
-    assert "25,975 rows in 1 tables. The replaced one is kept for 24 h 0 min." in end.said
+    assert "25,975 rows in 1 table. The replaced one is kept for 24 h 0 min." in end.said
     assert "579 files, 6.0 MiB, as of 2026-11-25T02:04:03Z" in end.said
     assert f"Files that only {NAMESPACE} has stay." in end.said
     assert "First the media, then the database" in end.said
-    assert "unknown: nothing tells yet" in end.said
+    assert "unknown: no earlier runs of both are known" in end.said
     assert "Note" not in end.said
     assert machine.started == []
 
@@ -229,7 +229,7 @@ def test_half_a_pair_starts_nothing(
             "The first half failed, and nothing was started after it: the database of staging-stack was not "
             "touched. media-recovery: It broke.",
         ),
-        (DATABASE, ("--delete",), [DATABASE], f"the media of {NAMESPACE} was not touched"),
+        (DATABASE, ("--delete",), [DATABASE], f"the media of {NAMESPACE} were not touched"),
         (
             DATABASE,
             (),
