@@ -79,6 +79,8 @@ class Run:
                 if not over and self._stuck():
                     return JobResult(self.job, None, {}, "", 0.0, "NotStarted")
                 if over:
+                    if self.pods and started(self.pods[-1]):
+                        self.blockers = []
                     return result(self.job, job, self.pods, "")
             except CliError as problem:
                 if problem.code != Exit.UNREACHABLE:
