@@ -77,6 +77,10 @@ class DumpFolder:
     def manifest_path(self, name: str) -> str:
         return f"{self.folder}/{MANIFESTS}/{manifest_name(name)}"
 
+    def rows(self, name: str) -> int:
+        """Of all tables, as the manifest has them."""
+        return sum(int(rows) for _, _, rows in self.manifest(name)["table"])
+
     def manifest(self, name: str) -> Manifest:
         text = self.volume.read(self.manifest_path(name)).decode("utf-8", "surrogateescape")
         found = formats.Manifest.parse(text)

@@ -94,6 +94,7 @@ def test_all_that_a_tree_may_hold_is_mirrored(tree: Media) -> None:
     assert int(state["files"]) == result.verdict["files"] == len(files)
     assert int(state["bytes"]) == result.verdict["bytes"] == sum(entry.size for entry in files)
     times = [datetime.fromisoformat(state[key]) for key in ("since", "completed")]
+    assert result.verdict["completed"] == state["completed"]
     assert begun <= times[0] <= times[1] <= datetime.now(UTC)
     assert result.verdict["copied"] == len([entry for entry in before.values() if entry.kind != "folder"])
     assert "100%" in result.log, "progress"

@@ -23,6 +23,7 @@ from tests.jobs.dumps import DumpFolder, Sample
 from tests.jobs.hourly import IMAGE, VALUES
 from tests.jobs.mutants import mutant
 from tests.outcomes import green, red
+from tests.render import contract
 
 JOB = "replica-check"
 NAMESPACE = "staging-stack"
@@ -158,7 +159,8 @@ def alarm(check: Check, code: int, *words: str, **changes: Any) -> JobResult:
 def test_two_sound_replicas(check: Check) -> None:
     newest = check.dumps.dumps()[-1]
     verdict = dict(check.sound())
-    assert verdict["dump"] == newest
+    assert (verdict["dump"], verdict["rows"]) == (newest, check.dumps.rows(newest))
+    assert verdict["stack"] == verdict["media_stack"] == contract.NAMESPACE
     assert verdict["verified"] == 2
     assert abs(verdict["age_seconds"] - 7200) < 60
     assert abs(verdict["media_age_seconds"] - 3600) < 60

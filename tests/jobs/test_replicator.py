@@ -89,6 +89,7 @@ def test_the_newest_dump_comes_into_the_replica_with_its_manifest(replica: Repli
     verdict = result.verdict
     assert (verdict["outcome"], verdict["dump"], verdict["verified"]) == ("published", name, 1)
     assert verdict["bytes"] == len(replica.hourly.read(name))
+    assert verdict["rows"] == replica.hourly.rows(name) > 0
     assert 0 <= verdict["age_seconds"] < 60
     assert replica.folder.dumps() == [name]
     assert replica.folder.read(name) == replica.hourly.read(name)

@@ -90,6 +90,7 @@ def test_the_newest_verified_dump_is_linked_and_takes_no_space(daily: Tier) -> N
         result = daily.run()
     green(result)
     assert (result.verdict["outcome"], result.verdict["dump"]) == ("published", newest)
+    assert result.verdict["rows"] == daily.folder.rows(newest) > 0
     assert daily.folder.dumps() == [newest]
     assert daily.inode(newest) == (daily.hourly.volume.path / f"hourly/{newest}").stat().st_ino
     assert daily.folder.manifest(newest) == daily.hourly.manifest(newest)

@@ -284,7 +284,30 @@ class LocalStack:
         """
         template = self._cronjob(job)["spec"]["jobTemplate"]
         name = f"{job}-{secrets.token_hex(3)}"
-        around = Surroundings(
+        pod = Pod(
+            self._namespaces,
+            self._around(),
+            with_environment(template["spec"]["template"], environment or {}),
+            name=f"{name}-{secrets.token_hex(3)[:5]}",
+            labels={"batch.kubernetes.io/job-name": name},
+            faults=faults or Faults(),
+        )
+        return RunningJob(job, pod, template["spec"].get("activeDeadlineSeconds"))
+
+    @contextlib.contextmanager
+    def serving(self, deployment: str) -> Iterator[Pod]:
+        """For the length of a `with` block the one pod of a Deployment runs. Nobody asks its probes."""
+        template = self._objects.get("Deployment", deployment)["spec"]["template"]
+        name = f"{deployment}-{secrets.token_hex(3)}"
+        pod = Pod(self._namespaces, self._around(), template, name=name, labels={}, faults=Faults())
+        try:
+            pod.start(None)
+            yield pod
+        finally:
+            pod.close()
+
+    def _around(self) -> Surroundings:
+        return Surroundings(
             namespace=self.namespace,
             secrets=self.secrets,
             config_maps={
@@ -295,15 +318,6 @@ class LocalStack:
             services=["database"],
             image=self._image,
         )
-        pod = Pod(
-            self._namespaces,
-            around,
-            with_environment(template["spec"]["template"], environment or {}),
-            name=f"{name}-{secrets.token_hex(3)[:5]}",
-            labels={"batch.kubernetes.io/job-name": name},
-            faults=faults or Faults(),
-        )
-        return RunningJob(job, pod, template["spec"].get("activeDeadlineSeconds"))
 
     def run(
         self,

@@ -255,7 +255,7 @@ class Pod:
             f"container {name}",
             container,
             *("name", "image", "command", "args", "env", "volumeMounts", "securityContext", "workingDir"),
-            *("terminationMessagePath", "resources"),
+            *("terminationMessagePath", "resources", "ports", "readinessProbe", "livenessProbe"),
         )
         own: Json = container.get("securityContext", {})
         known(
