@@ -180,7 +180,7 @@ def test_what_breaks_a_pod_is_found(way: str, findings: dict[str, set[Finding]])
 
 
 def test_pods_that_no_network_policy_selects_are_found(findings: dict[str, set[Finding]]) -> None:
-    assert _new(findings, "no network policies") == {"pod-networkpolicy", "CKV2_K8S_6"}
+    assert _new(findings, "no network policies") == {"pod-networkpolicy"}
 
 
 def _new(findings: dict[str, set[Finding]], way: str) -> set[str]:
