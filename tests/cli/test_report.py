@@ -21,6 +21,8 @@ from stack_backup.points import Media, Place
 from stack_backup.report import Report
 from stack_backup_jobs.formats import Record, dump_name, seconds_of, stamp
 from stack_backup_jobs.listing import Point
+from stack_backup_lab.render import merge_values, render
+from tests.render.stacks import STACKS
 
 NOW = int(time.time())
 HOUR = 3600
@@ -177,6 +179,15 @@ def test_what_matters_is_said_first_and_what_is_missing_is_red() -> None:
     assert (None, short) in young
     nothing = made([], points=[]).sentences()
     assert [good for good, _ in nothing] == [False] * 4
+
+
+def test_the_budgets_are_those_that_the_drill_was_given() -> None:
+    """By the rendered chart, whose variables a report reads."""
+    drill = {"enabled": True, "references": "", "budget": {"recoverySeconds": 3600, "dataLossSeconds": 0}}
+    objects = render(merge_values(STACKS["production"][0], {"databaseDrill": drill}))
+    cronjobs = {one["metadata"]["name"]: one for one in objects.of_kind("CronJob")}
+    assert report.budgets_of(cronjobs) == {"recoverySeconds": 3600, "dataLossSeconds": None}
+    assert report.budgets_of({}) == {}
 
 
 # ---- its forms ----
