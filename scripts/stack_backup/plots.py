@@ -35,7 +35,7 @@ class Unit:
 
 COUNT = Unit(lambda value: f"{value:,.0f}", _ONES)
 BYTES = Unit(lambda value: size(round(value)), _BYTES)
-SECONDS = Unit(lambda value: duration(value).replace(" h 0 min", " h"), _SECONDS)
+SECONDS = Unit(duration, _SECONDS)
 
 
 @dataclass(frozen=True)

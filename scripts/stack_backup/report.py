@@ -22,6 +22,7 @@ from stack_backup.evidence import (
     DAY,
     DRILL,
     Evidence,
+    JobSummary,
     Proof,
     Proofs,
     Source,
@@ -69,14 +70,19 @@ class Report:
         idle = [one.job for one in self.evidence.jobs if not one.runs and not one.by_hand]
         if idle:
             found.append((False, f"No run in this period: {', '.join(idle)}."))
-        short = [
-            f"{one.job} since {one.oldest}"
-            for one in self.evidence.jobs
-            if one.oldest is not None and one.oldest > self.evidence.source.since and not one.by_hand
-        ]
+        short = [f"{one.job} since {one.oldest}" for one in self.evidence.jobs if self._short(one)]
         if short:
             found.append((None, f"The history does not reach back to the beginning: {', '.join(short)}."))
         return found
+
+    def _short(self, job: JobSummary) -> bool:
+        """Whether the runs of a job begin later than its usual pace explains."""
+        begin = seconds_of(self.evidence.source.since)
+        ended = [_ended(one) for one in self.evidence.of_job(job.job)]
+        if job.by_hand or job.oldest is None or seconds_of(job.oldest) < begin or not ended:
+            return False
+        pace = (ended[-1] - ended[0]) / max(len(ended) - 1, 1)
+        return ended[0] - begin > 1.5 * pace
 
     def _newest(self) -> Sentence:
         verified = {
@@ -112,7 +118,7 @@ class Report:
         return [
             (
                 one.met,
-                f"{BUDGETS[one.value]}: {one.measured:,} s ({show.duration(one.measured)}), "
+                f"{BUDGETS[one.value]}: {_exactly(one.measured)}, "
                 f"{'within' if one.met else 'over'} the budget of {one.limit:,} s.",
             )
             for one in self.evidence.budgets
@@ -234,7 +240,14 @@ def drawn(evidence: Evidence) -> list[Plot]:
 
 
 def _values(records: Sequence[Record], key: str) -> list[Value]:
-    return [(_ended(one), value) for one in records if (value := number(one, key)) is not None]
+    """Of the runs that did their work: how long a failed one took tells nothing."""
+    worked = [one for one in records if text(one, "outcome") != "failed"]
+    return [(_ended(one), value) for one in worked if (value := number(one, key)) is not None]
+
+
+def _exactly(seconds: int) -> str:
+    """`5,000 s (1 h 23 min)`."""
+    return f"{seconds:,} s" + (f" ({show.duration(seconds)})" if seconds >= 60 else "")
 
 
 def _ended(record: Record) -> float:

@@ -544,7 +544,8 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min"
     if whole < 2 * 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
+        hours, minutes = whole // 3600, whole % 3600 // 60
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     return f"{whole // 86400} days"
 
 

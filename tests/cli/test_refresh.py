@@ -67,7 +67,7 @@ def test_the_plan_says_what_comes_and_what_is_replaced(command: Command, machine
     end = command("refresh", "--plan")
     assert end.code == 0, end
     assert f"frag becomes the dump {FIT} of production-stack" in end.said
-    assert "25,975 rows in 1 table. The replaced one is kept for 24 h 0 min." in end.said
+    assert "25,975 rows in 1 table. The replaced one is kept for 24 h." in end.said
     assert "579 files, 6.0 MiB, as of 2026-11-25T02:04:03Z" in end.said
     assert f"Files that only {NAMESPACE} has stay." in end.said
     assert "First the media, then the database" in end.said

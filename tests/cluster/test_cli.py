@@ -257,7 +257,7 @@ def test_a_recovery_brings_the_named_dump_back(command: Command, stack: ClusterS
     assert [run["verdict"]["outcome"] for run in report["runs"]].count("published") >= 3
     (point,) = [one for one in report["places"][0]["points"] if one["dump"] == dump]
     assert point["recovery"] == {"seconds": document["verdict"]["seconds"], "basis": "recovery"}
-    assert dump in page.read_text()
+    assert time_of(dump) in page.read_text()
 
 
 @pytest.mark.usefixtures("refusing")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,8 @@ def _report(stack: LocalStack) -> Report:
     source = Source(
         cluster="this machine: demo data, made by moving the clocks of the pods",
         namespace=NAMESPACE,
-        chart="stack-backup",
-        tool="stack_backup_lab.story.month",
+        chart=f"stack-backup-{version('stack-backup')}",
+        tool="make demo-report",
         generated=stamp(now),
         since=stamp(now - DAYS * DAY),
     )
@@ -124,7 +125,12 @@ def _draw(chromium: str, page: Path) -> None:
     subprocess.run(
         [
             *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
-            *("--window-size=1120,1180", f"--screenshot={PICTURE}", page.as_uri()),
+            *(
+                "--window-size=1120,1150",
+                "--force-device-scale-factor=0.8",
+                f"--screenshot={PICTURE}",
+                page.as_uri(),
+            ),
         ],
         check=True,
         capture_output=True,
