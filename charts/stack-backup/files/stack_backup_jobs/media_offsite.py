@@ -56,6 +56,7 @@ class Recovery:
 
     def run(self) -> Outcome:
         job, settings = self._job, self._settings
+        self._rclone.reach()
         files, held = self._counted()
         state = media_state(self._rclone) if settings.folder == MEDIA else None
         as_of = state.get("finished") if state else ""

@@ -129,8 +129,7 @@ class Run:
 
     def all(self) -> Outcome:
         rclone, job, media = self._rclone, self._job, self._settings.media_volume
-        if (ran := rclone.look()).code:
-            raise rclone.refused(f"{rclone.remote} cannot be listed", ran)
+        rclone.reach()
         self._md5 = "md5" in json.loads(rclone.answer("backend", "features", rclone.remote)).get("Hashes", [])
         if self._settings.immutable:
             self._prove()

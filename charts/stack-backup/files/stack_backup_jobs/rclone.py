@@ -208,6 +208,11 @@ class Rclone:
         """Does the store answer?"""
         return self.run("lsf", "--max-depth=1", self.remote, once=True)
 
+    def reach(self) -> None:
+        """Raises JobError where the store does not answer: at once, where other commands try for minutes."""
+        if (ran := self.look()).code:
+            raise self.refused(f"{self.remote} cannot be listed", ran)
+
     def _hear(self, ran: Ran, line: bytes) -> None:
         text = line.decode(errors="replace")
         try:

@@ -119,6 +119,7 @@ def sources(job: Job, source: str, volume: str, names: str) -> Sequence[Source]:
 
 def folders(job: Job, rclone: Rclone) -> list[StoreFolder]:
     """Every folder off-site that holds dumps. Raises JobError where the store cannot be listed."""
+    rclone.reach()
     what = f"{rclone.remote} cannot be listed"
     listing = rclone.answer(
         *("lsf", "--recursive", "--files-only", "--format=sp", "--separator=|"),
