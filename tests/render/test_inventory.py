@@ -92,6 +92,7 @@ INVENTORY: dict[str, list[str]] = {
         "CronJob/replica-check",
         "Deployment/stack-backup-exporter",
         "NetworkPolicy/stack-backup-exporter",
+        "NetworkPolicy/stack-backup-notify",
         "NetworkPolicy/stack-backup-offsite",
         "PrometheusRule/stack-backup",
         "PersistentVolumeClaim/replica-check",

@@ -390,7 +390,9 @@ def test_a_pod_reaches_what_its_job_needs_and_nothing_reaches_it(stack: str, obj
     for name in given:
         ports = {port["port"] for rule in _ways_out(objects, name) for port in rule["ports"]}
         if name != contract.DOCTOR:
-            assert sorted(ports) == reached.get(name, []), name
+            assert sorted(ports) == sorted({*reached.get(name, []), *([53, 9443] if everything else [])}), (
+                name
+            )
         else:  # what any of the others reaches
             assert sorted(ports) == sorted({port for one in given for port in reached.get(one, [])})
     assert not everything or set(given) > set(reached)
@@ -405,6 +407,27 @@ def test_the_off_site_store_is_looked_for_anywhere_or_where_it_is_said_to_be() -
         }
         *_, rule = _ways_out(render(values), contract.OFFSITE)
         assert rule == {"ports": [{"port": 9000, "protocol": "TCP"}], **expected}
+
+
+def test_only_jobs_that_notify_get_addresses_and_a_way_to_them() -> None:
+    peers = [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
+    daily, weekly = "postgres-backup-daily", "postgres-backup-weekly"
+    own = {"ping": [daily], "peers": peers, "ports": [8443]}
+    for webhook, told in (
+        ("", {daily}),
+        ("hook", {contract.HOURLY, daily, weekly, "postgres-backup-monthly"}),
+    ):
+        notify = {**own, "webhook": webhook}
+        objects = render({"postgresBackupTiers": {"enabled": True}, "notify": notify})
+        jobs = [item["metadata"]["name"] for item in objects.of_kind("CronJob")]
+        rule = {"ports": [{"port": 8443, "protocol": "TCP"}], "to": peers}
+        assert {name for name in jobs if rule in _ways_out(objects, name)} == told
+        none: dict[str, Any] = {"secret": {"items": []}}
+        items = {name: _volumes(objects, name).get("notify", none)["secret"]["items"] for name in jobs}
+        held = {name: [item["key"] for item in listed] for name, listed in items.items()}
+        assert {name for name, keys in held.items() if keys} == told
+        assert held[daily] == [daily, *filter(None, [webhook])]
+        assert held[weekly] == [*filter(None, [webhook])]
 
 
 def test_pods_of_others_are_left_alone(production: Objects) -> None:

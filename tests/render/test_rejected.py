@@ -143,6 +143,10 @@ REFUSED: dict[str, list[Any]] = {
     "replicaCheck.maximumAgeSeconds": [0],
     "replicaCheck.mediaMaximumAgeSeconds": ["1d"],
     "replicaCheck.rereadSeconds": [-1],
+    "notify.ping": [["hourly"], ["offsite", "offsite"], "offsite"],
+    "notify.webhook": ["a/b"],
+    "notify.secret.name": ["", "Not_A_Name"],
+    "notify.ports": [[], [0]],
     "offsite.remote": ["backups", ":s3:backups", "s3:two\nlines"],
     "offsite.folders": [[], ["daily", "daily"], ["../daily"], ["daily weekly"]],
     "offsite.keep": [0],
@@ -420,6 +424,7 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
         _on("postgresReplicatorBackup", postgresReplicatorBackup=_sanitise(fragalysis=False)),
         "its fragalysis is false and its sql is empty",
     ),
+    ({"notify": {"ping": ["offsite"]}}, "notify.ping names offsite, which this release does not have"),
     (
         _on("databaseRecovery", databaseRecovery={"scratch": {"size": "3Gi"}}),
         "databaseRecovery.scratch.size is 3Gi, but a dump of postgresBackupHourly.dumpSize 3400Mi needs "

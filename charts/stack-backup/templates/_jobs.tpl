@@ -46,6 +46,14 @@ doctor:
 {{- $_ := set . "mounts" (append (.mounts | default list) (dict "volume" "history" "path" "/history" "written" true)) }}
 {{- end }}
 {{- end }}
+{{- range $component, $job := $jobs }}
+{{- if has $component $.Values.notify.ping }}
+{{- $_ := set $job "ping" $component }}
+{{- end }}
+{{- if $.Values.notify.webhook }}
+{{- $_ := set $job "webhook" $.Values.notify.webhook }}
+{{- end }}
+{{- end }}
 {{- toYaml $jobs }}
 {{- end }}
 

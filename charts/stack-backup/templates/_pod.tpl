@@ -146,6 +146,18 @@ volumeMounts:
 - name: CONFIGURATION_FILE
   value: /secrets/offsite/rclone.conf
 {{- end }}
+{{- if .job.ping }}
+- name: NOTIFY_PING
+  value: /secrets/notify/ping
+{{- end }}
+{{- if .job.webhook }}
+- name: NOTIFY_WEBHOOK
+  value: /secrets/notify/webhook
+{{- end }}
+{{- if or .job.ping .job.webhook }}
+- name: NOTIFY_CA
+  value: {{ ternary "/secrets/notify/ca.crt" "/tools/ca-certificates.crt" (not (empty .context.Values.notify.secret.caKey)) }}
+{{- end }}
 {{- range $name, $value := .env }}
 - name: {{ $name }}
   value: {{ $value | toString | quote }}
@@ -181,6 +193,11 @@ volumeMounts:
   mountPath: /secrets/tls
   readOnly: true
 {{- end }}
+{{- end }}
+{{- if or .job.ping .job.webhook }}
+- name: notify
+  mountPath: /secrets/notify
+  readOnly: true
 {{- end }}
 {{- if or .job.store .context.Values.python.image.repository }}
 - name: tools
@@ -260,6 +277,24 @@ configMap:
         path: {{ base .file }}
       {{- end }}
 {{- end }}
+{{- end }}
+{{- if or .job.ping .job.webhook }}
+- name: notify
+  secret:
+    secretName: {{ $values.notify.secret.name | quote }}
+    # Of a Secret or a key that is missing, the log has a line: no run waits for it.
+    optional: true
+    defaultMode: 0444
+    items:
+      {{- with .job.ping }}
+      - {key: {{ . | quote }}, path: ping}
+      {{- end }}
+      {{- with .job.webhook }}
+      - {key: {{ . | quote }}, path: webhook}
+      {{- end }}
+      {{- with $values.notify.secret.caKey }}
+      - {key: {{ . | quote }}, path: ca.crt}
+      {{- end }}
 {{- end }}
 {{- if or .job.store $values.python.image.repository }}
 - name: tools
@@ -414,6 +449,10 @@ initContainers:
   # The interpreter of the programs, which the database image need not have. It loads them once, and so keeps
   # what it compiled; where it cannot run in its own image either, the program's start says so.
   {{- $install := "mkdir /tools/python && cp -dR /usr/local/bin /usr/local/lib /tools/python/ && /tools/python/bin/python3 -I /programs" }}
+  {{- if and (or .job.ping .job.webhook) (not $values.notify.secret.caKey) }}
+  # Whom the world's certificates are trusted by: the database image need not know.
+  {{- $install = printf "%s && { cp -L /etc/ssl/certs/ca-certificates.crt /tools/ || true; }" $install }}
+  {{- end }}
   - {{ include "stack-backup.lender" (dict "context" .context "tool" "python" "command" (list "/bin/sh" "-c" $install)) | indent 4 | trim }}
       - name: programs
         mountPath: /programs

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stack_backup_jobs import history
+from stack_backup_jobs import history, notify
 from stack_backup_jobs.errors import VALUES, JobError, Stopped, of_volume
 from stack_backup_jobs.formats import MESSAGE_LIMIT, Exit, Figure, Verdict, stamp
 from stack_backup_jobs.job import Job, Outcome, say, write
@@ -75,6 +75,8 @@ def main(arguments: list[str]) -> int:
     os.environ.update(LC_ALL="C", TZ="UTC", PGCONNECT_TIMEOUT="20")
     time.tzset()
     os.dup2(1, 2)
+    if arguments[0] in OF_NO_JOB:  # of which nobody wants to be told
+        os.environ.update(NOTIFY_PING="", NOTIFY_WEBHOOK="")
     program = importlib.import_module(f"stack_backup_jobs.{JOBS[arguments[0]]}").program
     return Supervisor(program).run()
 
@@ -93,6 +95,7 @@ class Supervisor:
     def __init__(self, program: Callable[[Job], Outcome]) -> None:
         self._program = program
         self._begun = time.monotonic()
+        self._notifier = notify.Notifier()
         self._figures: dict[str, Figure] = {}
         self._untouched = ""
         self._progress = ""
@@ -114,6 +117,7 @@ class Supervisor:
             self._allowed = float(deadline())
         except JobError as failure:
             return self._verdict(failure.code, "failed", f"{failure.what} {failure.advice}")
+        self._notifier.begin()
         # Messages are kept apart, and none is ever sent in part.
         ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         wakeup, woken = socket.socketpair()
@@ -242,6 +246,7 @@ class Supervisor:
         if kept := self._keep(verdict):
             verdict = verdict.with_figures(kept)
             refused = terminate(verdict)
+        self._notifier.end(verdict, notify.PATIENCE if self._stop is None else notify.HURRIED)
         if refused:
             say(refused)
         write(verdict.line())
