@@ -418,7 +418,8 @@ def test_only_jobs_that_notify_get_addresses_and_a_way_to_them() -> None:
         ("hook", {contract.HOURLY, daily, weekly, "postgres-backup-monthly"}),
     ):
         notify = {**own, "webhook": webhook}
-        objects = render({"postgresBackupTiers": {"enabled": True}, "notify": notify})
+        jobs_on = {"postgresBackupTiers": {"enabled": True}, "postgresBackupHourly": {"dumpSize": "1Gi"}}
+        objects = render({**jobs_on, "notify": notify})
         jobs = [item["metadata"]["name"] for item in objects.of_kind("CronJob")]
         rule = {"ports": [{"port": 8443, "protocol": "TCP"}], "to": peers}
         assert {name for name in jobs if rule in _ways_out(objects, name)} == told
