@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from stack_backup_jobs.metrics import GAUGES
 from stack_backup_lab.bed import prometheus
 from stack_backup_lab.paths import PROJECT
 from stack_backup_lab.render import CHART, load_values, merge_values, render
@@ -356,6 +357,22 @@ def test_the_list_of_alerts_is_that_of_the_values() -> None:
     assert pages == {page for _, page, _ in rows} | {"README"}
     for alert, page, _ in rows:
         assert (RUNBOOKS / f"{page}.md").read_text(encoding="utf-8").startswith(f"# `{alert}`\n")
+
+
+def test_every_series_is_one_that_the_exporter_or_kube_state_metrics_has() -> None:
+    kubernetes = {
+        "kube_cronjob_created",
+        "kube_cronjob_spec_suspend",
+        "kube_cronjob_status_active",
+        "kube_cronjob_status_last_successful_time",
+        "kube_job_complete",
+        "kube_job_failed",
+        "kube_job_owner",
+        "kube_job_status_start_time",
+    }
+    named = {name for rule in _rules() for name in re.findall(r"\b(?:kube|stack_backup)_\w+", rule["expr"])}
+    assert named - kubernetes <= GAUGES.keys()
+    assert kubernetes <= named
 
 
 def test_no_two_alerts_are_taken_for_one() -> None:

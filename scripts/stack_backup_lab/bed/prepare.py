@@ -60,6 +60,7 @@ def demo_cluster(start: Start) -> None:
 
 def jobs(start: Start) -> None:
     """Each program for real on this machine."""
+    start(prometheus.ensure)
     start(tools.ensure, "helm", STORE)
     _packages(*system.sandbox(), *system.NFS)
     for name in images.IMAGES:
