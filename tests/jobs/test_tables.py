@@ -196,6 +196,25 @@ Session.copy_out = copy_out
     )
 
 
+def test_a_copy_that_would_fill_the_volume_of_the_server_is_stopped(production: Production) -> None:
+    filling = """
+from stack_backup_jobs import room
+import time
+copying = []
+def look(self, session, own=room.Room.look):
+    return [room.Free("The server's volume", ("", ""), 1 << 20)] if copying else own(self, session)
+def copy_out(self, sql, own=Session.copy_out):
+    copying.append(sql)
+    for chunk in own(self, sql):
+        time.sleep(3)
+        yield chunk
+room.Room.look, Session.copy_out = look, copy_out
+"""
+    production.refused(
+        73, "has 1 MiB left", "was stopped", python=faults.patch_python("stack_backup_jobs.tables", filling)
+    )
+
+
 def test_killed_amid_the_copy_leaves_a_database_that_the_next_run_drops(production: Production) -> None:
     before = production.ask("SELECT nspname FROM pg_namespace ORDER BY 1")
     killed = production.back(

@@ -23,7 +23,7 @@ from stack_backup_jobs.loader import Broken, Loaded, Loader, failure_of, is_acce
 from stack_backup_jobs.pack import Unpacker, cores
 from stack_backup_jobs.reader import Part, Reader, read
 from stack_backup_jobs.roles import Roles, exists
-from stack_backup_jobs.room import Room, Watch
+from stack_backup_jobs.room import Room, watched
 from stack_backup_jobs.session import (
     EXTRA,
     SETTINGS,
@@ -285,10 +285,10 @@ class Restore:
 
     def load_some(
         self, target: Target, part: Part, chosen: Callable[[Session], Collection[compare.Name]]
-    ) -> None:
+    ) -> tuple[Room, int]:
         """Makes the new database with all its definitions, and the rows of some tables: those that `chosen`
-        names, once the definitions are there. No index, and no
-        constraint that comes after the rows. Raises JobError.
+        names, once the definitions are there. No index, and no constraint that comes after the rows. Returns
+        the server's room, which is enough for these rows twice, and what must remain of it. Raises JobError.
         """
         end = part.after[1]
         bare = dataclasses.replace(part, blocks=[], between=[], after=(end, end))
@@ -309,6 +309,7 @@ class Restore:
         )
         say(f"Loading {rows.rows} rows of {len(blocks)} tables into {target.side}.")
         self._fill(target, rows, room)
+        return room
 
     def _fill(self, target: Target, part: Part, room: tuple[Room, int] | None) -> None:
         """Loads what the part names, the server's room watched where it was asked before."""
@@ -321,17 +322,8 @@ class Restore:
             self.options.accepted,
             self.options.tablespaces,
         )
-        watch = Watch(target, *room, loader.stop) if room else None
-        try:
-            with self._job.lap("load_seconds"):
-                self._outcome(part, loader.run())
-        except (JobError, ServerError):
-            if watch is not None and watch.failure is not None:
-                raise watch.failure from None
-            raise
-        finally:
-            if watch is not None:
-                watch.end()
+        with watched(target, room, loader.stop), self._job.lap("load_seconds"):
+            self._outcome(part, loader.run())
 
     @staticmethod
     def connection_limit(part: Part) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from stack_backup_jobs.errors import JobError
@@ -129,6 +130,23 @@ class Room:
             if one.bytes < need:
                 raise one.failure(f"and the new database beside the live one needs {need // MIB} MiB.")
         return reserve
+
+
+@contextlib.contextmanager
+def watched(target: Target, room: tuple[Room, int] | None, stop: Callable[[], None]) -> Iterator[None]:
+    """Stops the block when it uses up the room of the server; without `room` nobody looks.
+    `room` has the bytes that must remain. Raises JobError.
+    """
+    watch = Watch(target, *room, stop) if room else None
+    try:
+        yield
+    except (JobError, ServerError):
+        if watch is not None and watch.failure is not None:
+            raise watch.failure from None
+        raise
+    finally:
+        if watch is not None:
+            watch.end()
 
 
 class Watch:

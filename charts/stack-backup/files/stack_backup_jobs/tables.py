@@ -17,6 +17,7 @@ from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.loader import IMAGE
 from stack_backup_jobs.reader import Part
 from stack_backup_jobs.restore import Restore
+from stack_backup_jobs.room import Room, watched
 from stack_backup_jobs.server import of_server
 from stack_backup_jobs.session import ServerError, Session, identifier, literal
 from stack_backup_jobs.target import Target
@@ -98,11 +99,11 @@ class Tables:
 
     def run(self, part: Part) -> Outcome:
         """Raises JobError, ServerError."""
-        self._restore.load_some(self._target, part, self._choose)
+        room = self._restore.load_some(self._target, part, self._choose)
         said = {} if part.inserts else self._restore.said(part.name).tables
         say(f"Copying {len(self._tables)} tables into the schema {self.schema} of {self._target.database}.")
         with self._job.lap("copy_seconds"):
-            counted = self._copy(said)
+            counted = self._copy(said, room)
         self._job.figure(
             schema=self.schema,
             tables=len(counted),
@@ -187,7 +188,7 @@ class Tables:
 
     # ---- the live one ----
 
-    def _copy(self, said: dict[Name, int]) -> dict[str, int]:
+    def _copy(self, said: dict[Name, int], room: tuple[Room, int]) -> dict[str, int]:
         """In one transaction: all of it is there in the end, or nothing. Raises JobError, ServerError."""
         server, target = self._target.server, self._target
         schema, owner = identifier(self.schema), identifier(self._owner)
@@ -195,6 +196,7 @@ class Tables:
         with contextlib.ExitStack() as stack:
             live = stack.enter_context(server.session(target.database))
             side = stack.enter_context(server.session(target.side))
+            stack.enter_context(watched(target, room, live.abort))
             live.execute("BEGIN")
             live.execute(f"CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {owner}")
             about = literal(f"Tables of {self._restore.dump.name}; no application needs them.")
