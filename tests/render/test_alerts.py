@@ -516,7 +516,8 @@ def test_there_are_none_unless_they_are_asked_for() -> None:
 
 
 def test_without_the_exporter_there_are_those_about_jobs_alone() -> None:
-    values = merge_values(VALUES, {"monitoring": {"exporter": {"enabled": False}}})
+    off = {"enabled": False}
+    values = merge_values(VALUES, {"monitoring": {"exporter": off, "podMonitor": off}})
     spec = render(values, namespace=NAMESPACE).get("PrometheusRule", "stack-backup")["spec"]
     found = {rule["alert"] for group in spec["groups"] for rule in group["rules"]}
     assert found == {name for name in CASES if name.startswith("StackBackupJob")}
