@@ -282,15 +282,14 @@ def test_a_media_volume_without_room(empty: World) -> None:
 
 
 def test_media_off_site_that_are_fewer_than_were_sent(empty: World) -> None:
-    lost = f"{PLACE}/media/names/case"
-    content = empty.get(lost)
-    empty.rclone("deletefile", f"s3:{lost}")
+    lost, aside = f"s3:{PLACE}/media/names/case", "s3:backups/aside"
+    empty.rclone("moveto", lost, aside)
     try:
         refused(empty, MEDIA, 65, "the last complete copy left", "DELETE=false", **DELETE)
         red(empty.run(MEDIA), 65, "were copied, but the last complete copy left")
         assert len(list(empty.target.rglob("*"))) > FILES
     finally:
-        empty.put(lost, content)
+        empty.rclone("moveto", aside, lost)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
