@@ -7,14 +7,11 @@ import io
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes.client import ApiClient, Configuration, CoreV1Api
 
 from stack_backup import CliError, Exit, fetch, follow, release
 from stack_backup.app import main
@@ -157,35 +154,6 @@ def test_a_right_that_lacks_ends_it_at_once(laptop: Laptop, monkeypatch: pytest.
     assert end.code == 77, end
     assert "You may not create pods/exec." in end.stderr
     laptop.has_nothing()
-
-
-class _Refusing(BaseHTTPRequestHandler):
-    """An API server that knows the user and has no right for them."""
-
-    def do_GET(self) -> None:
-        said = json.dumps({"kind": "Status", "message": 'User "u" cannot create resource "pods/exec"'})
-        self.send_response(403, "Forbidden")
-        self.send_header("Content-Length", str(len(said)))
-        self.end_headers()
-        self.wfile.write(said.encode())
-
-    def log_message(self, *_: object) -> None:
-        """Not into the test's output."""
-
-
-def test_what_the_api_server_refuses_is_named() -> None:
-    with HTTPServer(("127.0.0.1", 0), _Refusing) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            host = f"http://127.0.0.1:{server.server_port}"
-            made = object.__new__(release.Release)
-            made.namespace, made._host = "production-stack", host
-            made._logs = CoreV1Api(ApiClient(Configuration(host=host)))
-            with pytest.raises(CliError, match="You may not create pods/exec in namespace") as caught:
-                list(made.execute("pod", "program", ["true"]))
-        finally:
-            server.shutdown()
-    assert caught.value.code == Exit.REFUSED
 
 
 def test_a_byte_that_changed_on_the_way_is_noticed(laptop: Laptop) -> None:
