@@ -107,14 +107,14 @@ def test_the_execution_environment_can_be_built_and_has_all_of_the_command_line(
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     run([*pip, "--wheel-dir", tmp_path, sources])
     (wheel,) = tmp_path.glob("*.whl")
-    packaged = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    packaged = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".py", ".html"))}
     assert packaged == {
         f"{folder.name}/{path.name}"
         for folder in (
             PROJECT / "scripts" / "stack_backup",
             PROJECT / "charts" / "stack-backup" / "files" / "stack_backup_jobs",
         )
-        for path in folder.glob("*.py")
+        for path in [*folder.glob("*.py"), *folder.glob("*.html")]
     }
 
 
