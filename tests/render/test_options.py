@@ -409,6 +409,39 @@ def test_the_off_site_store_is_looked_for_anywhere_or_where_it_is_said_to_be() -
         assert rule == {"ports": [{"port": 9000, "protocol": "TCP"}], **expected}
 
 
+def test_what_recovers_from_off_site_has_the_store_s_keys_and_way_and_no_volume_of_a_source() -> None:
+    sections = {
+        "database-recovery": ("databaseRecovery", set()),
+        "database-drill": ("databaseDrill", set()),
+        "media-recovery": ("mediaRecovery", {"media"}),
+    }
+    recovering = {section: {"enabled": True, "source": "offsite"} for section, _ in sections.values()}
+    objects = render(
+        {"postgresBackupHourly": {"enabled": False}, "offsite": {"remote": "s3:backups/production"}}
+        | recovering
+    )
+    pods = {owner.removeprefix("CronJob/"): pod for owner, pod in objects.pods() if "CronJob/" in owner}
+    for job, (_, mounted) in sections.items():
+        volumes = {volume["name"]: volume for volume in pods[job]["volumes"]}
+        claims = {
+            one["persistentVolumeClaim"]["claimName"]
+            for one in volumes.values()
+            if "persistentVolumeClaim" in one
+        }
+        assert claims - {contract.HISTORY} == mounted
+        assert volumes["offsite-secret"]["secret"]["secretName"] == "offsite"
+        assert "rclone" in [one["name"] for one in pods[job]["initContainers"]]
+        (container,) = pods[job]["containers"]
+        environment = {one["name"]: one.get("value") for one in container["env"]}
+        assert (environment["SOURCE"], environment["REMOTE"]) == ("offsite", "s3:backups/production")
+        ports = [port["port"] for rule in _ways_out(objects, job) for port in rule["ports"]]
+        assert (443 in ports, 5432 in ports) == (True, job == "database-recovery")
+    from_volumes = {section: {"enabled": True} for section in ("databaseRecovery", "mediaRecovery")}
+    nfs = {"nfs": {"server": "nas.example.org"}}
+    objects = render({**from_volumes, "volumes": {"databaseReplica": nfs, "mediaReplica": nfs}})
+    assert "offsite-secret" not in str(list(objects.pods()))
+
+
 def test_only_jobs_that_notify_get_addresses_and_a_way_to_them() -> None:
     peers = [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
     daily, weekly = "postgres-backup-daily", "postgres-backup-weekly"
