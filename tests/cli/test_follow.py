@@ -141,3 +141,24 @@ def test_what_keeps_a_run_from_starting_is_told_once_and_waited_for_as_long_as_i
     assert states[-1] == "waits for Pod p (Unschedulable)"
     sentence = follow.message(end, run.pods, run.blockers)
     assert sentence.startswith("The Job failed (NotStarted): it could not start. Pod p (Unschedulable): 0/1")
+
+
+class Served(Unserved):
+    """The same for a moment, until it runs and ends."""
+
+    def get(self, kind: str, name: str) -> Object | None:
+        return Release.get(self, kind, name) if self._over else super().get(kind, name)
+
+    def find(self, kind: str, labels: str | None = None) -> list[Object]:
+        return Release.find(self, kind, labels) if self._over else super().find(kind, labels)
+
+
+@pytest.mark.parametrize(("grace", "times"), [(0, 1), (100, 0)])
+def test_what_comes_by_itself_is_not_worth_a_word_at_once(
+    monkeypatch: pytest.MonkeyPatch, grace: float, times: int
+) -> None:
+    monkeypatch.setattr(follow, "GRACE", grace)
+    told: list[Blocker] = []
+    run = Run(Served(set()), "j", "j-1")  # type: ignore[arg-type]
+    end = run.follow(lambda _: None, lambda _: None, told.append)
+    assert (len(told), follow.exit_code(end), run.blockers) == (times, 0, [])

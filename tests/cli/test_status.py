@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
@@ -225,18 +225,18 @@ def test_what_is_missing_is_named_and_red() -> None:
     assert shown.endswith("2 missing.")
 
 
-def test_a_run_that_cannot_start_is_red_and_says_why() -> None:
+def _waiting(release_of: Any, **pod_is: Any) -> tuple[status.StackStatus, status.JobStatus]:
+    """A stack whose newest run has a pod that is this, and nothing else."""
     job, pod = _run("2026-11-25T11:59:00Z", 0)
     job |= {"status": {}, "spec": _cronjob()["spec"]["jobTemplate"]["spec"]}
+    pod |= {"spec": pod_is.pop("spec", {}), "status": {"phase": "Pending", **pod_is}}
+    stack = status.of_stack(release_of(_cronjob(success=WELL), (job, pod)), NOW)
+    return stack, stack.jobs[0]
+
+
+def test_a_run_that_cannot_start_is_red_and_says_why() -> None:
     said = {"reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient cpu."}
-    pod["status"] = {
-        "phase": "Pending",
-        "conditions": [{"type": "PodScheduled", "status": "False"} | said],
-    }
-    pod["spec"] = {}
-    pod["metadata"]["creationTimestamp"] = job["metadata"]["creationTimestamp"]
-    stack = status.of_stack(Release(_cronjob(success=WELL), (job, pod)), NOW)  # type: ignore[arg-type]
-    (one,) = stack.jobs
+    stack, one = _waiting(Release, conditions=[{"type": "PodScheduled", "status": "False"} | said])
     assert (one.red, [blocker.reason for blocker in one.blockers]) == (
         "its run cannot start",
         ["Unschedulable"],
@@ -244,6 +244,67 @@ def test_a_run_that_cannot_start_is_red_and_says_why() -> None:
     assert stack.red
     assert "cannot start" in _shown(stack)
     assert "1 Insufficient cpu." in _shown(stack)
+
+
+class Pulling(Release):
+    """Its pod's image is being pulled."""
+
+    claims: ClassVar[list[Object]] = [{"metadata": {"name": "database-backup"}, "status": {"phase": "Bound"}}]
+    events: ClassVar[list[Object]] = [
+        {
+            "metadata": {},
+            "involvedObject": {"kind": "Pod", "name": "p"},
+            "type": "Normal",
+            "reason": "Pulling",
+            "message": 'Pulling image "postgres:15"',
+            "lastTimestamp": "2026-11-25T11:59:01Z",
+        }
+    ]
+
+
+def test_a_run_whose_image_is_being_pulled_starts_and_is_not_red() -> None:
+    stack, one = _waiting(Pulling, spec={"nodeName": "n"})
+    assert (one.red, stack.red, [blocker.reason for blocker in one.blockers]) == ("", False, ["Pulling"])
+    assert "starting" in _shown(stack)
+
+
+class Unclaimed(Release):
+    """Its claim is not there."""
+
+    claims: ClassVar[list[Object]] = []
+
+
+def test_what_a_run_waits_for_is_not_missing_a_second_time() -> None:
+    stack, one = _waiting(Unclaimed, spec={"volumes": VOLUMES})
+    assert [blocker.object for blocker in one.blockers] == ["claim database-backup"]
+    assert (stack.missing, stack.red) == ([], True)
+
+
+class Explained(Release):
+    """Its last run's pods are gone; an event is left."""
+
+    events: ClassVar[list[Object]] = [
+        {
+            "metadata": {},
+            "involvedObject": {"kind": "Job", "name": "job-2026-11-25T11:51:00Z"},
+            "type": "Warning",
+            "reason": "FailedCreate",
+            "message": "Error creating: pods is forbidden: exceeded quota: q",
+            "lastTimestamp": "2026-11-25T11:52:00Z",
+        }
+    ]
+
+    def find(self, kind: str, labels: str | None = None) -> list[Object]:
+        return [] if kind == "Pod" else super().find(kind, labels)
+
+
+def test_a_run_that_ended_without_a_pod_says_what_refused_it() -> None:
+    job, pod = _run("2026-11-25T11:51:00Z", 1)
+    job["spec"] = _cronjob()["spec"]["jobTemplate"]["spec"]
+    (one,) = status.of_stack(Explained(_cronjob(), (job, pod)), NOW).jobs  # type: ignore[arg-type]
+    assert one.last_run is not None
+    assert "could not start" in one.last_run.message
+    assert "exceeded quota: q" in one.last_run.message
 
 
 def test_the_table_of_every_job_fits_80_columns() -> None:

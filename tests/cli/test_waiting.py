@@ -299,8 +299,9 @@ def test_a_job_without_a_pod_names_the_right_that_would_explain_it() -> None:
         _pod(node="n", phase="Running", job={"running": {}}),
         _pod(node="n", phase="Succeeded", job={"terminated": {}}),
         _pod(node="n", python={"running": {}}, job={"waiting": {"reason": "PodInitializing"}}),
+        _pod(node="n", phase="Failed"),
     ],
-    ids=["runs", "has ended", "initialises"],
+    ids=["runs", "has ended", "initialises", "was evicted"],
 )
 def test_what_runs_waits_for_nothing(pod: Object) -> None:
     assert _blockers([pod], _event("Pod", POD, "FailedMount", "MountVolume.SetUp failed"), claims=[]) == []
@@ -311,6 +312,10 @@ def test_a_job_that_ended_at_its_deadline_is_explained_while_events_are_left() -
     view = View([_event("Pod", POD, "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu.")], [])
     assert [one.reason for one in waiting.in_the_end(_job(), view)] == ["FailedScheduling", "NotFound"]
     assert waiting.in_the_end(_job(), View(None, None)) == []
+    why = _event("Pod", POD, "Failed", "Failed to pull image: manifest unknown", at=3)
+    behind = _event("Pod", POD, "Failed", "Error: ErrImagePull", at=4)
+    (one,) = waiting.in_the_end(_job(), View([why, behind], [_claim("Bound")]))
+    assert "manifest unknown" in one.message
 
 
 def test_claims_and_secrets_that_are_not_there_are_named_once() -> None:
