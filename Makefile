@@ -124,9 +124,10 @@ bench-quick: .venv/.installed ## The same with a tenth of the data, once
 
 ##@ Release
 
-pictures: ## The terminal's pictures in the documents, from real runs on a kind cluster
+pictures: ## The pictures in the documents: the terminal's, from runs on a kind cluster, and the dashboard's
 	@scripts/bootstrap prepare demo-cluster
 	$(PYTHON) -m stack_backup_lab.story.pictures
+	$(PYTHON) -m stack_backup_lab.story.dashboard
 
 version: .cache/release/.installed .venv/.installed ## Another version in every place that names it (VERSION=1.2.3)
 	@[[ "$(VERSION)" =~ ^[0-9]+(\.[0-9]+){2}$$ ]] || { echo "Say which, in three numbers: make version VERSION=1.2.3" >&2; exit 2; }
