@@ -186,3 +186,9 @@ def test_the_page_of_the_metrics_has_each_with_its_meaning() -> None:
     page = (PROJECT / "docs" / "metrics.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"(?m)^\| `(stack_backup_\w+)` \|.*\| (.*) \|$", page))
     assert rows == GAUGES
+
+
+@pytest.mark.parametrize("stack", ['a"b', "a\\b", "a\nb", 'a\\"\\n\nb', "ä☃"])
+def test_whatever_a_label_holds_comes_back(stack: str) -> None:
+    (family,) = text_string_to_metric_families(exposition([Sample(READ, {"stack": stack}, 1)]))
+    assert family.samples[0].labels == {"stack": stack}

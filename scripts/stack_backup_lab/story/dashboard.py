@@ -186,15 +186,15 @@ def shown(value: float, unit: str) -> str:
     return f"{value:,.0f}"
 
 
-def _colour(value: float, thresholds: Mapping[str, Any]) -> str:
+def colour(value: float, thresholds: Mapping[str, Any]) -> str:
     reached = [step for step in thresholds["steps"] if step["value"] is None or value >= step["value"]]
     return NAMED[reached[-1]["color"]]
 
 
 def _stat(panel: Mapping[str, Any], asked: Asked) -> str:
     ((_, value),) = asked.now(panel["targets"][0]["expr"])
-    colour = _colour(value, panel["fieldConfig"]["defaults"]["thresholds"])
-    return f'<div class="stat" style="background:{colour}">{value:.0f}</div>'
+    reached = colour(value, panel["fieldConfig"]["defaults"]["thresholds"])
+    return f'<div class="stat" style="background:{reached}">{value:.0f}</div>'
 
 
 def _table(panel: Mapping[str, Any], asked: Asked) -> str:
@@ -207,8 +207,8 @@ def _table(panel: Mapping[str, Any], asked: Asked) -> str:
         set_to = {one["id"]: one["value"] for one in about[column]}
         for labels, value in asked.now(target["expr"]):
             thresholds = set_to.get("thresholds")
-            colour = f"background:{_colour(value, thresholds)};color:#111217" if thresholds else ""
-            cell = f'<td style="{colour}">{shown(value, set_to["unit"])}</td>'
+            style = f"background:{colour(value, thresholds)};color:#111217" if thresholds else ""
+            cell = f'<td style="{style}">{shown(value, set_to["unit"])}</td>'
             rows.setdefault(tuple(labels[key] for key in keys), {})[column] = cell
     head = "".join(f"<th>{escape(name)}</th>" for name in [*(names[key] for key in keys), *columns])
     body = "".join(
