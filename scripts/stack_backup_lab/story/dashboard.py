@@ -167,8 +167,9 @@ def html(board: Mapping[str, Any], asked: Asked) -> str:
         place, drawn = panel["gridPos"], drawers[panel["type"]](panel, asked)
         area = f"grid-column:{place['x'] + 1}/span {place['w']};height:{place['h'] * ROW - 18}px"
         panels.append(f'<div class="panel" style="{area}"><h2>{escape(panel["title"])}</h2>{drawn}</div>')
-    head = f"<h1>{escape(board['title'])}: {escape(board['description'])}</h1>"
-    return f'<!doctype html><meta charset="utf-8"><style>{STYLE}</style>{head}<div class="board">{"".join(panels)}</div>'
+    head = f'<!doctype html><meta charset="utf-8"><style>{STYLE}</style>'
+    head += f"<h1>{escape(board['title'])}: {escape(board['description'])}</h1>"
+    return f'{head}<div class="board">{"".join(panels)}</div>'
 
 
 def shown(value: float, unit: str) -> str:
