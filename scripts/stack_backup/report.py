@@ -163,6 +163,7 @@ def document(report: Report) -> str:
     """As JSON."""
     whole = {
         **report.evidence.as_dict(),
+        "summary": [{"good": good, "sentence": sentence} for good, sentence in report.sentences()],
         "places": [place.as_dict(report.proofs) for place in report.places],
         "media": [one.as_dict() for one in report.media],
     }

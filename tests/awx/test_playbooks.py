@@ -124,6 +124,9 @@ def test_the_execution_environment_can_be_built_and_has_all_of_the_command_line(
         ("backup-now", {}, ["run", "postgres-backup-hourly"]),
         ("status", {}, ["status"]),
         ("list-dumps", {}, ["list"]),
+        ("report", {}, ["report"]),
+        ("report", {"days": ""}, ["report"]),
+        ("report", {"days": "90"}, ["report", "--days", "90"]),
         ("recover-database", {"confirm": "s"}, ["recover", "database", "--confirm", "s"]),
         ("recover-database", {"confirm": "s", "dump": ""}, ["recover", "database", "--confirm", "s"]),
         (
@@ -170,7 +173,7 @@ def test_an_install_that_names_no_stack_changes_nothing() -> None:
     assert "Nothing was changed. The variable stack must be" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["status", "backup-now", "list-dumps"])
+@pytest.mark.parametrize("name", ["status", "backup-now", "list-dumps", "report"])
 def test_a_cluster_that_does_not_answer_is_red_with_the_command_line_s_own_sentence(name: str) -> None:
     """AWX's credential, as AWX hands it on, is what the command line uses."""
     done = _play(

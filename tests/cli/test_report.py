@@ -319,6 +319,7 @@ def test_the_json_has_every_run_of_the_period_and_every_point_with_its_proof() -
         "source": "",
         "met": False,
     }
+    assert {"good": False, "sentence": "No run in this period: media-replicator."} in document["summary"]
     assert document["places"][0]["points"][0]["recovery"] == {"seconds": 100, "basis": "drill"}
 
 
