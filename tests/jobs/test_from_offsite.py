@@ -326,7 +326,7 @@ def wait_for(condition: Callable[[], bool], running: RunningJob) -> None:
 def test_the_restore_points_of_the_store_are_listed(older: World) -> None:
     for remote, names in (
         (f"s3:{PLACE}", [("hourly", older.dump, "verified")]),
-        ("s3:older", [("hourly", OLDER, "unverified"), ("Tuesday/hourly", OLDER, "unverified")]),
+        ("s3:older", [("Tuesday/hourly", OLDER, "unverified"), ("hourly", OLDER, "unverified")]),
     ):
         values = merge_values(NOTHING_LEFT, {"offsite": {"remote": remote}})
         objects = Objects(copy.deepcopy(list(render(values, namespace=NAMESPACE))))
