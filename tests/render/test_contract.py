@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stack_backup_jobs import formats, media_offsite, run, settings
+from stack_backup_jobs import formats, media_offsite, run, sanitise, settings
 from stack_backup_lab.paths import PROJECT
 from stack_backup_lab.render import CHART, Objects, merge_values, render
 from tests.render import contract
@@ -347,6 +347,7 @@ def test_a_recovery_uses_the_passwords_of_its_own_stack(objects: Objects) -> Non
 GENERAL = {
     *("JOB", "NAMESPACE", "POD_NAME", "JOB_NAME", "DEADLINE_SECONDS", "TERMINATION_LOG", "PYTHON"),
     *("HOME", "TMPDIR", "HISTORY", "HISTORY_KEEP", "PGHOST", "PGPORT"),
+    *("NOTIFY_PING", "NOTIFY_WEBHOOK", "NOTIFY_CA"),
 }
 """What every pod is given, or the clients of PostgreSQL read by themselves."""
 EVERY_JOB = [
@@ -413,6 +414,8 @@ def test_a_job_is_given_what_its_program_asks_for_and_nothing_else(
     assert len(asked) > 5
     if job == contract.MEDIA_RECOVERY:  # from the store it is another program
         asked |= {field.name.upper() for field in dataclasses.fields(media_offsite.Settings)}
+    if job == "postgres-replicator-backup":  # what is sanitised is another's work
+        asked |= {field.name.upper() for field in dataclasses.fields(sanitise.Settings)}
     for name in asked:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
