@@ -21,7 +21,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Hourly], None]]] = {
     ),
     "nothing is read back": (
         "hourly.py",
-        "if read_afresh(job, temporary, name) != packed.sha256:",
+        'if read_afresh(job, target, "the new dump") != packed.sha256:',
         "if False:",
         test_hourly_failures.test_disk_that_gives_back_something_else,
     ),
