@@ -23,7 +23,7 @@ def safeguards() -> Iterator[tuple[str, str, str]]:
             yield path.stem, file[0] if file else module.PROGRAM, safeguard
 
 
-@pytest.mark.parametrize(("test", "file", "safeguard"), safeguards())
+@pytest.mark.parametrize(("test", "file", "safeguard"), list(safeguards()))
 def test_a_safeguard_that_is_taken_out_is_there(test: str, file: str, safeguard: str) -> None:
     (program,) = [path for path in (FILES / file, FILES / "stack_backup_jobs" / file) if path.is_file()]
     assert program.read_text(encoding="utf-8").count(safeguard) == 1, test
