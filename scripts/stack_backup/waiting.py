@@ -240,8 +240,9 @@ def started(pod: Object) -> bool:
 def in_the_end(job: Object, view: View) -> list[Blocker]:
     """What kept a Job from starting that has ended since, as far as events are left: its pods are gone."""
     name = job["metadata"]["name"]
-    refused = view.of("Job", name)
-    found = [_refusal(name, one) for one in refused[-1:] if one.get("reason") == "FailedCreate"]
+    # The newest event of all is the end itself, such as DeadlineExceeded.
+    refused = [one for one in view.of("Job", name) if one.get("reason") == "FailedCreate"]
+    found = [_refusal(name, one) for one in refused[-1:]]
     of_pods = [
         one
         for one in view.events or ()

@@ -312,6 +312,10 @@ def test_a_job_that_ended_at_its_deadline_is_explained_while_events_are_left() -
     view = View([_event("Pod", POD, "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu.")], [])
     assert [one.reason for one in waiting.in_the_end(_job(), view)] == ["FailedScheduling", "NotFound"]
     assert waiting.in_the_end(_job(), View(None, None)) == []
+    refused = _event("Job", RUN, "FailedCreate", "Error creating: exceeded quota: q", at=3)
+    ended = _event("Job", RUN, "DeadlineExceeded", "Job was active longer than specified deadline", at=9)
+    (one,) = waiting.in_the_end(_job(), View([refused, ended], [_claim("Bound")]))
+    assert "exceeded quota" in one.message
     why = _event("Pod", POD, "Failed", "Failed to pull image: manifest unknown", at=3)
     behind = _event("Pod", POD, "Failed", "Error: ErrImagePull", at=4)
     (one,) = waiting.in_the_end(_job(), View([why, behind], [_claim("Bound")]))
