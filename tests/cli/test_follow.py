@@ -162,3 +162,11 @@ def test_what_comes_by_itself_is_not_worth_a_word_at_once(
     run = Run(Served(set()), "j", "j-1")  # type: ignore[arg-type]
     end = run.follow(lambda _: None, lambda _: None, told.append)
     assert (len(told), follow.exit_code(end), run.blockers) == (times, 0, [])
+
+
+@pytest.mark.parametrize("passing", [True, False])
+def test_what_passes_by_itself_is_waited_for_to_the_deadline(passing: bool) -> None:
+    blocker = Blocker("Pod p", "Pulling", "Pulling image.", "A node pulls an image once.", passing=passing)
+    run = Run(Release(set()), "j", "j-1", give_up=0, blockers=[blocker])  # type: ignore[arg-type]
+    run._since[(blocker.object, blocker.remedy)] = 0
+    assert run._stuck() is not passing
