@@ -230,6 +230,7 @@ OTHER: dict[str, Any] = {
     "databaseRecovery.serverRoom": "10Gi",
     "volumes.accessModes": ["ReadWriteOnce"],
     "volumes.databaseBackup.accessModes": ["ReadWriteOnce"],
+    "volumes.history.accessModes": ["ReadWriteOnce"],
     "volumes.replicaCheck.accessModes": ["ReadWriteMany"],
 }
 # By the last part of the key.
