@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stack_backup.runs import JobResult
+from stack_backup_jobs.sanitise import options_of_the_dump
 from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.local import USER, LocalRuntime, LocalStack, LocalVolume
 from stack_backup_lab.runtime.pod import Faults
@@ -210,6 +211,7 @@ def test_staging_recovers_from_it_and_keeps_its_own_passwords(chain: Chain) -> N
     green(replicate(chain))
     result = green(chain.recover())
     assert result.verdict["dump"] == chain.dump
+    assert "The dump is sanitised" in result.verdict["message"]
     staging = chain.staging
     assert value(staging, "SELECT count(*) FROM auth_user", user=USER) == 201, "the owner logs in"
     assert value(staging, "SELECT count(*) FROM viewer_target JOIN auth_user u ON u.id = uploader") == 300
@@ -253,6 +255,11 @@ def test_what_lacks_these_tables_is_sanitised_by_further_sql_in_its_order(chain:
     assert tell(chain.replica) == []
     green(chain.recover())
     assert value(chain.staging, "SELECT x FROM t") == "12"
+
+
+def test_the_planners_samples_stay_where_a_dump_could_have_them() -> None:
+    assert "--no-statistics" in options_of_the_dump(18)
+    assert "--no-statistics" not in options_of_the_dump(17), "which does not know it"
 
 
 # ---- what nobody may take any more ----

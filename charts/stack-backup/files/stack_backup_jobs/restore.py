@@ -355,10 +355,13 @@ class Restore:
             self._job.figure(not_valid=sorted({*loaded.not_valid, *self._figure("not_valid")}))
 
     def lacking(self) -> str:
-        """A sentence of the verdict, where something is not as in the dump."""
-        if not (self._figure("left_out") or self._figure("not_valid")):
-            return ""
-        return " What was accepted as missing or not valid, the figures of this verdict name."
+        """Of the verdict, where something is not as in the dump, or the dump not as its server was."""
+        said = ""
+        if self._figure("left_out") or self._figure("not_valid"):
+            said += " What was accepted as missing or not valid, the figures of this verdict name."
+        if self.dump.manifest is not None and self.dump.manifest.sanitised:
+            said += " The dump is sanitised: SQL had changed it before it left its server's cluster."
+        return said
 
     def _figure(self, key: str) -> list[str]:
         value = self._job.figures.get(key, [])
