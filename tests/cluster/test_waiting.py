@@ -123,11 +123,12 @@ def unbound(new: ClusterStack, operator: Path) -> Said:
 @pytest.fixture(scope="module")
 def stack(new: ClusterStack, unbound: Said) -> ClusterStack:
     """The same after its operator has done what the sentences said."""
-    for one in unbound.job["blockers"]:
-        new.kube.delete("PersistentVolumeClaim", one["object"].removeprefix("claim "), NAMESPACE)
+    unserved = {one["object"].removeprefix("claim ") for one in unbound.job["blockers"]}
+    for name in unserved:
+        new.kube.delete("PersistentVolumeClaim", name, NAMESPACE)
     new.kube.wait(
         "PersistentVolumeClaim",
-        lambda claims: not claims,
+        lambda claims: unserved.isdisjoint(claim["metadata"]["name"] for claim in claims),
         what="the end of the claims",
         timeout=60,
         namespace=NAMESPACE,
