@@ -1,4 +1,4 @@
-"""What Kubernetes keeps in one object, of at most 1 MiB: the programs, and Helm's own record of the release."""
+"""What Kubernetes keeps in one object, of at most 1 MiB: the programs, and Helm's record of a release."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def everything() -> Objects:
 
 
 def test_helm_s_record_of_a_release_fits_its_secret(everything: Objects) -> None:
-    """Helm's own was 632,640 bytes on kind where this gave 658,752; values of an operator's own come on top."""
+    """Helm's own was 632,640 bytes on kind, this 658,752; an operator's values come on top."""
     assert 400_000 < recorded(everything) < MOST * 3 // 4
 
 
