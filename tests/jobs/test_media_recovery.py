@@ -404,7 +404,7 @@ def test_trash_of_a_mirror_that_was_cut_off_is_kept_until_there_is_a_new_one(tre
 PROGRAM = "stack_backup_jobs/media_recovery.py"
 MUTANTS: dict[str, tuple[str, str, Callable[[Media], None]]] = {
     "nobody confirms": (
-        "media.check_confirmed(settings.confirm, settings.namespace)",
+        'check_confirmed(settings.confirm, settings.namespace, "the media")',
         "pass",
         test_another_namespace_is_confirmed,
     ),

@@ -653,7 +653,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[World], None]]] = {
         test_a_statement_that_fails,
     ),
     "any confirmation": (
-        RECOVERY,
+        f"{PACKAGE}/settings.py",
         "confirm != namespace",
         "False",
         test_nothing_is_replaced_without_its_name,

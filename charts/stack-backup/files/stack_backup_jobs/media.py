@@ -83,22 +83,6 @@ def sync_folder(path: Path) -> None:
         os.close(file)
 
 
-def check_confirmed(confirm: str, namespace: str) -> None:
-    """Whoever writes to a stack's media names the stack."""
-    if not confirm:
-        raise JobError(
-            Exit.USAGE,
-            f"Nothing confirms that the media of {namespace} are to be written.",
-            f"Start the run with CONFIRM={namespace}.",
-        )
-    if confirm != namespace:
-        raise JobError(
-            Exit.PERMISSION,
-            f"The run is confirmed for {confirm}, and this is {namespace}.",
-            "Check in which namespace you are.",
-        )
-
-
 def check_target(target: Path, job: Job) -> None:
     """May a recovery write there? Raises JobError and OSError."""
     if not is_folder(target):

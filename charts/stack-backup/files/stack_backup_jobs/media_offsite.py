@@ -17,7 +17,7 @@ from stack_backup_jobs.formats import MIB, OWN, Exit, Manifest
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.measure import measure
 from stack_backup_jobs.rclone import Changes, Ran, Rclone, excluded
-from stack_backup_jobs.settings import load, number, one_of, optional, rate
+from stack_backup_jobs.settings import check_confirmed, load, number, one_of, optional, rate
 from stack_backup_jobs.store import MARKERS, MEDIA, OfStore, configured, media_state
 
 PARTIAL = OWN
@@ -40,7 +40,7 @@ class Settings(OfStore):
 
 def program(job: Job) -> Outcome:
     settings = load(Settings)
-    media.check_confirmed(settings.confirm, settings.namespace)
+    check_confirmed(settings.confirm, settings.namespace, "the media")
     rclone = configured(job, settings, transfers=settings.transfers, bandwidth=settings.bandwidth_limit)
     rclone.environment |= {**MARKERS, "RCLONE_PARTIAL_SUFFIX": PARTIAL}
     with media.on_target():

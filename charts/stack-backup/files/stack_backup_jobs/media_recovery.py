@@ -19,7 +19,7 @@ from stack_backup_jobs.copier import Odd, times_held_in
 from stack_backup_jobs.errors import JobError, is_folder, status
 from stack_backup_jobs.formats import ADDED, MIB, OWN, TRASH, Exit, MediaState
 from stack_backup_jobs.job import Job, Outcome
-from stack_backup_jobs.settings import load, one_of, optional
+from stack_backup_jobs.settings import check_confirmed, load, one_of, optional
 from stack_backup_jobs.store import OFFSITE
 from stack_backup_jobs.trees import RUN, SHOWN, Listing, Tree, differences, entry_of, listings
 
@@ -44,7 +44,7 @@ def program(job: Job) -> Outcome:
     if load(Origin).source == OFFSITE:
         return media_offsite.program(job)
     settings = load(Settings)
-    media.check_confirmed(settings.confirm, settings.namespace)
+    check_confirmed(settings.confirm, settings.namespace, "the media")
     recovery = Recovery(job, settings)
     with media.on_target():
         media.check_target(settings.media_volume, job)

@@ -16,7 +16,7 @@ from stack_backup_jobs.job import Job, Outcome, say
 from stack_backup_jobs.restore import UNCOUNTED, Options, Restore, patterns
 from stack_backup_jobs.server import OfServer, check_client, client_version, password_in
 from stack_backup_jobs.session import ServerError, UnreachableError
-from stack_backup_jobs.settings import load, number, one_of, optional
+from stack_backup_jobs.settings import check_confirmed, load, number, one_of, optional
 from stack_backup_jobs.store import OFFSITE, sources
 from stack_backup_jobs.tables import ACCEPTED, Tables, wanted
 from stack_backup_jobs.target import Target
@@ -110,22 +110,6 @@ def beside(
     for warning in restore.warnings:
         say(warning)
     return tables.run(part)
-
-
-def check_confirmed(confirm: str, namespace: str, what: str) -> None:
-    """Whoever replaces something names the place."""
-    if not confirm:
-        raise JobError(
-            Exit.USAGE,
-            f"Nothing confirms that {what} of {namespace} is to be replaced.",
-            f"Start the run with CONFIRM={namespace}.",
-        )
-    if confirm != namespace:
-        raise JobError(
-            Exit.PERMISSION,
-            f"The run is confirmed for {confirm}, and this is {namespace}.",
-            "Check in which namespace you are.",
-        )
 
 
 def check_server(settings: Settings, dump: Dump, target: Target) -> None:

@@ -45,6 +45,22 @@ def load(kind: type[T]) -> T:
     return kind(**{field.name: _value(field) for field in fields})
 
 
+def check_confirmed(confirm: str, namespace: str, what: str) -> None:
+    """Whoever replaces data names the stack. Raises JobError."""
+    if not confirm:
+        raise JobError(
+            Exit.USAGE,
+            f"Nothing confirms that {what} of {namespace} may be replaced.",
+            f"Start the run with CONFIRM={namespace}.",
+        )
+    if confirm != namespace:
+        raise JobError(
+            Exit.PERMISSION,
+            f"The run is confirmed for {confirm}, and this is {namespace}.",
+            "Check in which namespace you are.",
+        )
+
+
 def _value(field: dataclasses.Field[Any]) -> Any:
     name, kind = field.name.upper(), str(field.type)
     text = os.environ.get(name) or field.metadata.get("default")
