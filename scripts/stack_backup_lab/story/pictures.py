@@ -45,7 +45,11 @@ COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
 """What is drawn of the stacks after the story, and the exit code: one of the stacks cannot start its run."""
 UNSERVED: Mapping[str, Any] = {
     "postgresBackupHourly": {"enabled": True},
-    "volumes": {"accessModes": ["ReadWriteMany"], "databaseBackup": {"accessModes": []}},
+    "volumes": {
+        "accessModes": ["ReadWriteMany"],
+        "databaseBackup": {"accessModes": []},
+        "history": {"accessModes": ["ReadWriteOnce"]},  # as it is: a claim cannot be changed
+    },
 }
 """Laid over the developer's values: a backup whose claim the cluster's class cannot serve."""
 WAITING = ("run", JOB, "--namespace", DEVELOPER)
