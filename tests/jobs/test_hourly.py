@@ -95,6 +95,8 @@ def test_the_verdict_is_one_line_in_the_log_and_in_the_termination_message(hourl
     assert name in message
     seconds = verdict.pop("seconds")
     assert 0 <= seconds <= result.seconds + 1
+    size, free, fits = (verdict.pop(key) for key in ("volume_bytes", "free_bytes", "fits_bytes"))
+    assert len(hourly.read(name)) < fits < free < size
     assert verdict == {
         "job": JOB,
         "exit": 0,

@@ -502,10 +502,10 @@ def test_leftovers_of_killed_runs_are_swept_when_they_are_old_enough(replica: Re
     replica.hourly.plant_verified(1)
     replica.folder.volume.write("hourly/.tmp.backup-2001-01-01T00:00:00Z-dumpall.sql.gz.pod.1.2", b"half")
     replica.folder.volume.write("hourly/.manifest/.tmp.x", b"half")
-    replica.folder.make_old(timedelta(seconds=3600 + 300 - 60))
+    replica.folder.make_old(timedelta(seconds=7200 + 300 - 60))
     assert replica.run().succeeded
     assert len(replica.folder.others()) == 2
-    replica.folder.make_old(timedelta(seconds=3600 + 300 + 60))
+    replica.folder.make_old(timedelta(seconds=7200 + 300 + 60))
     assert replica.run().succeeded
     assert replica.folder.others() == []
 

@@ -18,8 +18,8 @@ from stack_backup_lab.runtime.pod import Faults
 from tests.jobs.hourly import IMAGE, JOB, VALUES
 
 NAMESPACE = "start-stack"
-PROBE = '''
-"""Takes the place of the hourly backup: says where it runs."""
+PROBE = """
+# Takes the place of the hourly backup: says where it runs.
 import bz2, ctypes, getpass, gzip, hashlib, json, lzma, os, pwd, sqlite3, ssl, subprocess, sys, time, zlib
 from stack_backup_jobs.job import Job, Outcome, say
 
@@ -35,7 +35,7 @@ def program(job: Job) -> Outcome:
         say("Waiting.")
         time.sleep(60)
     return Outcome(0, "done", "All was done.")
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def install(stack: LocalStack, image: str, *, python: str = "python", user: int 
     }
     objects: Objects = render(merge_values(VALUES, values), namespace=NAMESPACE)
     [programs] = [item for item in objects.of_kind("ConfigMap") if "start.sh" in item["data"]]
-    programs["data"]["stack_backup_jobs.hourly.py"] = PROBE
+    programs["data"]["stack_backup_jobs.hourly.py"] += PROBE  # other programs import what stands there
     stack.apply(objects)
 
 

@@ -455,7 +455,7 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
     # A late run of any job must not take the place of the next one.
     (
         _on("postgresReplicatorBackup", postgresReplicatorBackup={"schedule": "H * * * *"}),
-        "postgresReplicatorBackup.deadlineSeconds 3600 and "
+        "postgresReplicatorBackup.deadlineSeconds 7200 and "
         "postgresReplicatorBackup.startingDeadlineSeconds 14400",
     ),
     *(
@@ -481,7 +481,7 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
         "postgresBackupHourly.extraEnv sets PGHOST, a variable",
     ),
     (
-        {"jobDefaults": {"extraEnv": [{"name": "HOME", "value": "/"}]}},
+        {"jobDefaults": {"extraEnv": [{"name": "HOME", "value": "/"}]}, "doctor": {"enabled": False}},
         "postgresBackupHourly.extraEnv sets HOME, a variable",
     ),
     (

@@ -122,7 +122,7 @@ def test_what_a_run_does_and_says(
     assert program(job) == published
     assert job.untouched == f"The daily dump {dump} is safe."
     size = len(dump)
-    assert job.figures == {"dump": dump, "bytes": size, "verified": 2, "removed": 2}
+    assert job.figures == {"dump": dump, "bytes": size, "rows": 0, "verified": 2, "removed": 2}
     assert names(tmp_path, "daily") == [old[2], dump]
     assert (tmp_path / "daily" / dump).samefile(tmp_path / "hourly" / dump)
     log = [line[21:] for line in capfd.readouterr().out.splitlines()]
