@@ -90,7 +90,7 @@ def test_the_manifest_says_which_stack_the_dump_is_of(stack: ClusterStack, story
         assert one.manifest.get("started") == time_of(one.dump)
 
 
-def test_the_job_s_pods_mount_the_contract_s_claim(stack: ClusterStack, story: Story) -> None:
+def test_the_job_s_pods_mount_the_contract_s_claim_and_the_history(stack: ClusterStack, story: Story) -> None:
     assert story.rounds
     pods = stack.kube.find("Pod", stack.namespace, labels="batch.kubernetes.io/job-name")
     assert len(pods) >= len(story.rounds)
@@ -102,4 +102,4 @@ def test_the_job_s_pods_mount_the_contract_s_claim(stack: ClusterStack, story: S
             for volume in pod["spec"]["volumes"]
             if "persistentVolumeClaim" in volume
         }
-        assert claims == {mounts[contract.MOUNT]: contract.CLAIM}
+        assert claims == {mounts[contract.MOUNT]: contract.CLAIM, mounts["/history"]: contract.HISTORY}
