@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import median
@@ -60,7 +60,11 @@ def read(own: Path, newest: int | None = None) -> Iterator[Record]:
     is passed over. Raises OSError for a volume that cannot be read.
     """
     found = names(own)
-    for name in found if newest is None else found[-newest:]:
+    return _records(own, found if newest is None else found[-newest:])
+
+
+def _records(own: Path, found: Iterable[str]) -> Iterator[Record]:
+    for name in found:
         with contextlib.suppress(FileNotFoundError, ValueError):
             yield Record.parse((own / name).read_text("utf-8", errors="replace"))
 
@@ -80,12 +84,10 @@ def days_to_full(own: Path, verdict: Verdict, now: str) -> int | None:
     found = [name for name in names(own) if seconds_of(now) - _time(name) <= LOOKED_BACK]
     step = max(1, -(-len(found) // LOOKED_AT))
     points = [(seconds_of(now), size)]
-    for name in found[::step]:
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            record = Record.parse((own / name).read_text("utf-8", errors="replace"))
-            held = record.verdict.get("bytes")
-            if isinstance(held, int) and not record.verdict["exit"]:
-                points.append((seconds_of(record.ended), held))
+    for record in _records(own, found[::step]):
+        held = record.verdict.get("bytes")
+        if isinstance(held, int) and not record.verdict["exit"]:
+            points.append((seconds_of(record.ended), held))
     if max(points)[0] - min(points)[0] < LEAST:
         return None
     growth = slope(points) * 86400
