@@ -293,7 +293,7 @@ def test_media_off_site_that_are_fewer_than_were_sent(empty: World) -> None:
         empty.rclone("moveto", aside, lost)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+@pytest.mark.parametrize("number", [signal.SIGTERM] * 3 + [signal.SIGKILL])
 def test_a_run_that_ends_in_the_middle(empty: World, number: signal.Signals) -> None:
     """Whole files only under their names; the next run goes on, and takes away what is unfinished."""
     with empty.stack.start(MEDIA, environment={"CONFIRM": NAMESPACE, **SLOWLY}) as running:

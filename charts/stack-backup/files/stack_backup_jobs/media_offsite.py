@@ -7,7 +7,11 @@ Exit codes: docs/jobs/media-recovery.md
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import json
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +26,9 @@ from stack_backup_jobs.store import MARKERS, MEDIA, OfStore, configured, media_s
 
 PARTIAL = OWN
 """How the name of an unfinished file of ours ends."""
+UNFINISHED = f"*.????????{PARTIAL}"
+CLEANING = 2.0
+"""Seconds to take away unfinished files in: a pod that is told to stop has few."""
 SHOWN = 100
 PLACE = "Check the values offsite.remote and mediaRecovery.folder."
 
@@ -53,6 +60,7 @@ class Recovery:
         self._job, self._settings, self._rclone = job, settings, rclone
         self._place, self._target = rclone.at(settings.folder), settings.media_volume
         self._filters = excluded(settings.exclude.split())
+        self._copying = False
 
     def run(self) -> Outcome:
         job, settings = self._job, self._settings
@@ -114,8 +122,8 @@ class Recovery:
             raise JobError(
                 Exit.DATA, f"{what}.", "Nothing is deleted by such a copy: recover with DELETE=false."
             )
-        # Left by a run that was killed; one that is told to stop takes them away itself.
-        self._rclone.must("delete", f"--include=*.????????{PARTIAL}", self._target)
+        # Left by a run that was killed, or had more of them than it could take away in time.
+        self._rclone.must("delete", f"--include={UNFINISHED}", self._target)
         there = measure(self._target, self._settings.exclude.split())
         need = held - sum(there.sizes.values())
         media.require_room(self._target, need, "The stack's media volume", "Make the volume larger.")
@@ -124,16 +132,31 @@ class Recovery:
 
     def _copy(self) -> tuple[Changes, Ran]:
         changes = Changes()
+        self._copying = True
+        self._job.ends.callback(self._take_away)
         ran = self._rclone.run(
             *("sync" if self._settings.delete else "copy", "--links", "--create-empty-src-dirs"),
             *("--combined=-", *self._filters, self._place, str(self._target)),
             take=changes.take,
         )
+        self._copying = bool(ran.code)
         if ran.code and ran.told() not in (None, Exit.UNAVAILABLE):
             raise self._rclone.refused("rclone failed", ran)
         if ran.code:
             self._check_room(ran)
         return changes, ran
+
+    def _take_away(self) -> None:
+        """The unfinished files, after a copy that did not end well. rclone removes them when it is told to
+        stop, but its transfers go on meanwhile and make new ones.
+        """
+        end = time.monotonic() + CLEANING
+        for folder, _, names in os.walk(self._target) if self._copying else ():
+            for name in fnmatch.filter(names, UNFINISHED):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(folder, name).unlink()
+            if time.monotonic() > end:
+                return
 
     def _check_room(self, ran: Ran) -> None:
         """Is one of the files that failed larger than what is left?"""
