@@ -261,6 +261,41 @@ def test_init_containers_run_first_and_their_failure_is_the_pods(stack: LocalSta
     assert (stack.run("probe").exit_code, stack.run("probe").log) == (3, "")
 
 
+def lending(script: str) -> Objects:
+    """A pod whose init container runs this. The pod prints what is in /lent/file then, and changes it."""
+    objects = cron_job("cat /lent/file && echo changed >/lent/file")
+    pod = pod_of(objects)
+    pod["volumes"].append({"name": "lent", "emptyDir": {"sizeLimit": "16Mi"}})
+    lent = {"name": "lent", "mountPath": "/lent"}
+    lender = copy.deepcopy(pod["containers"][0])
+    lender |= {"name": "lender", "command": ["bash", "-c", script]}
+    lender["volumeMounts"] = [lent, {"name": "programs", "mountPath": "/programs", "readOnly": True}]
+    pod["containers"][0]["volumeMounts"].append(lent)
+    del lender["env"]
+    pod["initContainers"] = [lender]
+    return objects
+
+
+def test_what_init_containers_leave_is_made_once_for_the_pods_that_begin_alike(stack: LocalStack) -> None:
+    objects = lending("cat /programs/a.sh /proc/sys/kernel/random/uuid >/lent/file")
+    stack.apply(objects)
+    first = stack.run("probe").log
+    assert first.startswith("echo a program\n")
+    assert stack.run("probe").log == first, "and no pod sees what another has changed"
+    faults = Faults(shims={"cat": 'exec /usr/bin/cat "$@"'})
+    assert stack.run("probe", faults=faults).log != first, (
+        "the init container calls what the test has changed"
+    )
+    objects.of_kind("ConfigMap")[0]["data"]["a.sh"] = "echo another\n"
+    stack.apply(objects)
+    assert stack.run("probe").log.startswith("echo another\n")
+
+
+def test_init_containers_that_print_something_run_in_every_pod(stack: LocalStack) -> None:
+    stack.apply(lending("tee /lent/file </proc/sys/kernel/random/uuid"))
+    assert stack.run("probe").log != stack.run("probe").log
+
+
 def test_the_termination_message_is_the_verdict(stack: LocalStack) -> None:
     stack.apply(cron_job("""echo '{"exit": 65}' >/dev/termination-log; echo said; exit 65"""))
     result = stack.run("probe")

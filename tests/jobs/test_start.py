@@ -28,7 +28,9 @@ def program(job: Job) -> Outcome:
     (job.work / "file").write_text("kilobytes")
     assert zlib.decompress(zlib.compress(b"text")) == b"text"
     assert ssl.create_default_context() and hashlib.sha256(b"text").hexdigest()
+    compiled = sys.modules["stack_backup_jobs.job"].__spec__.cached
     job.figure(prefix=sys.base_prefix, version=sys.version_info[1], uid=os.getuid(), path=sys.path)
+    job.figure(compiled=os.path.exists(compiled) and compiled)
     done = job.processes.run(["/bin/sh", "-c", "echo $0"])
     assert done.out.strip() == b"/bin/sh", done
     if os.environ.get("WAIT"):
@@ -72,6 +74,7 @@ def test_the_interpreter_that_is_brought_runs(stack: LocalStack, image: str, use
     verdict = done(stack.run(JOB))
     assert (verdict["prefix"], verdict["version"], verdict["uid"]) == ("/tools/python", 13, user)
     assert all(path == "/programs" or path.startswith("/tools/python/") for path in verdict["path"])
+    assert str(verdict["compiled"]).startswith("/tools/python/compiled/programs/"), "by the init container"
 
 
 @pytest.mark.parametrize("user", [999, 12345])

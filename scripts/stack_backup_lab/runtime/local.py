@@ -26,6 +26,7 @@ from stack_backup_lab.bed import images, system
 from stack_backup_lab.render import CHART, Objects, RenderError, render
 from stack_backup_lab.runtime import StackError, claim_of
 from stack_backup_lab.runtime.folders import own_folder
+from stack_backup_lab.runtime.lent import Lent
 from stack_backup_lab.runtime.pod import Faults, Image, NotStartedError, Pod, Surroundings
 from stack_backup_lab.runtime.postgres import SUPERUSER, LocalServer
 from stack_backup_lab.runtime.sandbox import Namespaces
@@ -215,9 +216,11 @@ class LocalStack:
         image: Callable[[str], Image],
         chart: Path,
         export: Callable[[Mapping[str, str]], Path],
+        lent: Lent,
     ) -> None:
         self.namespace = namespace
         self._export = export
+        self._lent = lent
         self._namespaces = namespaces
         self._server = server
         self._image = image
@@ -317,6 +320,7 @@ class LocalStack:
             claims=self._claims,
             services=["database"],
             image=self._image,
+            lent=self._lent,
         )
 
     def run(
@@ -387,6 +391,7 @@ class LocalRuntime:
         self._image = image
         self._chart = chart
         self._exports = exports
+        self._lent = Lent()
 
     def _export(self, nfs: Mapping[str, str]) -> Path:
         """The folder that stands for an export of an NFS server, shared by all stacks of this runtime.
@@ -407,7 +412,9 @@ class LocalRuntime:
         """An empty stack whose server runs out of `image`. Nothing is left of it afterwards."""
         server = self._image(image).rootfs
         with Namespaces(namespace) as namespaces:
-            stack = LocalStack(namespaces, namespace, server, self._image, self._chart, self._export)
+            stack = LocalStack(
+                namespaces, namespace, server, self._image, self._chart, self._export, self._lent
+            )
             try:
                 yield stack
             finally:

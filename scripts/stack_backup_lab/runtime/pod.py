@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from stack_backup_lab.runtime import StackError
+from stack_backup_lab.runtime.lent import Beginning, Lent
 from stack_backup_lab.runtime.memory import Meter, killed, remove
 from stack_backup_lab.runtime.python_faults import LINES
 from stack_backup_lab.runtime.sandbox import UNLIMITED, Bind, Container, Namespaces, Process, SandboxError
@@ -45,6 +46,8 @@ REQUIRED = {
     "terminationMessagePolicy": "File",
 }
 
+MADE = 1_700_000_000
+"""When the files of ConfigMaps and Secrets were made: what was compiled of them in another pod fits them."""
 DISK = "20Gi"
 """Size of a volume on disk that has no limit of its own."""
 
@@ -84,6 +87,7 @@ class Surroundings:
     claims: Mapping[str, Path]
     services: Collection[str]
     image: Callable[[str], Image]
+    lent: Lent
 
 
 @dataclass(frozen=True)
@@ -157,21 +161,39 @@ class Pod:
         self._in_memory: list[Path] = []
         self._disks: list[Path] = []
         self._meter: Meter | None = None
+        self._beginning = self._how_it_begins()
+        self._lent: Collection[str] = ()
+        if self._beginning and self._beginning.kept:
+            self._lent = self._beginning.volumes
         self._volumes = {
             volume["name"]: self._make_volume(volume) for volume in self._spec.get("volumes", [])
         }
 
     def start(self, deadline: float | None) -> None:
-        """Run every init container (until `deadline`, monotonic seconds), then start the containers."""
+        """Run every init container (until `deadline`, monotonic seconds), then start the containers.
+
+        What they leave is there already where a pod before has begun in the same way (see `lent`).
+        """
         if self._limited:
             self._meter = Meter(self._groups, self._in_memory)
-        for container in self._spec.get("initContainers", []):
-            self._start(container)
-            if self.wait(deadline) is not None and self.exit_code != 0:
-                return
+        if not self._lent and not self._run_init_containers(deadline):
+            return
         self._plant_in_volumes()
         for container in self._spec["containers"]:
             self._start(container)
+
+    def _run_init_containers(self, deadline: float | None) -> bool:
+        """Whether the other containers may start."""
+        for container in self._spec.get("initContainers", []):
+            self._start(container)
+            if self.wait(deadline) is not None and self.exit_code != 0:
+                return False
+        if self._beginning and not self._running and not self.log:
+            folders = {name: folder for name, (folder, _) in self._volumes.items()}
+            self._beginning.keep(
+                {name: self._namespaces.seen(folders[name]) for name in self._beginning.volumes}
+            )
+        return True
 
     def wait(self, deadline: float | None = None) -> int | None:
         """The exit code when all has ended (the first that is not 0), or None at `deadline` (monotonic
@@ -388,6 +410,21 @@ class Pod:
 
     # ---- volumes ----
 
+    def _how_it_begins(self) -> Beginning | None:
+        containers = self._spec.get("initContainers", [])
+        words = " ".join(word for one in containers for word in one.get("command", ()))
+        called = {
+            name: shim
+            for name, shim in self._faults.shims.items()
+            if re.search(rf"(?<![\w./-]){name}\b", words)
+        }
+        return self._around.lent.beginning(
+            self._spec,
+            self._around.config_maps,
+            {one["image"]: self._around.image(one["image"]).rootfs for one in containers},
+            {"shims": called, "environment": self._faults.environment},
+        )
+
     def _make_volume(self, volume: Json) -> tuple[Path, bool]:
         """The volume's folder, and whether it is read-only as a whole."""
         name = volume["name"]
@@ -402,7 +439,10 @@ class Pod:
         self._namespaces.seen(folder).mkdir(parents=True)
         if kind == "emptyDir":
             known(f"volume {name}", source, "medium", "sizeLimit")
-            self._empty_folder(name, folder, source)
+            if name in self._lent:
+                self._lent_folder(name, folder)
+            else:
+                self._empty_folder(name, folder, source)
             return folder, False
         if kind == "ephemeral":
             claim = source["volumeClaimTemplate"]["spec"]
@@ -452,10 +492,22 @@ class Pod:
             self._namespaces.mount_disk(image, folder, size(source.get("sizeLimit", DISK)))
             if disk_of_its_own:
                 (seen / "lost+found").mkdir(0o700)
+        self._open(seen)
+
+    def _open(self, seen: Path) -> None:
+        """Let the pod's user write in a new volume."""
         seen.chmod(0o777)
         if "fsGroup" in self._security:
             os.chown(seen, -1, self._security["fsGroup"])
             seen.chmod(0o2777)
+
+    def _lent_folder(self, name: str, folder: Path) -> None:
+        """What the init containers of a pod before have left in this volume."""
+        assert self._beginning is not None
+        layer = self._folder / "layers" / name
+        self._namespaces.seen(layer).mkdir(parents=True)
+        self._namespaces.lay_over(self._beginning.place / name, layer, folder)
+        self._open(self._namespaces.seen(folder))
 
     def _files(
         self, name: str, folder: Path, source: Json, called: str, there: Mapping[str, Mapping[str, bytes]]
@@ -479,6 +531,7 @@ class Pod:
             path = current / item["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data[item["key"]])
+            os.utime(path, (MADE, MADE))
             mode = item.get("mode", source.get("defaultMode", 0o644))
             if group is not None:
                 os.chown(path, -1, group)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -112,13 +113,22 @@ class Process:
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code (128 + signal for a killed one). Raises subprocess.TimeoutExpired."""
-        code = self._popen.wait(timeout)
+        if timeout is not None:  # `Popen.wait` would look only now and then
+            self._until(timeout)
+        code = self._popen.wait(None if timeout is None else 0)
         if self._layer is not None:
             self._status.close()
             self._namespaces.unmount(self._layer)
             self._layer = None
         # Where memory groups are of version 2, bubblewrap itself is killed with all else of its group.
         return 128 - code if code < 0 else code
+
+    def _until(self, timeout: float) -> None:
+        """Wait for the end, at most `timeout` seconds."""
+        if self.running:
+            ended = os.pidfd_open(self._popen.pid)
+            select.select([ended], [], [], timeout)
+            os.close(ended)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
@@ -221,6 +231,14 @@ class Namespaces:
         """Mount a file system that needs no source."""
         self.run(["mount", "-t", kind, "-o", options, kind, str(target)])
 
+    def lay_over(self, lower: Path, layer: Path, target: Path) -> None:
+        """Show `lower` at `target`: never written, for changes go to `layer`, a folder in memory."""
+        for name in ("upper", "work"):
+            (self.seen(layer) / name).mkdir()
+        # Named through a link, for a colon in its own path would separate layers.
+        (self.seen(layer) / "lower").symlink_to(lower)
+        self.mount("overlay", target, f"lowerdir={layer}/lower,upperdir={layer}/upper,workdir={layer}/work")
+
     def mount_disk(self, image: Path, target: Path, size: int) -> None:
         """Mount a file system on disk with room for `size` bytes, whose content lies in the new file `image`.
 
@@ -279,12 +297,9 @@ class Namespaces:
         """The image under a layer in memory, which holds the mount points that the image lacks."""
         self.seen(layer).mkdir(parents=True)
         self.mount("tmpfs", layer, "mode=755")
-        for name in ("upper", "work", "root"):
-            (self.seen(layer) / name).mkdir()
-        # Named through a link, for a colon in the image's own path would separate layers.
-        (self.seen(layer) / "image").symlink_to(container.rootfs)
         root = layer / "root"
-        self.mount("overlay", root, f"lowerdir={layer}/image,upperdir={layer}/upper,workdir={layer}/work")
+        self.seen(root).mkdir()
+        self.lay_over(container.rootfs, layer, root)
         for name in container.without:
             (self.seen(root) / "usr/bin" / name).unlink()
         for bind in container.binds:
