@@ -106,7 +106,12 @@ class Found:
         found = [(one.claim, one.problem) for one in self.places]
         found += [(one.claim, one.problem) for one in self.media]
         found += [("history", self.history.problem)]
-        return [f"Claim {claim}: {problem}" for claim, problem in found if problem]
+        return [f"{where_is(claim, capital=True)}: {problem}" for claim, problem in found if problem]
+
+
+def where_is(claim: str, *, capital: bool = False) -> str:
+    """A claim, or the off-site store, whose name has a colon."""
+    return claim if ":" in claim else f"{'C' if capital else 'c'}laim {claim}"
 
 
 def volume_of_dumps(release: Release) -> tuple[Object, Object, str]:
@@ -180,7 +185,8 @@ def chosen(places: list[Place], environment: Mapping[str, str], as_of: str | Non
         )
     place = places[0]
     if place.problem:
-        raise CliError(Exit.RED, f"Claim {place.claim}: {place.problem} Nothing was started.")
+        where = where_is(place.claim, capital=True)
+        raise CliError(Exit.RED, f"{where}: {place.problem} Nothing was started.")
     folders = environment.get("SOURCE_FOLDERS", "").split()
     good = [one for one in place.points if one.state == "verified"]
     if folders:  # off-site any will do
@@ -188,11 +194,11 @@ def chosen(places: list[Place], environment: Mapping[str, str], as_of: str | Non
     if found := next((one for one in good if as_of is None or one.time <= as_of), None):
         return found
     before = f" of {as_of} or before" if as_of else ""
+    where = f"on claim {place.claim} ({' '.join(folders)})" if folders else f"in {place.claim}"
     there = f" The oldest is of {good[-1].time}, the newest of {good[0].time}." if good else ""
     raise CliError(
         Exit.NO_RELEASE,
-        f"There is no verified dump{before} on claim {place.claim} ({' '.join(folders)})."
-        f"{there} Nothing was started.",
+        f"There is no verified dump{before} {where}.{there} Nothing was started.",
     )
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
 from stack_backup import CliError, Exit, follow
 from stack_backup.evidence import number, text
-from stack_backup.points import Found, Media, chosen, of_release
+from stack_backup.points import Found, Media, chosen, of_release, where_is
 from stack_backup.release import Release
 from stack_backup.runs import variables
 from stack_backup.waiting import Blocker
 from stack_backup_jobs.formats import seconds_of
 from stack_backup_jobs.listing import Point
+from stack_backup_jobs.store import MEDIA as COPY
+from stack_backup_jobs.store import OFFSITE, STATE
 
 DATABASE, MEDIA = "database-recovery", "media-recovery"
 DONE = ("recovered", "copied")
 """Outcomes of both; `restored`, of some tables, tells nothing of a whole database."""
 NOTHING = "Nothing was started."
+ALONE = "To recover each by itself: recover media, then recover database."
 DAY = 86400
 """Seconds by which a mirror may be younger than the dump: both are made every night."""
 
@@ -87,7 +90,7 @@ def plan(
         unfinished = of[MEDIA].get("UNFINISHED", "refuse")
     if delete is None:
         delete = of[MEDIA].get("DELETE") == "true"
-    media = _mirror(found.media, unfinished)
+    media = _mirror(found, of[MEDIA], unfinished)
     last = media.status != "complete" and unfinished == "last-complete"
     media_as_of = str(media.completed if last else media.since)
     return Plan(
@@ -126,10 +129,13 @@ def _usual(release: Release, job: str, found: Found, dump: Point) -> float | Non
     return proof.seconds if proof else None
 
 
-def _mirror(replicas: list[Media], unfinished: str) -> Media:
-    if not replicas:
+def _mirror(found: Found, environment: Mapping[str, str], unfinished: str) -> Media:
+    """What media-recovery brings, of which its variables tell: a replica, or what lies off-site."""
+    if environment.get("SOURCE") == OFFSITE:
+        return _off_site(found, environment.get("FOLDER", COPY))
+    if not found.media:
         raise CliError(Exit.NO_RELEASE, f"{MEDIA} mounts no replica of the media. {NOTHING}")
-    media = replicas[0]
+    media = found.media[0]
     if media.problem:
         raise CliError(Exit.RED, f"The replica of the media: {media.problem} {NOTHING}")
     if not media.status:
@@ -145,6 +151,27 @@ def _mirror(replicas: list[Media], unfinished: str) -> Media:
             "Wait for the end of media-replicator, or choose with --unfinished what is taken.",
         )
     return media
+
+
+def _off_site(found: Found, folder: str) -> Media:
+    """The last complete copy of the store. Whether it is still whole, only the recovery counts."""
+    if folder != COPY:
+        raise CliError(
+            Exit.NO_RELEASE,
+            f"The value mediaRecovery.folder is {folder}: of which time that copy is, nothing says, so it "
+            f"makes no pair with a dump. {NOTHING} {ALONE}",
+        )
+    for store in found.places:  # one place of dumps, and the store
+        if store.problem:
+            where = where_is(store.claim, capital=True)
+            raise CliError(Exit.RED, f"{where}: {store.problem} {NOTHING}")
+    if not found.media:
+        raise CliError(
+            Exit.NO_RELEASE,
+            f"No complete copy of the media is recorded off-site ({STATE}). {NOTHING} Let the job offsite "
+            f"run where the media come from (value offsite.media). {ALONE}",
+        )
+    return found.media[0]
 
 
 def _warnings(dump: Point, media: Media, as_of: str) -> list[str]:

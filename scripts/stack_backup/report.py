@@ -32,7 +32,7 @@ from stack_backup.evidence import (
     text,
 )
 from stack_backup.plots import BYTES, COUNT, SECONDS, Plot, Unit, Value
-from stack_backup.points import Media, Place
+from stack_backup.points import Media, Place, where_is
 from stack_backup.release import Release
 from stack_backup.runs import Object, variables
 from stack_backup.status import BY_HAND
@@ -180,7 +180,7 @@ def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("stack_backup", ""), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"duration": show.duration, "size": show.size}
+    environment.filters |= {"duration": show.duration, "size": show.size, "where": where_is}
     return environment.get_template("report.html")
 
 

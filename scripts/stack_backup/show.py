@@ -30,7 +30,7 @@ from stack_backup.evidence import text as text_of
 from stack_backup.fetch import Fetched
 from stack_backup.logs import RunLog
 from stack_backup.overview import COLUMNS, ClusterStatus, answer
-from stack_backup.points import History, Media, Place
+from stack_backup.points import History, Media, Place, where_is
 from stack_backup.refresh import Plan
 from stack_backup.runs import JobResult
 from stack_backup.status import JobStatus, StackStatus
@@ -206,24 +206,19 @@ def _why(job: JobStatus) -> str:
     return job.last_run.message if job.last_run is not None and job.last_run.exit_code else ""
 
 
-def _where(claim: str, *, capital: bool = False) -> str:
-    """A claim, or the off-site store, whose name has a colon."""
-    return claim if ":" in claim else f"{'C' if capital else 'c'}laim {claim}"
-
-
 def points(console: Console, namespace: str, places: list[Place], proofs: Proofs) -> None:
     """Each dump, its proof, and what a recovery of it takes (RTO) and loses (RPO)."""
     for place in places:
         if place.problem:
-            console.print(Text(f"{_where(place.claim, capital=True)}: ", "bold red"), end="")
+            console.print(Text(f"{where_is(place.claim, capital=True)}: ", "bold red"), end="")
             console.print(Text(place.problem))
             continue
         if not place.points:
-            where = _where(place.claim, capital=True)
+            where = where_is(place.claim, capital=True)
             console.print(f"{where} of {namespace} (job {place.job}) holds no dump.")
             continue
         table = Table(
-            title=f"Dumps on {_where(place.claim)} of {namespace} (job {place.job})",
+            title=f"Dumps on {where_is(place.claim)} of {namespace} (job {place.job})",
             title_justify="left",
             title_style="bold",
             box=SIMPLE_HEAD,
@@ -298,7 +293,7 @@ def history(console: Console, one: History) -> None:
 
 def media(console: Console, namespace: str, replicas: list[Media]) -> None:
     for one in replicas:
-        name = f"Media on {_where(one.claim)} of {namespace} (job {one.job}): "
+        name = f"Media on {where_is(one.claim)} of {namespace} (job {one.job}): "
         if one.problem:
             console.print(Text.assemble((name, "bold red"), one.problem))
         else:

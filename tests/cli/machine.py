@@ -25,9 +25,11 @@ from stack_backup_jobs.formats import (
     manifest_name,
     verdict_of,
 )
+from stack_backup_jobs.listing import STORE
 from stack_backup_lab.render import CHART, merge_values, render
 
 NAMESPACE = "staging-stack"
+PERSISTENT = "persistentVolumeClaim"
 VALUES: dict[str, Any] = {
     "postgresBackupHourly": {"enabled": False},
     "databaseRecovery": {"enabled": True},
@@ -99,6 +101,8 @@ class Machine:
         self._cronjobs = {item["metadata"]["name"]: item for item in objects.of_kind("CronJob")}
         for item in self._cronjobs.values():
             item["metadata"]["uid"] = "1"
+        self.store: list[str] = []
+        """What the listing of the off-site store says, which only a pod of `tests/jobs` reaches."""
         self.ends: dict[str, tuple[int, str]] = {}
         """Exit code and sentence of a job that is no listing; else it ends well."""
         self.started: list[tuple[str, dict[str, str]]] = []
@@ -157,11 +161,12 @@ class Machine:
         return body
 
     def _listing(self, body: Object, environment: dict[str, str]) -> tuple[int, list[str]]:
-        (claim,) = [
-            one["persistentVolumeClaim"]["claimName"]
-            for one in body["spec"]["template"]["spec"]["volumes"]
-            if "persistentVolumeClaim" in one
-        ]
+        volumes = body["spec"]["template"]["spec"]["volumes"]
+        claims = [one[PERSISTENT]["claimName"] for one in volumes if PERSISTENT in one]
+        if environment["WHAT"] == STORE:
+            assert not claims
+            return 0, [*self.store, Verdict("list", 0, "listed", "", {}, 1).line()]
+        (claim,) = claims
         place = {"PLACE": str(self.volumes / claim), "TMPDIR": os.environ.get("TMPDIR", "/tmp")}
         done = subprocess.run(
             [sys.executable, "-I", CHART / "files", "list"],

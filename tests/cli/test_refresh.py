@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +14,10 @@ import pytest
 
 from stack_backup import release
 from stack_backup.app import main
-from stack_backup_jobs.formats import MediaState, Record, dump_name
+from stack_backup_jobs.formats import MediaState, Record, Verdict, dump_name
+from stack_backup_jobs.listing import DUMP, Point
+from stack_backup_jobs.listing import MEDIA as MEDIA_OF
+from stack_backup_lab.render import merge_values
 from tests.cli.machine import NAMESPACE, Machine
 
 OLD, FIT, LATE = "2026-11-20T01:51:02Z", "2026-11-25T01:51:02Z", "2026-11-25T11:51:08Z"
@@ -286,3 +291,96 @@ def test_tables_and_their_dump_are_handed_on(command: Command, machine: Machine)
     assert job == DATABASE
     assert (environment["TABLES"], environment["DUMP"]) == ('note\npublic."Odd, name"', OLD)
     assert environment["CONFIRM"] == ""
+
+
+# ---- from the off-site store ----
+
+REMOTE = "s3:backups/production"
+OFF_SITE: dict[str, Any] = {
+    "offsite": {"remote": REMOTE},
+    "databaseRecovery": {"source": "offsite"},
+    "mediaRecovery": {"source": "offsite"},
+}
+"""Nothing of a stack's own: both come from the store."""
+
+
+def _store(dump: str, state: MediaState | None) -> list[str]:
+    point = Point(dump, "daily", dump_name(dump, "gz"), 1, "verified", 25975, 1, "15.14", "production-stack")
+    found = [(DUMP, asdict(point))] + ([(MEDIA_OF, asdict(state))] if state else [])
+    return [f"{word}\t{json.dumps(members)}" for word, members in found]
+
+
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Callable[..., Machine]:
+    """A release that recovers from the store, which the `command` is then for."""
+    assert command
+
+    def made(*lines: str, **values: Any) -> Machine:
+        machine = Machine(tmp_path / "away", merge_values(OFF_SITE, values))
+        machine.store = list(lines)
+        monkeypatch.setattr(release, "connect", lambda *_: machine)
+        return machine
+
+    return made
+
+
+def test_both_come_from_one_store(command: Command, away: Callable[..., Machine]) -> None:
+    machine = away(*_store(FIT, MIRROR))
+    end = command("refresh", *CONFIRMED, "-o", "json")
+    assert end.code == 0, end
+    assert [(job, one["SOURCE"], one["REMOTE"]) for job, one in machine.started] == [
+        (MEDIA, "offsite", REMOTE),
+        (DATABASE, "offsite", REMOTE),
+    ]
+    plan = json.loads(end.stdout)["plan"]
+    assert (plan["dump"]["time"], plan["media"]["claim"], plan["media_as_of"]) == (FIT, REMOTE, MIRROR.since)
+
+
+def test_a_dump_younger_than_the_copy_of_the_media_is_said(
+    command: Command, away: Callable[..., Machine]
+) -> None:
+    away(*_store(LATE, MIRROR))
+    assert f"older than the dump ({LATE})" in command("refresh", "--plan").said
+
+
+@pytest.mark.parametrize(
+    ("store", "values", "says"),
+    [
+        (_store(FIT, None), {}, "No complete copy of the media is recorded off-site"),
+        (_store(FIT, MIRROR), {"mediaRecovery": {"folder": "1-Monday"}}, "mediaRecovery.folder is 1-Monday"),
+        ([], {}, f"There is no verified dump in {REMOTE}."),
+    ],
+    ids=["no media", "of an older tool", "no dump"],
+)
+def test_half_a_pair_in_the_store_starts_nothing(
+    command: Command, away: Callable[..., Machine], store: list[str], values: dict[str, Any], says: str
+) -> None:
+    machine = away(*store, **values)
+    end = command("refresh", *CONFIRMED)
+    assert end.code == 66, end
+    assert says in end.stderr
+    assert "Nothing was started." in end.stderr
+    assert machine.started == []
+
+
+def test_a_store_that_cannot_be_listed_starts_nothing(
+    command: Command, away: Callable[..., Machine], machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the dump comes from a volume."""
+    other = away(databaseRecovery={"source": "replica"})
+    shutil.rmtree(other.volumes / "dumps")
+    (machine.volumes / "dumps").rename(other.volumes / "dumps")
+    down = (69, [Verdict("list", 69, "failed", "The store is down.", {}, 1).line()])
+    own = Machine._listing
+    monkeypatch.setattr(
+        Machine,
+        "_listing",
+        lambda self, body, environment: (
+            down if environment["WHAT"] == "store" else own(self, body, environment)
+        ),
+    )
+    end = command("refresh", *CONFIRMED)
+    assert end.code == 1, end
+    assert f"{REMOTE}: It could not be listed" in end.stderr
+    assert "The store is down. Nothing was started." in end.stderr
+    assert other.started == []

@@ -17,13 +17,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from stack_backup import points
+from stack_backup import follow, points, release
+from stack_backup.app import main
 from stack_backup.runs import JobResult
 from stack_backup_jobs.listing import STORE
 from stack_backup_lab.data import comparison, dataset, media_files
 from stack_backup_lab.render import Objects, merge_values, render
 from stack_backup_lab.runtime.local import LocalRuntime, LocalStack, RunningJob
 from tests.jobs.mirror import FILES, SLOWLY
+from tests.jobs.release import StackRelease
 from tests.jobs.store import SECRET, Store, serving
 from tests.outcomes import green, red
 from tests.render import contract
@@ -342,3 +344,76 @@ def test_the_restore_points_of_the_store_are_listed(older: World) -> None:
         assert sorted((one["folder"], one["dump"], one["state"]) for one in found) == names
         states = [json.loads(text) for word, _, text in lines if word == "media"]
         assert [one["status"] for one in states] == ["complete"] * (remote != "s3:older")
+
+
+# ---- as an operator calls it ----
+
+
+class Operator:
+    """The command line, of a release whose Jobs are pods of this stack."""
+
+    def __init__(self, world: World, values: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+        self.release = StackRelease(world.stack, values)
+        self._capfd = capfd
+
+    def done(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """The document of a command that ends so."""
+        self._capfd.readouterr()
+        ended = main([*arguments, "-o", "json"])
+        said = self._capfd.readouterr()
+        assert ended == code, said
+        assert SECRET not in said.out + said.err
+        assert self.release.left == []
+        document: dict[str, Any] = json.loads(said.out)
+        return document
+
+
+@pytest.fixture
+def operator(
+    empty: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Operator]:
+    monkeypatch.setattr(follow, "POLL", 0.05)
+
+    def made(**values: Any) -> Operator:
+        operator = Operator(empty, merge_values(NOTHING_LEFT, values), capfd)
+        monkeypatch.setattr(release, "connect", lambda *_: operator.release)
+        return operator
+
+    return made
+
+
+def test_a_refresh_brings_database_and_media_of_one_store(
+    empty: World, operator: Callable[..., Operator]
+) -> None:
+    made = operator()
+    document = made.done("refresh", "--confirm", NAMESPACE)
+    assert made.release.started == [MEDIA, DATABASE]
+    plan = document["plan"]
+    assert (plan["dump"]["dump"], plan["dump"]["folder"]) == (empty.dump, "hourly")
+    held = [one for one in empty.media.values() if one.kind != "folder"]
+    assert (plan["media"]["files"], plan["media"]["claim"]) == (len(held), f"s3:{PLACE}")
+    # The copy was begun after the dump was, as the two are a pair.
+    assert plan["warnings"] == []
+    assert empty.stamp <= plan["media_as_of"] <= plan["media"]["completed"]
+    as_of = plan["media_as_of"]
+    assert (
+        document["message"] == f"{NAMESPACE} has the database of {empty.stamp} and the media as of {as_of}."
+    )
+    assert empty.differences() == []
+    assert media_files.differences(empty.media, media_files.snapshot(empty.target)) == []
+
+
+def test_tables_come_back_from_the_store_beside_the_live_ones(
+    empty: World, operator: Callable[..., Operator]
+) -> None:
+    made = operator()
+    made.done("recover", "database", "--confirm", NAMESPACE)
+    empty.stack.database.execute("DELETE FROM viewer_text", "frag")
+    document = made.done("restore-table", "public.viewer_text")
+    assert made.release.started == [DATABASE, DATABASE]
+    verdict = document["verdict"]
+    rows = len(empty.held.tables["frag", "public.viewer_text"].rows)
+    assert (verdict["dump"], verdict["rows"], verdict["outcome"]) == (empty.dump, rows, "restored")
+    with psycopg.connect(empty.stack.database.dsn("frag")) as connection:
+        counts = "SELECT (SELECT count(*) FROM public.viewer_text), (SELECT count(*) FROM {}.viewer_text)"
+        assert connection.execute(counts.format(verdict["schema"]).encode()).fetchone() == (0, rows)

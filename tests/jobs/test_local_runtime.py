@@ -397,6 +397,24 @@ def test_signals_reach_the_first_process_alone(stack: LocalStack) -> None:
         assert job.wait().exit_code == 137
 
 
+def test_a_command_is_run_in_a_pod_that_runs(stack: LocalStack) -> None:
+    """With its user, its files, its variables and its processes, and without a right that it lacks."""
+    waits = "echo mine >/tmp/own; touch /faults/ready; until [ -e /faults/go ]; do sleep 0.05; done"
+    stack.apply(cron_job(waits))
+    script = (
+        "id -u; cat /tmp/own; echo $JOB; tr '\\0' ' ' </proc/1/cmdline | cut -c 1-9;"
+        "grep CapEff /proc/self/status; touch /etc/x || echo refused; printf 'a\\0b'"
+    )
+    with stack.start("probe", Faults(shims={"unused": ""}), {"JOB": "probe"}) as job:
+        job.reached("ready")
+        said = job.pod.execute(["/bin/sh", "-c", script])
+        job.release("go")
+        assert job.wait().succeeded
+    shell = b"/bin/bash"
+    assert said.splitlines()[:-2] == [b"999", b"mine", b"probe", shell, b"CapEff:\t" + b"0" * 16]
+    assert said.splitlines()[-2:] == [b"refused", b"a\0b"]
+
+
 def test_a_server_can_crash_hang_and_be_gone(stack: LocalStack) -> None:
     server = stack.database
     server.execute("CREATE TABLE kept AS SELECT 1 AS one;", "frag")

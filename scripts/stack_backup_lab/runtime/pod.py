@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -242,6 +242,10 @@ class Pod:
     def out_of_memory(self) -> bool:
         """Whether a process was ended because a container had reached its limit."""
         return self._limited and killed(self._groups)
+
+    def execute(self, command: Sequence[str]) -> bytes:
+        """What a command prints in the container that was started last, as `kubectl exec` runs it there."""
+        return self._running[-1].execute(command)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to PID 1 of every running container."""

@@ -82,9 +82,15 @@ class Process:
     """A running container. Its first process is PID 1 of a PID namespace of its own, as in a pod."""
 
     def __init__(
-        self, namespaces: Namespaces, popen: subprocess.Popen[bytes], status: IO[str], layer: Path
+        self,
+        namespaces: Namespaces,
+        container: Container,
+        popen: subprocess.Popen[bytes],
+        status: IO[str],
+        layer: Path,
     ) -> None:
         self._namespaces = namespaces
+        self._container = container
         self._popen = popen
         # bubblewrap writes here once more at the end, and would die of a closed pipe.
         self._status = status
@@ -110,6 +116,18 @@ class Process:
         """Send a signal to PID 1, as the kubelet does; one that is not caught there is lost, except KILL."""
         if self.running:
             self._namespaces.run(["bash", "-c", f"kill -{int(number)} {self._pid}"], check=False)
+
+    def execute(self, command: Sequence[str]) -> bytes:
+        """What a command prints that runs in the container beside its first process: `kubectl exec`."""
+        user = (f"--setuid={self._container.uid}", f"--setgid={self._container.gid}")
+        target = (f"--target={self._pid}", "--mount", "--pid", "--ipc", "--uts")
+        return subprocess.run(
+            [*self._namespaces.enter(), tool("nsenter"), *target, *user, "--", *command],
+            env=dict(self._container.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            check=False,
+        ).stdout
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code (128 + signal for a killed one). Raises subprocess.TimeoutExpired."""
@@ -206,7 +224,7 @@ class Namespaces:
 
     def run(self, command: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command of this machine as root inside; its failure is a SandboxError with its message."""
-        done = subprocess.run([*self._enter(), *command], check=False, capture_output=True, text=True)
+        done = subprocess.run([*self.enter(), *command], check=False, capture_output=True, text=True)
         if check and done.returncode != 0:
             raise SandboxError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip()}")
         return done
@@ -220,7 +238,7 @@ class Namespaces:
         """
         alone = [tool("unshare"), "--mount-proc", "--pid", "--fork", "--kill-child=KILL"]
         return subprocess.Popen(
-            [*self._enter(), *alone, "bash", "-c", '"$@"; exit', "bash", *command],
+            [*self.enter(), *alone, "bash", "-c", '"$@"; exit', "bash", *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -278,7 +296,7 @@ class Namespaces:
             popen = subprocess.Popen(
                 [
                     *_inside(container.group),
-                    *self._enter(),
+                    *self.enter(),
                     *(tool("setpriv"), f"--reuid={container.uid}", f"--regid={container.gid}"),
                     f"--groups={','.join(map(str, sorted({container.gid, *container.groups})))}",
                     *_bubblewrap(container, root, writer),
@@ -291,7 +309,7 @@ class Namespaces:
             )
         finally:
             os.close(writer)
-        return Process(self, popen, os.fdopen(reader), layer)
+        return Process(self, container, popen, os.fdopen(reader), layer)
 
     def _root(self, container: Container, layer: Path) -> Path:
         """The image under a layer in memory, which holds the mount points that the image lacks."""
@@ -311,7 +329,8 @@ class Namespaces:
                 point.touch()
         return root
 
-    def _enter(self) -> list[str]:
+    def enter(self) -> list[str]:
+        """The words before a command that is to run inside, as root."""
         holder = f"/proc/{self._holder.pid}/ns"
         # The holder's child, not the holder, is PID 1 of the PID namespace.
         return [

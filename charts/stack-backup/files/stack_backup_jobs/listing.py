@@ -93,7 +93,8 @@ def off_site(job: Job) -> Iterator[Point | MediaState]:
     if (state := media_state(rclone)) is not None:
         at = state.get("finished")
         files, held, namespace = state.number("files"), state.number("bytes"), state.get("namespace")
-        yield MediaState("complete", at, at, files, held, namespace)
+        # A copy of an earlier release does not say when it began.
+        yield MediaState("complete", state.get("started") or at, at, files, held, namespace)
 
 
 def point(folder: str, dump: Dump) -> Point:

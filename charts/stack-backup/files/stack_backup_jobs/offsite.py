@@ -333,6 +333,7 @@ class Run:
     def _media(self, volume: Path) -> int:
         """How many files off-site have changed."""
         self._rclone.environment |= MARKERS
+        begun = stamp()
         before = measure(volume, self._settings.exclude.split())
         if count(before) == 0:
             raise JobError(
@@ -348,7 +349,7 @@ class Run:
             deleted = 0  # these are names that the volume does not have any more, and the store keeps
         self._job.figure(media_added=added, media_replaced=replaced, media_deleted=deleted)
         after = measure(volume, self._settings.exclude.split())
-        self._record(before, after)
+        self._record(begun, before, after)
         if after.kinds["s"]:
             self._note(
                 Exit.DATA,
@@ -384,7 +385,7 @@ class Run:
             advice if failure.code == Exit.PERMISSION else failure.advice,
         )
 
-    def _record(self, before: Measure, after: Measure) -> None:
+    def _record(self, begun: str, before: Measure, after: Measure) -> None:
         """A name that was left out would be missed here; what came and went meanwhile is no error."""
         files, held = self._counted()
         self._job.figure(media_files=files, media_bytes=held)
@@ -396,8 +397,12 @@ class Run:
                 "Read the lines above for names that the store cannot hold.",
             )
         state = self._job.work / STATE
-        records = (("format", "1"), ("namespace", self._settings.namespace), ("finished", stamp()))
-        state.write_text(Manifest((*records, ("files", str(files)), ("bytes", str(held)))).format())
+        records = (
+            *(("format", "1"), ("namespace", self._settings.namespace)),
+            *(("started", begun), ("finished", stamp())),
+            *(("files", str(files)), ("bytes", str(held))),
+        )
+        state.write_text(Manifest(records).format())
         self._rclone.must("copyto", "--ignore-times", state, self._at(STATE))
 
     def _counted(self) -> tuple[int, int]:
