@@ -243,7 +243,6 @@ def reading_job(
     name = cronjob["metadata"]["name"]
     template = cronjob["spec"]["jobTemplate"]["spec"]["template"]
     asked = {"JOB": program, "DEADLINE_SECONDS": str(deadline), "PLACE": PLACE, **environment}
-    asked["HISTORY"] = ""  # a reading is no run to be remembered
     pod = with_environment(template, asked)["spec"]
     pod["volumes"] = [one for one in pod["volumes"] if one["name"] in LENT] + [volume]
     lenders = ("python", "rclone") if volume["name"] == SECRET else ("python",)

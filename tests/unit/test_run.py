@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -184,6 +185,25 @@ def test_a_history_that_hangs_or_fails_changes_no_verdict(
     (line,) = [line for line in ended.log.splitlines() if "missing in the history" in line]
     assert said in line
     assert ended.seconds < 12
+
+
+@pytest.mark.parametrize("lent", [False, True], ids=["a job", "lent by a job"])
+def test_what_the_command_line_runs_in_a_job_s_pod_is_no_run_of_it(
+    start: Run, tmp_path: Path, lent: bool
+) -> None:
+    history = tmp_path / "history"
+    history.mkdir()
+    source = "run.OF_NO_JOB.add('probe')" if lent else ""
+    ended = start(
+        f"{source}\ndef program(job): return DONE",
+        HISTORY=str(history),
+        HISTORY_KEEP="5",
+        NOTIFY_PING=str(tmp_path / "no address"),
+    ).end()
+    assert ended.verdict["exit"] == 0
+    assert bool(list(history.iterdir())) is not lent
+    assert ("Not told" in ended.log) is not lent
+    assert "missing in the history" not in ended.log
 
 
 def test_outcome(start: Run) -> None:
@@ -553,10 +573,26 @@ def test_a_command_ends_by_the_signal_that_it_wants(start: Run) -> None:
     assert ended.seconds < 2
 
 
+@pytest.fixture
+def hangs(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a run whose ping is answered by nobody, and that has a history."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = tmp_path / "ping"
+        address.write_text(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        yield {"NOTIFY_PING": str(address), "HISTORY": str(tmp_path), "HISTORY_KEEP": "5"}
+
+
+NOT_TOLD = [f"Not told ({when} of this run): no answer came in time." for when in ("start", "end")]
+
+
 @pytest.mark.slow
-def test_a_worker_that_hangs_is_left_alone(start: Run) -> None:
-    """As in a call that no signal interrupts. What it may have done is not claimed."""
-    running = start("""
+def test_a_worker_that_hangs_is_left_alone(start: Run, hangs: dict[str, str]) -> None:
+    """As in a call that no signal interrupts. What it may have done is not claimed. History and ping hang,
+    too: there is one end for all three.
+    """
+    running = start(
+        """
+        run.history.figures_after = lambda *_: time.sleep(60)
         def program(job):
             job.leaves("If it is there, it is whole.", lambda: "It is not there.")
             job.figure(rows=3)
@@ -564,7 +600,9 @@ def test_a_worker_that_hangs_is_left_alone(start: Run) -> None:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             reached()
             time.sleep(60)
-    """)
+        """,
+        **hangs,
+    )
     running.reached()
     running.tell()
     ended = running.end()
@@ -572,7 +610,31 @@ def test_a_worker_that_hangs_is_left_alone(start: Run) -> None:
     assert "It did not answer" in ended.verdict["message"]
     assert "If it is there, it is whole." in ended.verdict["message"]
     assert ended.verdict["rows"] == 3
+    assert "missing in the history: not done within" in ended.log
+    assert [line for line in NOT_TOLD if line in ended.log] == NOT_TOLD
     assert ended.seconds < 10
+
+
+def test_told_to_stop_after_the_work(start: Run, hangs: dict[str, str]) -> None:
+    """The outcome stands; history and ping, which hang, are not waited for any longer."""
+    running = start(
+        """
+        run.WITHIN = 1.5
+        def figures_after(*_):
+            reached()
+            time.sleep(60)
+        run.history.KEEPING = 0.5
+        run.history.figures_after = figures_after
+        def program(job): return DONE
+        """,
+        **hangs,
+    )
+    running.reached()
+    running.tell()
+    ended = running.end()
+    assert (ended.code, ended.verdict["outcome"]) == (0, "done")
+    assert [line for line in NOT_TOLD if line in ended.log] == NOT_TOLD
+    assert ended.seconds < 2.5
 
 
 @pytest.mark.slow

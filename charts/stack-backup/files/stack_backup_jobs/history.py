@@ -16,8 +16,8 @@ from typing import Any
 
 from stack_backup_jobs.formats import TEMPORARY, Record, Verdict, seconds_of
 
-KEEPING, HURRIED = 5.0, 2.0
-"""Seconds in which a record must have been written; of a run that was told to stop."""
+KEEPING = 5.0
+"""Seconds in which a record must have been written, at most."""
 SUFFIX = ".json"
 LOOKED_AT = 60
 """Records that growth is computed of: enough for a month of whichever job."""

@@ -21,8 +21,10 @@ from stack_backup_jobs.formats import Verdict
 from stack_backup_jobs.job import say
 from stack_backup_jobs.process import Forked
 
-PATIENCE, HURRIED = 10.0, 2.0
-"""Seconds in which an answer must have come; of a run that was told to stop."""
+PATIENCE = 9.0
+"""Seconds in which all answers must have come, at most: a run may be told to stop while it waits for them."""
+START_PATIENCE = 2.0
+"""Seconds of these for the answer to the start, if that has not come yet."""
 START, FAILED = "start", "fail"
 """What follows the address of a ping; nothing does after a good run."""
 
@@ -48,8 +50,9 @@ class Notifier:
 
     def end(self, verdict: Verdict, seconds: float) -> None:
         """The start, if it is still being told, is given up first: it must not arrive after the end."""
+        until = time.monotonic() + seconds
         if self._start is not None:
-            _said("start of this run", self._start, time.monotonic() + min(seconds, HURRIED))
+            _said("start of this run", self._start, time.monotonic() + min(seconds / 2, START_PATIENCE))
         told: dict[str, Forked[None]] = {}
         if path := self._of.get("NOTIFY_PING"):
             file, word = Path(path), FAILED if verdict.exit else ""
@@ -57,7 +60,6 @@ class Notifier:
         if path := self._of.get("NOTIFY_WEBHOOK"):
             hook = Path(path)
             told["webhook"] = Forked(lambda: webhook(hook, verdict, self._of))
-        until = time.monotonic() + seconds
         for what, forked in told.items():
             _said(what, forked, until)
 

@@ -148,7 +148,7 @@ def aside(work: Callable[[], T], seconds: float) -> T:
     forked = Forked(work)
     try:
         if not forked.ready(seconds):
-            raise TimeoutError(f"not done within {seconds:g} s")
+            raise TimeoutError(f"not done within {seconds:.2g} s")
         return forked.result()
     except EOFError:
         raise ChildProcessError("the process that did it was killed") from None

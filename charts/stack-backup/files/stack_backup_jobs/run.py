@@ -43,14 +43,20 @@ JOBS: dict[str, str] = {
 }
 """Programs, and the modules that hold them as `program`."""
 OF_NO_JOB = {"list", "fetch"}
-"""Those that the command line runs, in the pod of a job that lends it."""
+"""Those that the command line runs, in the pod of a job that lends it: nobody is told of them, and no history
+kept.
+"""
 
 RESERVE = 120
 """Seconds between the inner deadline and Kubernetes' own, which would take the pod and its log away."""
 AGAIN = 0.5
 """Seconds until a worker is told again: a signal may come right before a call that then waits."""
+WITHIN = 9.5
+"""Seconds in which a run that is told to stop must have ended: a pod must be gone within 10. What comes after
+the worker (sweep, history, notification) shares what the worker has left.
+"""
 PATIENCE = 6.0
-"""Seconds in which a worker that is told to stop must end; a pod must be gone within 10."""
+"""Seconds of these in which the worker must end."""
 SWEEP = 0.5
 """Seconds that killed processes have to be gone."""
 CLEANING = 28.0
@@ -75,8 +81,8 @@ def main(arguments: list[str]) -> int:
     os.environ.update(LC_ALL="C", TZ="UTC", PGCONNECT_TIMEOUT="20")
     time.tzset()
     os.dup2(1, 2)
-    if arguments[0] in OF_NO_JOB:  # of which nobody wants to be told
-        os.environ.update(NOTIFY_PING="", NOTIFY_WEBHOOK="")
+    if arguments[0] in OF_NO_JOB:
+        os.environ.update(NOTIFY_PING="", NOTIFY_WEBHOOK="", HISTORY="")
     program = importlib.import_module(f"stack_backup_jobs.{JOBS[arguments[0]]}").program
     return Supervisor(program).run()
 
@@ -107,10 +113,16 @@ class Supervisor:
         """When it is told again, in monotonic seconds."""
         self._given_up: float | None = None
         """When it is left alone, in monotonic seconds."""
+        self._until = float("inf")
+        """When all must be done, in monotonic seconds."""
 
     @property
     def _seconds(self) -> float:
         return time.monotonic() - self._begun
+
+    @property
+    def _left(self) -> float:
+        return max(0.0, self._until - time.monotonic())
 
     def run(self) -> int:
         try:
@@ -138,7 +150,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         code = self._watch(ours, wakeup)
         for number in STOPPING:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, lambda *_: self._hurry())
         self._sweep()
         return self._judge(code)
 
@@ -206,8 +218,13 @@ class Supervisor:
     def _tell_to_stop(self, code: int, what: str, advice: str) -> None:
         if self._stop is None:
             self._stop = (code, what, advice)
+            self._hurry()
             self._give_up_in(PATIENCE)
             self._again = time.monotonic()
+
+    def _hurry(self) -> None:
+        """A signal after the worker's end changes no verdict, but it must not be waited for any longer."""
+        self._until = min(self._until, time.monotonic() + WITHIN)
 
     def _sweep(self) -> None:
         """Kills what is left of the worker and of all that it has started; what hangs in the kernel stays."""
@@ -246,7 +263,7 @@ class Supervisor:
         if kept := self._keep(verdict):
             verdict = verdict.with_figures(kept)
             refused = terminate(verdict)
-        self._notifier.end(verdict, notify.PATIENCE if self._stop is None else notify.HURRIED)
+        self._notifier.end(verdict, min(notify.PATIENCE, self._left))
         if refused:
             say(refused)
         write(verdict.line())
@@ -260,7 +277,7 @@ class Supervisor:
         ended = time.time()
         about = {"begun": stamp(ended - self._seconds), "ended": stamp(ended)}
         about["pod"] = os.environ.get("POD_NAME", "")[:63]
-        patience = history.KEEPING if self._stop is None else history.HURRIED
+        patience = min(history.KEEPING, self._left / 2)  # the notification has the other half
         try:
             return aside(lambda: history.figures_after(Path(folder), int(most), verdict, about), patience)
         except Exception as error:
