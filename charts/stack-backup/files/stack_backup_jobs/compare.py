@@ -8,13 +8,13 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
 from stack_backup_jobs.formats import Manifest
 from stack_backup_jobs.session import ServerError, Session, UnreachableError, identifier
+from stack_backup_jobs.sessions import Sessions
 
 Name = tuple[str, ...]
 """Schema and name."""
@@ -156,7 +156,6 @@ def shared(
     the server ends.
     """
     work, lock = iter(items), threading.Lock()
-    sessions: list[Session] = []
 
     def some(session: Session) -> list[R]:
         done: list[R] = []
@@ -167,24 +166,10 @@ def shared(
                 return done
             done.append(do(session, found[0]))
 
-    try:
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                for _ in range(jobs):
-                    sessions.append(open_session())
-                futures = [pool.submit(some, session) for session in sessions]
-                wait(futures, return_when=FIRST_EXCEPTION)
-                errors = [error for one in futures if one.done() and (error := one.exception()) is not None]
-                if errors:
-                    raise errors[0]
-                return [one for future in futures for one in future.result()]
-            except BaseException:
-                for session in sessions:
-                    session.abort()
-                raise
-    finally:
-        for session in sessions:
-            session.close()
+    with Sessions(open_session, jobs) as sessions:
+        opened = [sessions.open() for _ in range(jobs)]
+        done = sessions.results([sessions.pool.submit(some, session) for session in opened])
+        return [one for some_of_them in done for one in some_of_them]
 
 
 def folded(said: Held, members: dict[Name, Name]) -> dict[Name, int]:

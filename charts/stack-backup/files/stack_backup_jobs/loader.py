@@ -8,7 +8,6 @@ import fnmatch
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from stack_backup_jobs.computed import transaction, without
@@ -19,6 +18,7 @@ from stack_backup_jobs.pack import Unpacker
 from stack_backup_jobs.reader import CopyBlock, Part, Settings, Statement, settle
 from stack_backup_jobs.server import of_server
 from stack_backup_jobs.session import ServerError, Session, UnreachableError, codec
+from stack_backup_jobs.sessions import Sessions
 
 IMAGE = "Use the image that the stack's own server runs (value database.image)."
 INDEPENDENT = {"INDEX", "CONSTRAINT"}
@@ -93,13 +93,13 @@ class Loader:
         accepted: Iterable[str] = (),
         tablespaces: bool = True,
     ) -> None:
-        self._job, self._dump, self._part, self._open = job, dump, part, open_session
+        self._job, self._dump, self._part = job, dump, part
         self._jobs, self._accepted, self._tablespaces = max(1, jobs), list(accepted), tablespaces
-        self._sessions: list[Session] = []
+        self._sessions = Sessions(open_session, self._jobs + 1)
+        self._submit, self._await = self._sessions.pool.submit, self._sessions.results
         self._free: list[Session] = []
         self._set: dict[Session, Settings] = {}
         self._lock = threading.Lock()
-        self._stopped = False
         self._broken: list[Broken] = []
         self._late: list[CopyBlock] = []
         self._put_off: list[tuple[Statement, str]] = []
@@ -109,17 +109,10 @@ class Loader:
     def run(self) -> Loaded:
         """Raises JobError."""
         try:
-            with ThreadPoolExecutor(self._jobs + 1) as pool:
-                try:
-                    self._phases(pool)
-                except BaseException:
-                    self.stop()
-                    raise
+            with self._sessions:
+                self._phases()
         except ServerError as error:
             raise failure_of(Broken("", error)) from error
-        finally:
-            for session in self._sessions:
-                session.close()
         if len(self._broken) == 1:
             raise failure_of(self._broken[0])
         if self._broken:
@@ -134,38 +127,30 @@ class Loader:
 
     def stop(self) -> None:
         """Ends what runs in the server, from any thread; the load fails then."""
-        with self._lock:
-            self._stopped = True
-        for session in self._sessions:  # no more come now
-            session.abort()
+        self._sessions.abort()
 
-    def _phases(self, pool: ThreadPoolExecutor) -> None:
+    def _phases(self) -> None:
         part, main = self._part, self._session()
-        self._await([pool.submit(self._in_order, main, part.before)])
+        self._await([self._submit(self._in_order, main, part.before)])
         if part.orderly:
             forward = self._dump.forward
             shares = self._shares(part.blocks)
             work = iter(sorted(shares, key=lambda share: share[0].start if forward else -share[0].length))
-            copies = [pool.submit(self._copy_some, work) for _ in range(self._jobs)]
-            self._await([pool.submit(self._loose, main), *copies])
+            copies = [self._submit(self._copy_some, work) for _ in range(self._jobs)]
+            self._await([self._submit(self._loose, main), *copies])
         else:
-            self._await([pool.submit(self._as_it_comes, main)])
+            self._await([self._submit(self._as_it_comes, main)])
         for block in sorted(self._late, key=lambda block: block.start):
-            self._await([pool.submit(self._copy_again, main, block)])
+            self._await([self._submit(self._copy_again, main, block)])
         for constraint, told in self._put_off:
-            self._await([pool.submit(self._put_back, main, constraint, told)])
-        self._after(pool, main)
+            self._await([self._submit(self._put_back, main, constraint, told)])
+        self._after(main)
 
     # ---- sessions ----
 
     def _session(self) -> Session:
-        session = self._open()
-        with self._lock:
-            if self._stopped:
-                session.close()
-                raise JobError(Exit.TRANSIENT, "The load was stopped.")
-            self._sessions.append(session)
-            self._set[session] = ()
+        session = self._sessions.open()
+        self._set[session] = ()
         return session
 
     def _settle(self, session: Session, wanted: Settings) -> None:
@@ -175,13 +160,6 @@ class Loader:
             if not unknown and (self._tablespaces or not _TABLESPACE.match(statement)):
                 session.execute(statement)
         self._set[session] = wanted
-
-    def _await(self, futures: list[Future[None]]) -> None:
-        """In the main thread, which hears signals. The first error is not hidden by those that come of it."""
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        errors = [error for future in done if (error := future.exception()) is not None]
-        for error in sorted(errors, key=lambda error: isinstance(error, UnreachableError)):
-            raise error
 
     # ---- before the rows, and where all goes in its order ----
 
@@ -301,7 +279,7 @@ class Loader:
         if not left:
             return
         for chunk in self._dump.chunks(block.start):
-            if self._stopped:
+            if self._sessions.aborted:
                 raise JobError(Exit.TRANSIENT, "The load was stopped.")
             piece = chunk[:left]
             left -= len(piece)
@@ -375,26 +353,26 @@ class Loader:
 
     # ---- after the rows ----
 
-    def _after(self, pool: ThreadPoolExecutor, main: Session) -> None:
+    def _after(self, main: Session) -> None:
         """Runs of independent entries by several sessions, all else in its order."""
         run: list[Statement] = []
         for statement in self._part.statements(self._dump.chunks(self._part.after[0]), *self._part.after):
             if statement.type in INDEPENDENT and self._jobs > 1:
                 run.append(statement)
                 continue
-            self._await_run(pool, run)
+            self._await_run(run)
             run = []
-            self._await([pool.submit(self._execute, main, statement)])
-        self._await_run(pool, run)
+            self._await([self._submit(self._execute, main, statement)])
+        self._await_run(run)
 
-    def _await_run(self, pool: ThreadPoolExecutor, run: list[Statement]) -> None:
+    def _await_run(self, run: list[Statement]) -> None:
         """An entry's statements, and those that change the same table, one after the other."""
         groups: dict[bytes | str, list[Statement]] = {}
         for statement in run:
             found = _TABLE.match(statement.sql) if statement.type == "CONSTRAINT" else None
             groups.setdefault(found[1] if found else statement.name, []).append(statement)
         work = iter(groups.values())
-        self._await([pool.submit(self._execute_some, work) for _ in range(min(self._jobs, len(groups)))])
+        self._await([self._submit(self._execute_some, work) for _ in range(min(self._jobs, len(groups)))])
 
     def _execute_some(self, work: Iterator[list[Statement]]) -> None:
         session = self._take()
