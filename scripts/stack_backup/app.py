@@ -7,9 +7,10 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperCommand
 
 from stack_backup import CliError, Exit
 from stack_backup_jobs.formats import FAILED, NAME, seconds_of, stamp, time_of
@@ -52,22 +54,66 @@ class Unfinished(StrEnum):
     as_it_is = "as-it-is"
 
 
-Kubeconfig = Annotated[
-    str | None, typer.Option(envvar="KUBECONFIG", help="The kubeconfig file.", show_default="~/.kube/config")
-]
-Context = Annotated[
-    str | None, typer.Option(help="Context of the kubeconfig.", show_default="its current one")
-]
-Namespace = Annotated[
-    str | None,
-    typer.Option("--namespace", "-n", help="The stack's namespace.", show_default="the context's own"),
-]
-Output = Annotated[
-    Format,
-    typer.Option(
-        "--output", "-o", help="`json`: one document on standard output; the log goes to standard error."
-    ),
-]
+@dataclass(frozen=True)
+class Common:
+    """The options that every command has, and what was said by them."""
+
+    kubeconfig: Annotated[
+        str | None,
+        typer.Option(envvar="KUBECONFIG", help="The kubeconfig file.", show_default="~/.kube/config"),
+    ] = None
+    context: Annotated[
+        str | None, typer.Option(help="Context of the kubeconfig.", show_default="its current one")
+    ] = None
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", help="The stack's namespace.", show_default="the context's own"),
+    ] = None
+    output: Annotated[
+        Format,
+        typer.Option(
+            "--output", "-o", help="`json`: one document on standard output; the log goes to standard error."
+        ),
+    ] = Format.text
+
+    @property
+    def json(self) -> bool:
+        return self.output is Format.json
+
+    @property
+    def console(self) -> Console:
+        """With JSON, standard output has the document alone."""
+        return Console(stderr=self.json, highlight=False)
+
+    def connect(self) -> Release:
+        from stack_backup.release import connect
+
+        return connect(self.kubeconfig, self.context, self.namespace)
+
+
+def _common() -> list[Any]:
+    alone = typer.Typer(add_completion=False)
+    alone.command()(Common)
+    return typer.main.get_command(alone).params
+
+
+class Command(TyperCommand):
+    """A command with the common options after its own, which win. They are no arguments of its function, but
+    its context's `obj`.
+    """
+
+    def __init__(self, name: str | None, *, params: list[Any], **others: Any) -> None:
+        own = {one.name for one in params}
+        self._shared = [one for one in _common() if one.name not in own]
+        super().__init__(name, params=[*params, *self._shared], **others)
+
+    def invoke(self, ctx: Any) -> Any:
+        ctx.obj = Common(**{one.name: ctx.params.pop(one.name) for one in self._shared})
+        return super().invoke(ctx)
+
+
+_command = partial(app.command, cls=Command)
+
 Dump = Annotated[
     str | None,
     typer.Option(
@@ -114,12 +160,12 @@ def _options(
     """Options of every command."""
 
 
-@app.command()
+@_command()
 def status(
+    ctx: typer.Context,
     everywhere: Annotated[
         bool, typer.Option("--all-namespaces", "-A", help="Every stack of the cluster, a line each.")
     ] = False,
-    kubeconfig: Kubeconfig = None,
     context: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,43 +173,40 @@ def status(
             show_default="its current one",
         ),
     ] = None,
-    namespace: Namespace = None,
-    output: Output = Format.text,
 ) -> int:
     """Show every job: schedule, last success, next run, state. Exit code 1 if anything is red."""
     from stack_backup import overview, show
     from stack_backup import status as jobs_status
 
-    if everywhere and namespace is not None:
+    common: Common = ctx.obj
+    if everywhere and common.namespace is not None:
         raise CliError(Exit.USAGE, "Give either --namespace or --all-namespaces.")
     if everywhere or len(context or ()) > 1:
-        clusters = overview.of_clusters(kubeconfig, context or [None], namespace, everywhere=everywhere)
+        clusters = overview.of_clusters(
+            common.kubeconfig, context or [None], common.namespace, everywhere=everywhere
+        )
         red = any(cluster.red for cluster in clusters)
-        if output is Format.json:
+        if common.json:
             _print_json({"red": red, "clusters": [cluster.as_dict() for cluster in clusters]})
         else:
             show.overview(_console(), clusters)
         return Exit.RED if red else 0
-    stack = jobs_status.of_stack(_connect(kubeconfig, context[0] if context else None, namespace))
-    if output is Format.json:
+    stack = jobs_status.of_stack(replace(common, context=context[0] if context else None).connect())
+    if common.json:
         _print_json(stack.as_dict())
     else:
         show.status(_console(), stack)
     return Exit.RED if stack.red else 0
 
 
-@app.command("list")
-def list_points(
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    output: Output = Format.text,
-) -> int:
+@_command("list")
+def list_points(ctx: typer.Context) -> int:
     """List the restore points: every dump with its proof, and the media replica. Temporary Jobs read them."""
     from stack_backup import points, show
 
-    release = _connect(kubeconfig, context, namespace)
-    if output is Format.json:
+    common: Common = ctx.obj
+    release = common.connect()
+    if common.json:
         errors = Console(stderr=True, highlight=False)
         found = points.of_release(release, lambda blocker: show.blocker(errors, blocker))
         _print_json(
@@ -184,8 +227,9 @@ def list_points(
     return Exit.RED if found.problems else 0
 
 
-@app.command()
+@_command()
 def report(
+    ctx: typer.Context,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the page there: one file that needs no other.")
     ] = None,
@@ -196,27 +240,24 @@ def report(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the JSON document there.")
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=3660, help="The length of the period, until now.")] = 30,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    output: Output = Format.text,
 ) -> int:
     """Show what the runs of a period prove, for yourself or an auditor. Temporary Jobs read the volumes."""
     from stack_backup import report as reports
     from stack_backup import show
 
+    common: Common = ctx.obj
     for folder in {path.absolute().parent for path in (html, junit, json_) if path is not None}:
         if not folder.is_dir():
             raise CliError(Exit.USAGE, f"There is no folder {folder}. Nothing was read.")
-    release = _connect(kubeconfig, context, namespace)
-    console = Console(stderr=output is Format.json, highlight=False)
+    release = common.connect()
+    console = common.console
     with console.status("Reading the history ..."):
         made = reports.of_release(release, days, lambda blocker: show.blocker(console, blocker))
     contents = {html: reports.html, junit: reports.junit, json_: reports.document}
     for path, content in contents.items():
         if path is not None:
             _write(path, content(made))
-    if output is Format.json:
+    if common.json:
         print(reports.document(made), end="")
     else:
         show.report(console, made.evidence, made.sentences())
@@ -225,23 +266,18 @@ def report(
     return Exit.RED if made.evidence.problems else 0
 
 
-@app.command()
-def doctor(
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    output: Output = Format.text,
-) -> int:
+@_command()
+def doctor(ctx: typer.Context) -> int:
     """Examine what the jobs need: database, volumes, off-site store. Exit code 1 if a check failed."""
     from stack_backup import examine, show
 
-    release = _connect(kubeconfig, context, namespace)
-    # With JSON, standard output has the document alone.
-    console = Console(stderr=output is Format.json, highlight=False)
+    common: Common = ctx.obj
+    release = common.connect()
+    console = common.console
     with console.status("Examining ..."):
         findings = examine.of_release(release, lambda blocker: show.blocker(console, blocker))
     red = any(one.result == FAILED for one in findings)
-    if output is Format.json:
+    if common.json:
         document = {"namespace": release.namespace, "red": red}
         _print_json(document | {"findings": [asdict(one) for one in findings]})
     else:
@@ -249,8 +285,9 @@ def doctor(
     return Exit.RED if red else 0
 
 
-@app.command()
+@_command()
 def run(
+    ctx: typer.Context,
     job: Annotated[
         str, typer.Argument(help="Name of a job, such as postgres-backup-hourly; `status` lists them all.")
     ],
@@ -260,18 +297,16 @@ def run(
             "--set", metavar="NAME=VALUE", help="Set a variable of the program for this run only; repeatable."
         ),
     ] = None,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    output: Output = Format.text,
 ) -> int:
     """Run a job now, follow its log, and exit with the job's own exit code."""
+    common: Common = ctx.obj
     environment = dict(_variable(one) for one in set_ or [])
-    return _run(_connect(kubeconfig, context, namespace), job, environment, output)
+    return _run(common, common.connect(), job, environment)
 
 
-@app.command()
+@_command()
 def recover(
+    ctx: typer.Context,
     what: Annotated[
         Kind, typer.Argument(help="The stack's database, or its media files.", show_default=False)
     ],
@@ -294,12 +329,9 @@ def recover(
     ] = None,
     as_of: AsOf = None,
     confirm: Confirm = None,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    output: Output = Format.text,
 ) -> int:
     """Replace the stack's database with a dump, or restore its media files from the replica."""
+    common: Common = ctx.obj
     environment: dict[str, str] = {}
     if what is Kind.media:
         for option, text in (("--dump", dump), ("--as-of", as_of)):
@@ -317,17 +349,18 @@ def recover(
             if given is not None:
                 raise CliError(Exit.USAGE, f"{option} is only for media. Nothing was started.")
     named = None if what is Kind.media else _named(dump, as_of)
-    release = _connect(kubeconfig, context, namespace)
+    release = common.connect()
     job = f"{what}-recovery"
     release.cronjob(job)
     if named is not None:
         dump = environment["DUMP"] = named(release)
-    environment["CONFIRM"] = _confirmed(release.namespace, what, confirm, dump, ask=output is Format.text)
-    return _run(release, job, environment, output)
+    environment["CONFIRM"] = _confirmed(release.namespace, what, confirm, dump, ask=not common.json)
+    return _run(common, release, job, environment)
 
 
-@app.command()
+@_command()
 def refresh(
+    ctx: typer.Context,
     as_of: AsOf = None,
     delete: Annotated[
         bool | None,
@@ -346,18 +379,15 @@ def refresh(
     ] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the plan and start nothing.")] = False,
     confirm: Confirm = None,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    output: Output = Format.text,
 ) -> int:
     """Bring database and media as one pair: a plan, one confirmation, both recoveries, one verdict."""
     from stack_backup import refresh as pair
     from stack_backup import show
 
+    common: Common = ctx.obj
     moment = None if as_of is None else _moment(as_of)
-    release = _connect(kubeconfig, context, namespace)
-    console = Console(stderr=output is Format.json, highlight=False)
+    release = common.connect()
+    console = common.console
     with console.status("Listing the volumes ..."):
         plan = pair.plan(
             release,
@@ -366,41 +396,39 @@ def refresh(
             unfinished and unfinished.value,
             lambda blocker: show.blocker(console, blocker),
         )
-    if plan_only and output is Format.json:
+    if plan_only and common.json:
         _print_json({"namespace": release.namespace, "plan": plan.as_dict()})
         return 0
     show.plan(console, plan)
     if plan_only:
         return 0
-    _confirmed(release.namespace, "database and the media", confirm, ask=output is Format.text)
+    _confirmed(release.namespace, "database and the media", confirm, ask=not common.json)
     done = pair.carry_out(plan, lambda job, environment: _follow(release, job, environment, console))
-    if output is Format.json:
+    if common.json:
         _print_json(done.as_dict())
     else:
         show.ended(console, "refresh", done.exit, done.message)
     return done.exit
 
 
-@app.command()
+@_command()
 def fetch(
+    ctx: typer.Context,
     dump: Annotated[
         str, typer.Argument(help="`latest`, or the time in a dump's name, such as 2022-11-28T08:51:08Z.")
     ] = "latest",
     to: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of this machine.", show_default="this one")
     ] = Path(),
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    output: Output = Format.text,
 ) -> int:
     """Bring a dump and its manifest to this machine, and check it here. Goes on where a try has ended."""
     from stack_backup import fetch as transfer
     from stack_backup import show
 
+    common: Common = ctx.obj
     named = _stamp(dump)
-    release = _connect(kubeconfig, context, namespace)
-    console = Console(stderr=output is Format.json, highlight=False)
+    release = common.connect()
+    console = common.console
     try:
         with show.transfer(console, f"dump {named}") as (shown, state):
             done = transfer.fetch(
@@ -411,15 +439,16 @@ def fetch(
             Exit.INTERRUPTED,
             f"What has come is kept in {to} under a temporary name; the same command goes on from there.",
         ) from None
-    if output is Format.json:
+    if common.json:
         _print_json({"namespace": release.namespace, "exit": 0, **done.as_dict()})
     else:
         show.fetched(console, done)
     return 0
 
 
-@app.command("restore-table")
+@_command("restore-table")
 def restore_table(
+    ctx: typer.Context,
     tables: Annotated[
         list[str],
         typer.Argument(
@@ -428,54 +457,47 @@ def restore_table(
     ],
     dump: Dump = None,
     as_of: AsOf = None,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    output: Output = Format.text,
 ) -> int:
     """Bring tables of a dump back beside the live ones, into a schema of their own. Nothing is replaced."""
+    common: Common = ctx.obj
     environment = {"TABLES": "\n".join(tables)}
     named = _named(dump, as_of)
-    release = _connect(kubeconfig, context, namespace)
+    release = common.connect()
     if named is not None:
         environment["DUMP"] = named(release)
-    return _run(release, "database-recovery", environment, output)
+    return _run(common, release, "database-recovery", environment)
 
 
-@app.command()
+@_command()
 def drill(
+    ctx: typer.Context,
     dump: Dump = None,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    output: Output = Format.text,
 ) -> int:
     """Restore a dump into a temporary server and count it: proof that it can be restored, and how fast."""
+    common: Common = ctx.obj
     environment = {} if dump is None else {"DUMP": _stamp(dump)}
-    return _run(_connect(kubeconfig, context, namespace), "database-drill", environment, output)
+    return _run(common, common.connect(), "database-drill", environment)
 
 
-@app.command()
+@_command()
 def logs(
+    ctx: typer.Context,
     job: Annotated[
         str, typer.Argument(help="Name of a job, such as postgres-backup-hourly; `status` lists them all.")
     ],
     previous: Annotated[bool, typer.Option("--previous", help="The run before the newest.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Every run that is kept, oldest first.")] = False,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    output: Output = Format.text,
 ) -> int:
     """Show the log of a job's newest run, or what keeps that from starting."""
     from stack_backup import logs as job_logs
     from stack_backup import show
 
+    common: Common = ctx.obj
     if previous and every:
         raise CliError(Exit.USAGE, "Give either --previous or --all.")
-    release = _connect(kubeconfig, context, namespace)
+    release = common.connect()
     runs = job_logs.of_job(release, job, previous=previous, every=every)
-    if output is Format.json:
+    if common.json:
         _print_json({"namespace": release.namespace, "job": job, "runs": [run.as_dict() for run in runs]})
     else:
         for run in runs:
@@ -483,17 +505,9 @@ def logs(
     return 0
 
 
-def _connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Release:
-    from stack_backup.release import connect
-
-    return connect(kubeconfig, context, namespace)
-
-
-def _run(release: Release, job: str, environment: Mapping[str, str], output: Format) -> int:
-    # With JSON, standard output has the document alone.
-    console = Console(stderr=output is Format.json, highlight=False)
-    document = _follow(release, job, environment, console)
-    if output is Format.json:
+def _run(common: Common, release: Release, job: str, environment: Mapping[str, str]) -> int:
+    document = _follow(release, job, environment, common.console)
+    if common.json:
         _print_json(document)
     return int(document["exit"])
 

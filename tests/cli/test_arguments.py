@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import typer
 import yaml
 
 from stack_backup import CliError, Exit, release
-from stack_backup.app import Unfinished, main
+from stack_backup.app import Unfinished, app, main
 from stack_backup_jobs.media_recovery import Settings
 from stack_backup_lab.paths import PROJECT
 from stack_backup_lab.render import render
@@ -282,6 +283,13 @@ def test_an_error_is_one_json_document_where_json_was_asked_for(
     document = json.loads(end.stdout)
     assert document["exit"] == code
     assert document["error"] in end.stderr
+
+
+def test_every_command_has_the_common_options() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    wanted = {"--kubeconfig", "--context", "--namespace", "-n", "--output", "-o"}
+    for name, found in commands.items():
+        assert wanted <= {option for one in found.params for option in one.opts}, name
 
 
 def test_help_does_not_load_the_cluster_s_client() -> None:
