@@ -38,6 +38,7 @@ from stack_backup_jobs.formats import (
 )
 from stack_backup_jobs.job import Job
 from stack_backup_jobs.run import RESERVE
+from stack_backup_jobs.space import capacity, space
 
 NO_LINK = (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV)
 """How file systems say that they give no second name; Linux gives none to the files of others."""
@@ -96,28 +97,20 @@ class Folder:
 
     def room(self) -> int:
         """Free bytes."""
-        there = os.statvfs(self.path)
-        return there.f_bavail * there.f_frsize
+        return space(self.path).free
 
     def capacity(self, kept: int) -> dict[str, Figure]:
-        """Figures of the volume: its size, what is free, and how large a dump may grow until `kept` of them,
-        and one being written, fill it. Nothing where that cannot be told: they decide nothing.
-        """
-        held: dict[int, int] = {}
-        try:
-            there = os.statvfs(self.path)
+        """Figures of the volume; a dump may grow until `kept` of them, and one being written, fill it."""
+
+        def fits(free: int) -> int:
+            held: dict[int, int] = {}
             for folder in filter(Path.is_dir, self.path.parent.iterdir()):
                 for path in filter(lambda one: NAME.fullmatch(one.name), folder.iterdir()):
                     status = path.lstat()  # a tier's dump is a hard link
                     held[status.st_ino] = status.st_size
-        except OSError:
-            return {}
-        free = there.f_bavail * there.f_frsize
-        return {
-            "volume_bytes": there.f_blocks * there.f_frsize,
-            "free_bytes": free,
-            "fits_bytes": (free + sum(held.values())) // (kept + 1),
-        }
+            return (free + sum(held.values())) // (kept + 1)
+
+        return capacity(self.path, fits)
 
     # ---- what is written ----
 

@@ -21,9 +21,10 @@ from pathlib import Path
 
 from stack_backup_jobs.copier import Copier, Crew, Odd, Pace
 from stack_backup_jobs.errors import JobError, is_folder, of_volume, status
-from stack_backup_jobs.formats import MIB, OWN, STATE, TEMPORARY, Exit, Figure, MediaState, OtherFormatError
+from stack_backup_jobs.formats import MIB, OWN, STATE, TEMPORARY, Exit, MediaState, OtherFormatError
 from stack_backup_jobs.job import Job
 from stack_backup_jobs.settings import number, rate
+from stack_backup_jobs.space import space
 from stack_backup_jobs.trees import SHOWN, Difference, Entry, shown
 
 NO_ROOM = "Make room on the volume; the next run goes on from here."
@@ -99,23 +100,6 @@ def probe(folder: Path, job: Job) -> None:
     job.ends.callback(path.unlink, missing_ok=True)
     path.write_bytes(b"probe\n")
     path.unlink()
-
-
-def room(path: Path) -> int:
-    """Free bytes."""
-    there = os.statvfs(path)
-    return there.f_bavail * there.f_frsize
-
-
-def capacity(path: Path, held: int) -> dict[str, Figure]:
-    """Figures of the volume that holds `held` bytes of media: as those of a folder of dumps."""
-    there = os.statvfs(path)
-    free = there.f_bavail * there.f_frsize
-    return {
-        "volume_bytes": there.f_blocks * there.f_frsize,
-        "free_bytes": free,
-        "fits_bytes": held + free,
-    }
 
 
 # ---- what is to be done -----------------------------------------------------------------------------------
@@ -237,7 +221,7 @@ def named(job: Job, path: bytes, what: str) -> None:
 
 
 def require_room(volume: Path, need: int, what: str, advice: str) -> None:
-    free = room(volume)
+    free = space(volume).free
     if free < need:
         text = f"{what} has {free // MIB} MiB left, and {need // MIB} MiB are to be copied."
         raise JobError(Exit.NO_ROOM, text, advice)

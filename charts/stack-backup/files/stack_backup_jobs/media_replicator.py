@@ -40,6 +40,7 @@ from stack_backup_jobs.formats import (
 )
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.settings import load, number, optional
+from stack_backup_jobs.space import capacity
 from stack_backup_jobs.trees import (
     SHOWN,
     Entry,
@@ -120,7 +121,8 @@ class Mirror:
         self._complete(there)
         self._judge(before)
         copied = self._copied if not plan.empty else 0
-        self.job.figure(copied=copied, removed=plan.lost, **media.capacity(self.replica, before.bytes))
+        room = capacity(self.replica, lambda free: before.bytes + free)
+        self.job.figure(copied=copied, removed=plan.lost, **room)
         return Outcome(
             Exit.DONE,
             "copied",

@@ -16,6 +16,7 @@ from stack_backup_jobs.formats import MIB, Dump, Exit
 from stack_backup_jobs.job import Job, say
 from stack_backup_jobs.server import Server, of_server
 from stack_backup_jobs.session import Address, ServerError
+from stack_backup_jobs.space import space
 
 # As fast as it can be: nothing of it need outlive the program. What would lie in /dev/shm (64 MiB in a pod)
 # lies in files.
@@ -48,8 +49,7 @@ def check_room(scratch: Path, dump: Dump, advice: str, fetched: bool = False) ->
     """Is there room for a server that holds that dump, and for the dump where it is `fetched`? Raises
     JobError.
     """
-    need, there = (8 + fetched) * dump.size + EMPTY, os.statvfs(scratch)
-    free = there.f_bavail * there.f_frsize
+    need, free = (8 + fetched) * dump.size + EMPTY, space(scratch).free
     if free < need:
         raise JobError(
             Exit.NO_ROOM,
@@ -155,8 +155,7 @@ class PrivateServer:
         return failure
 
     def _is_full(self) -> bool:
-        room = os.statvfs(self.folder)
-        return room.f_bavail * room.f_frsize < 16 << 20
+        return space(self.folder).free < 16 << 20
 
     def stop(self) -> None:
         self._job.processes.stop(self._process)

@@ -19,6 +19,7 @@ from stack_backup_jobs.examination import DoubtError, Examination, NotAskedError
 from stack_backup_jobs.folder import Folder
 from stack_backup_jobs.formats import AHEAD, MIB, TEMPORARY, Exit
 from stack_backup_jobs.job import Job
+from stack_backup_jobs.space import space
 
 PATTERN = 4096
 """Bytes of the file."""
@@ -197,11 +198,12 @@ class Volume:
     # ---- room ----
 
     def _room(self) -> str:
-        there = os.statvfs(self._folder)
-        free, size = there.f_bavail * there.f_frsize, there.f_blocks * there.f_frsize
-        said = f"{free // MIB} of {size // MIB} MiB are free"
-        if free < MIB or (there.f_files and not there.f_favail):
-            raise _no_room(f"{said}, {there.f_favail} of {there.f_files} inodes.")
+        there = space(self._folder)
+        free = there.free
+        said = f"{free // MIB} of {there.bytes // MIB} MiB are free"
+        if free < MIB or there.inodes == 0:
+            counted = "" if there.inodes is None else f", {there.inodes} inodes"
+            raise _no_room(f"{said}{counted}.")
         if not self._place.keep:
             return f"{said}."
         count, held, newest = self._dumps()
