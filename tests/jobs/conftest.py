@@ -11,7 +11,9 @@ import pytest
 from stack_backup_lab.bed import images
 from stack_backup_lab.data import dataset
 from stack_backup_lab.runtime.local import LocalRuntime, LocalStack
+from tests.jobs.chain import STAGING_NAMESPACE, Chain
 from tests.jobs.hourly import IMAGE, NAMESPACE, VALUES, Hourly, Sample
+from tests.render import contract
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +59,18 @@ def hourly(production: LocalStack, sample: Sample) -> Iterator[Hourly]:
 def history(hourly: Hourly) -> list[str]:
     """Three verified dumps of the last hours, oldest first."""
     return hourly.plant_verified(3)
+
+
+@pytest.fixture(scope="module")
+def stacks(runtime: LocalRuntime) -> Iterator[tuple[LocalStack, LocalStack]]:
+    """Production and staging for a `Chain`, each with a server of its own."""
+    with (
+        runtime.stack(contract.NAMESPACE, "postgres:15") as production,
+        runtime.stack(STAGING_NAMESPACE, "postgres:15") as staging,
+    ):
+        yield production, staging
+
+
+@pytest.fixture
+def chain(stacks: tuple[LocalStack, LocalStack]) -> Chain:
+    return Chain(*stacks)

@@ -41,20 +41,6 @@ from tests.render import contract
 UNTOUCHED = "The live database is as it was"
 
 
-@pytest.fixture(scope="module")
-def stacks(runtime: LocalRuntime) -> Iterator[tuple[LocalStack, LocalStack]]:
-    with (
-        runtime.stack(contract.NAMESPACE, "postgres:15") as production,
-        runtime.stack(STAGING_NAMESPACE, "postgres:15") as staging,
-    ):
-        yield production, staging
-
-
-@pytest.fixture
-def chain(stacks: tuple[LocalStack, LocalStack]) -> Chain:
-    return Chain(*stacks)
-
-
 def fill(chain: Chain, sql: str, database: str = "frag") -> None:
     chain.production.database.execute(sql, database)
 

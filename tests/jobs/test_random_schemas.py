@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 
-from stack_backup_lab.runtime.local import LocalRuntime
-from tests.jobs.chain import STAGING_NAMESPACE, Chain
-from tests.render import contract
+from tests.jobs.chain import Chain
 
 SCHEMAS = 15
 """In the database of one seed, each with about ten objects."""
@@ -195,19 +192,9 @@ class Schema:
             self.sql.append(f"GRANT SELECT (kind), UPDATE ON {self.r.choice(self.tables)} TO fragalysis")
 
 
-@pytest.fixture(scope="module")
-def chain(runtime: LocalRuntime) -> Iterator[Chain]:
-    with (
-        runtime.stack(contract.NAMESPACE, "postgres:15") as production,
-        runtime.stack(STAGING_NAMESPACE, "postgres:15") as staging,
-    ):
-        yield Chain(production, staging)
-
-
 @pytest.mark.parametrize("seed", [1, 2])
 def test_random_schemas_come_back_the_same(chain: Chain, seed: int) -> None:
     r = random.Random(seed)
-    chain = Chain(chain.production, chain.staging)
     for number in range(SCHEMAS):
         sql = ";\n".join(Schema(r, number).sql)
         chain.production.database.execute(f"SET search_path = ''; {sql};", "frag")

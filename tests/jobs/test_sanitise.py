@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,13 +12,12 @@ import pytest
 from stack_backup.runs import JobResult
 from stack_backup_jobs.sanitise import options_of_the_dump
 from stack_backup_lab.render import merge_values
-from stack_backup_lab.runtime.local import USER, LocalRuntime, LocalStack, LocalVolume
+from stack_backup_lab.runtime.local import USER, LocalStack, LocalVolume
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
-from tests.jobs.chain import STAGING_NAMESPACE, Chain, ask, value
+from tests.jobs.chain import Chain, ask, value
 from tests.jobs.dumps import DumpFolder
 from tests.outcomes import green, red
-from tests.render import contract
 
 JOB = "postgres-replicator-backup"
 CANARY = b"canary"
@@ -89,15 +87,6 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO fragalysis;
 ANALYZE;
 """
 ELSEWHERE = "CREATE TABLE other (text text); INSERT INTO other VALUES ('canary')"
-
-
-@pytest.fixture(scope="module")
-def stacks(runtime: LocalRuntime) -> Iterator[tuple[LocalStack, LocalStack]]:
-    with (
-        runtime.stack(contract.NAMESPACE, "postgres:15") as production,
-        runtime.stack(STAGING_NAMESPACE, "postgres:15") as staging,
-    ):
-        yield production, staging
 
 
 @pytest.fixture
