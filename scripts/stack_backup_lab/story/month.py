@@ -53,20 +53,26 @@ _MORE: Mapping[str, Any] = {
 
 def main() -> int:
     tools.ensure_any_helm()
+    page = make(FOLDER)
+    print(f"The report lies in {FOLDER.relative_to(PROJECT)}.")
+    if chromium := shutil.which("chromium"):
+        _draw(chromium, page)
+    return 0
+
+
+def make(folder: Path) -> Path:
+    """The report in its three forms: its page."""
     with LocalRuntime().stack(NAMESPACE, "postgres:15") as stack:
         dataset.fill(stack.database, molecules=0)
         stack.install(merge_values(VALUES, TEST_MACHINE, BACKUP_ALONE, STOCK, _MORE))
         _live(stack)
         made = _report(stack)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    page = FOLDER / "report.html"
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "report.html"
     page.write_text(report.html(made), encoding="utf-8")
-    (FOLDER / "report.xml").write_text(report.junit(made), encoding="utf-8")
-    (FOLDER / "report.json").write_text(report.document(made), encoding="utf-8")
-    print(f"The report lies in {FOLDER.relative_to(PROJECT)}.")
-    if chromium := shutil.which("chromium"):
-        _draw(chromium, page)
-    return 0
+    (folder / "report.xml").write_text(report.junit(made), encoding="utf-8")
+    (folder / "report.json").write_text(report.document(made), encoding="utf-8")
+    return page
 
 
 def _live(stack: LocalStack) -> None:
