@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stack_backup_lab.paths import BIN
-from stack_backup_lab.render import Objects, merge_values, render
+from stack_backup_lab.render import CHART, Objects, merge_values, render
 from tests.render import contract
 from tests.render.rules import containers, selects
 from tests.render.stacks import STACKS
@@ -99,7 +102,7 @@ def test_who_a_pod_is_and_how_it_gets_its_images_reaches_the_pod() -> None:
             "runAsUser": 1001,
             "runAsGroup": 1002,
             "supplementalGroups": [5000, 6000],
-            "imagePullSecrets": [{"name": "registry"}],
+            "imagePullSecrets": [{"name": "mirror"}, {"name": "registry"}],
         },
         "global": {"imagePullSecrets": ["by-name", {"name": "mirror"}]},
     }
@@ -499,3 +502,16 @@ def test_the_minute_h_is_one_that_a_namespace_has_for_good() -> None:
         minutes.append(int(minute))
     assert all(0 <= minute < 60 for minute in minutes)
     assert len(set(minutes)) > 15
+
+
+def test_an_umbrella_takes_the_chart_by_a_condition(tmp_path: Path) -> None:
+    """Its values reach the chart with `enabled`, and with what other charts have in `global`."""
+    umbrella = tmp_path / "stack"
+    shutil.copytree(CHART, umbrella / "charts" / "stack-backup")
+    dependency = {"name": "stack-backup", "version": "*", "condition": "stack-backup.enabled"}
+    about = {"apiVersion": "v2", "name": "stack", "version": "1.0.0", "dependencies": [dependency]}
+    (umbrella / "Chart.yaml").write_text(json.dumps(about))
+    shared = {"global": {"storageClass": "of-another-chart"}}
+    there = render({"stack-backup": {"enabled": True}, **shared}, chart=umbrella)
+    assert there.get("CronJob", contract.HOURLY)
+    assert not render({"stack-backup": {"enabled": False}, **shared}, chart=umbrella)

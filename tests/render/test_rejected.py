@@ -73,7 +73,12 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("commonLabels", {"commonLabels": {"helm.sh/chart": "mine"}}),
     ("limits", {"postgresBackupHourly": {"resources": {"limits": {"disk": "1Gi"}}}}),
     ("ephemeral-storage", {"postgresBackupHourly": {"resources": {"limits": {"ephemeral-storage": "1 GB"}}}}),
+    ("not a key", {"jobDefaults": {"labels": {"not a key": "mine"}}}),
+    ("a/b/c", {"postgresBackupHourly": {"podAnnotations": {"a/b/c": "mine"}}}),
+    ("nodeSelector", {"jobDefaults": {"nodeSelector": {"disk": "not a value"}}}),
+    ("team-of-mine", {"monitoring": {"alerts": {"alertLabels": {"team-of-mine": "data"}}}}),
     ("databasePeers", {"networkPolicy": {"databasePeers": [{}]}}),
+    ("enabled", {"enabled": False}),
 ]
 SCHEDULES = [
     "", "hourly", "51 * * *", "51 * * * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *",
@@ -163,7 +168,8 @@ REFUSED: dict[str, list[Any]] = {
     "volumes.databaseReplica.nfs.mountOptions": [[""], ["soft"], "hard"],
     "volumes.databaseReplica.size": ["20 GB"],
     "volumes.mediaReplica.nfs.path": ["media"],
-    "volumes.media.existingClaim": [""],
+    "volumes.media.existingClaim": ["", "a..b", "a.-b"],
+    "volumes.accessModes": [["ReadWriteMany", "ReadWriteOncePod"]],
     "volumes.replicaCheck.accessModes": [["ReadOnlyMany"]],
     "databaseRecovery.backoffLimit": [1],
     "mediaRecovery.backoffLimit": [1],
@@ -184,7 +190,7 @@ REFUSED: dict[str, list[Any]] = {
     "volumes.databaseBackup.volumeName": ["Not_A_Name"],
     "database.tls.mode": ["verify", "allow", True],
     "database.tls.secret.name": ["Not_A_Name"],
-    "database.tls.secret.caKey": ["", "a/b"],
+    "database.tls.secret.caKey": ["", "a/b", ".", "..", "..data", 254 * "a"],
     "networkPolicy.offsitePorts": [[], [0], ["443"]],
     "networkPolicy.offsitePeers": [[{}]],
 }  # fmt: skip
@@ -221,6 +227,10 @@ def test_a_bad_value_of_an_optional_part_is_refused_by_every_tool(key: str, turn
         ("volumes.databaseReplica.nfs.path", "/"),
         ("volumes.databaseReplica.nfs.mountOptions", []),
         ("volumes.databaseReplica.existingClaim", "by.hand"),
+        ("database.tls.secret.caKey", ".ca-crt"),
+        ("jobDefaults.resources.requests.memory", "0.125Gi"),
+        ("jobDefaults.nodeSelector", {"kubernetes.io/arch": "amd64", "spare": ""}),
+        ("enabled", True),
     ],
     ids=str,
 )
@@ -249,11 +259,11 @@ def test_a_schedule_that_is_a_cron_expression_is_accepted(schedule: str) -> None
 @pytest.mark.parametrize("executable", ["helm", "helm3"])
 def test_a_key_that_no_map_knows_is_refused_at_every_level(executable: str) -> None:
     """All at once, for speed: every tool lists every breach."""
-    values = merge_values(*(nested((*key, f"Stray{number}"), 1) for number, key in enumerate(CLOSED)))
+    values = merge_values(*(nested((*key, f"Stray {number}"), 1) for number, key in enumerate(CLOSED)))
     assert len(CLOSED) > 5
     for tool, said in _said(values, executable).items():
         for number, key in enumerate(CLOSED):
-            assert f"'Stray{number}'" in said, (
+            assert f"'Stray {number}'" in said, (
                 f"{tool} takes an unknown key under {dotted(key) or 'the root'}"
             )
 
@@ -528,6 +538,46 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
         },
         "postgresBackupHourly.resources.limits.ephemeral-storage is 1Gi, but the pod requests 2Gi",
     ),
+    *(
+        (
+            merge_values(
+                _on("postgresBackupTiers", **_size("210Gi")),
+                nested((*values.split("."), "resources", "requests"), {amount: request}),
+            ),
+            f"{named}.resources.limits.{amount} is {limit}, but the pod requests {request}: it could not be "
+            "made. Raise the limit, or lower the request.",
+        )
+        for values, named, amount, request, limit in [
+            ("postgresBackupHourly", "postgresBackupHourly", "memory", "1.5Gi", "1Gi"),
+            ("jobDefaults", "postgresBackupTiers", "memory", "513Mi", "512Mi"),
+            ("jobDefaults", "postgresBackupTiers", "cpu", 3, "2"),
+            ("python", "python", "cpu", "1001m", "1"),
+            ("rclone", "rclone", "memory", "1G", "256Mi"),
+            ("monitoring.exporter", "monitoring.exporter", "cpu", 0.75, "500m"),
+        ]
+    ),
+    (
+        {"jobDefaults": {"extraEnv": [{"name": "LANG", "value": value} for value in "ab"]}},
+        "extraEnv sets LANG twice: keep one of them.",
+    ),
+    (
+        {
+            "postgresBackupHourly": {
+                "extraVolumes": [{"name": "own", "emptyDir": {}}],
+                "extraVolumeMounts": [{"name": "own", "mountPath": path} for path in ("/own", "/own/")],
+            }
+        },
+        "postgresBackupHourly.extraVolumeMounts mounts twice at /own/: keep one of them.",
+    ),
+    (
+        {
+            "monitoring": {
+                "exporter": {"enabled": True},
+                "podMonitor": {"enabled": True, "interval": "1m", "scrapeTimeout": "61s"},
+            }
+        },
+        "monitoring.podMonitor.scrapeTimeout 61s exceeds monitoring.podMonitor.interval 1m",
+    ),
 ]
 
 
@@ -577,6 +627,8 @@ def test_a_guard_says_what_is_wrong(values: dict[str, Any], sentence: str) -> No
         {"database": {"tls": {"mode": "require", "secret": {"name": ""}}}},
         {"postgresBackupHourly": {"extraVolumeMounts": [{"name": "tmp", "mountPath": "/backup-of-mine"}]}},
         _on("databaseDrill", databaseDrill={"resources": {"limits": {"ephemeral-storage": "40Gi"}}}),
+        {"jobDefaults": {"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": 2}}}},
+        {"postgresBackupHourly": {"resources": {"requests": {"cpu": 8}, "limits": {"cpu": None}}}},
         _on(
             "databaseDrill",
             databaseDrill={

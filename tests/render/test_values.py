@@ -32,34 +32,10 @@ SECTIONS = [
 ]
 """The jobs' sections, each of which takes what `jobDefaults` takes."""
 
-# Maps whose keys are the user's or Kubernetes' own.
+# Maps whose keys are Kubernetes' own, or those of other charts.
 OPEN = {
-    ("commonLabels",),
     ("global",),
-    ("serviceAccount", "annotations"),
-    ("monitoring", "alerts", "labels"),
-    ("monitoring", "alerts", "alertLabels"),
-    ("monitoring", "podMonitor", "labels"),
-    ("monitoring", "dashboard", "labels"),
-    ("monitoring", "dashboard", "annotations"),
-    *(
-        (section, key)
-        for section in ("jobDefaults", *SECTIONS)
-        for key in JOB
-        if JOB[key].get("type") == "object"
-    ),
-    *(
-        (section, key)
-        for section in ("jobDefaults", *SECTIONS)
-        for key in JOB
-        if key.lower().endswith(("labels", "annotations"))
-    ),
-    *(
-        ("volumes", volume, key)
-        for volume in DEFAULTS["volumes"]
-        for key in ("labels", "annotations")
-        if key in DEFAULTS["volumes"][volume]
-    ),
+    *((section, "affinity") for section in ("jobDefaults", *SECTIONS)),
 }
 
 
@@ -88,7 +64,8 @@ def _undocumented(text: str) -> list[str]:
 
 def test_every_key_of_the_defaults_is_in_the_schema_and_every_key_of_the_schema_in_the_defaults() -> None:
     """But for what a job takes from `jobDefaults`, for old names, and for amounts that nobody needs."""
-    missing = set(nodes(SCHEMA)) - set(KEYS) - DEPRECATED
+    # `enabled` is what an umbrella's condition reads: by itself, the chart has no use for it.
+    missing = set(nodes(SCHEMA)) - set(KEYS) - DEPRECATED - {("enabled",)}
     assert set(KEYS) <= set(nodes(SCHEMA))
     assert {key for key in missing if key[0] not in SECTIONS or key[1] not in JOB} == {
         (*section, "resources", group, "ephemeral-storage")

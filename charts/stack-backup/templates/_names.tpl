@@ -104,3 +104,13 @@ app.kubernetes.io/component: {{ . }}
 {{- define "stack-backup.bytes" -}}
 {{- if . }}{{ mul 1048576 (include "stack-backup.mebibytes" . | int64) }}{{ end }}
 {{- end }}
+
+{{/* Cores such as 2, 0.5 or 500m in whole thousandths. */}}
+{{- define "stack-backup.millicores" -}}
+{{- mulf (trimSuffix "m" . | float64) (hasSuffix "m" . | ternary 1 1000) | floor | int64 -}}
+{{- end }}
+
+{{/* A time such as 30s or 2m in seconds. */}}
+{{- define "stack-backup.durationSeconds" -}}
+{{- mul (regexFind "^[0-9]+" . | int64) (hasSuffix "m" . | ternary 60 1) -}}
+{{- end }}

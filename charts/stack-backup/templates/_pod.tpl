@@ -47,11 +47,13 @@ serviceAccountName: {{ include "stack-backup.serviceAccount" .context | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ .grace }}
-{{- with concat .context.Values.global.imagePullSecrets .context.Values.pod.imagePullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - {{ kindIs "string" . | ternary (dict "name" .) . | toJson }}
-  {{- end }}
+{{- $secrets := list }}
+{{- range concat .context.Values.global.imagePullSecrets .context.Values.pod.imagePullSecrets }}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}
+{{- end }}
+{{- /* Each once, whoever names it. */}}
+{{- with uniq $secrets }}
+imagePullSecrets: {{ toJson . }}
 {{- end }}
 {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" }}
 {{- with index $.settings $key }}
@@ -350,10 +352,15 @@ configMap:
 {{- range include "stack-backup.environment" . | fromYamlArray }}
 {{- $variables = append $variables .name }}
 {{- end }}
+{{- $own := list }}
 {{- range .settings.extraEnv }}
+{{- if has .name $own }}
+{{- fail (printf "%s.extraEnv sets %s twice: keep one of them." $section .name) }}
+{{- end }}
 {{- if or (has .name $variables) (hasPrefix "PG" .name) }}
 {{- fail (printf "%s.extraEnv sets %s, a variable of the program of %s or of libpq: set the value that it comes from (docs/jobs), or lay it over a single run." $section .name $.component) }}
 {{- end }}
+{{- $own = append $own .name }}
 {{- end }}
 {{- $volumes := list }}
 {{- range include "stack-backup.podVolumes" . | fromYamlArray }}
@@ -366,8 +373,13 @@ configMap:
 {{- $volumes = append $volumes .name }}
 {{- end }}
 {{- $mounts := include "stack-backup.mounts" . | fromYamlArray }}
+{{- $paths := list }}
 {{- range .settings.extraVolumeMounts }}
 {{- $path := printf "%s/" (trimSuffix "/" .mountPath) }}
+{{- if has $path $paths }}
+{{- fail (printf "%s.extraVolumeMounts mounts twice at %s: keep one of them." $section .mountPath) }}
+{{- end }}
+{{- $paths = append $paths $path }}
 {{- range $mounts }}
 {{- $own := printf "%s/" .mountPath }}
 {{- if or (hasPrefix $own $path) (hasPrefix $path $own) }}
