@@ -117,6 +117,12 @@ def test_the_database_was_dropped(lost: Lost) -> None:
     assert notes(lost.production) == BOTH
 
 
+def test_the_media_were_lost(lost: Lost) -> None:
+    lost.production.volume(MEDIA).remove("targets")
+    assert '"exit":0' in lost.follow("The media are lost or damaged")
+    assert lost.production.volume(MEDIA).read("targets/one.mol") == b"a molecule"
+
+
 def test_go_back_to_an_earlier_dump_and_take_it_back(lost: Lost) -> None:
     assert lost.dumps[0] in lost.follow("Go back to an earlier dump")
     assert notes(lost.production) == "written before 1"

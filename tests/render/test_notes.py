@@ -49,6 +49,16 @@ def test_production_is_told_how_to_run_and_read_its_backup(needed: str) -> None:
     assert needed in _notes("production")
 
 
+def test_production_is_told_how_to_recover_and_never_to_refresh() -> None:
+    text = _notes("production")
+    for what in ("database", "media"):
+        assert (
+            f"stack-backup recover {what} --namespace {contract.NAMESPACE} --confirm {contract.NAMESPACE}\n"
+            in text
+        )
+    assert "refresh" not in text
+
+
 def test_every_job_is_named_with_its_time(stack: str, objects: Objects) -> None:
     text = _notes(stack)
     for job in objects.of_kind("CronJob"):
@@ -66,11 +76,9 @@ def test_every_claim_of_dumps_or_media_is_named(stack: str, objects: Objects) ->
 
 
 @pytest.mark.parametrize("consumer", contract.CONSUMERS)
-def test_a_consumer_is_told_how_to_recover_and_nothing_of_backups(consumer: str) -> None:
+def test_a_consumer_is_told_how_to_refresh_and_nothing_of_backups(consumer: str) -> None:
     text, namespace = _notes(consumer), contract.CONSUMERS[consumer]
-    for job in (contract.DATABASE_RECOVERY, contract.MEDIA_RECOVERY):
-        what = job.removesuffix("-recovery")
-        assert f"stack-backup recover {what} --namespace {namespace} --confirm {namespace}\n" in text
+    assert f"stack-backup refresh --namespace {namespace}\n" in text
     assert "cronjob/replica-check" in text
     assert not re.search(r"backed up|backup-now|list-dumps|postgres-backup", text)
 

@@ -462,7 +462,7 @@ initContainers:
   # what it compiled; where it cannot run in its own image either, the program's start says so.
   {{- $install := "mkdir /tools/python && cp -dR /usr/local/bin /usr/local/lib /tools/python/ && /tools/python/bin/python3 -I /programs" }}
   {{- if and (or .job.ping .job.webhook) (not $values.notify.secret.caKey) }}
-  # Whom the world's certificates are trusted by: the database image need not know.
+  # The public authorities: the database image need not have them.
   {{- $install = printf "%s && { cp -L /etc/ssl/certs/ca-certificates.crt /tools/ || true; }" $install }}
   {{- end }}
   - {{ include "stack-backup.lender" (dict "context" .context "tool" "python" "command" (list "/bin/sh" "-c" $install)) | indent 4 | trim }}
