@@ -9,12 +9,15 @@ PYTEST := $(PYTHON) -m pytest
 TESTBED := $(PYTHON) -m stack_backup_lab.bed
 # By file: what the tests of a file share is made once.
 PARALLEL := --numprocesses auto --dist loadfile
-# Many unit tests wait for a process to end, and none share anything: more of them at once than there are processors.
-WAITING := --numprocesses 4
+# Many unit tests wait for a process to end: more of them at once than there are processors. What those of a file read is
+# read once, for each process begins with its own part of the list.
+WAITING := --numprocesses 4 --dist worksteal
 # Each stack's namespace and values.
 STACKS := production-stack=values/production.yaml staging-stack=values/consumer.yaml stack-alice-default=values/consumer.yaml
 PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup_lab/bed/image_scripts/*.sh) scripts/bootstrap .ci/run
 
+# Tests are compiled once, and not by each process of each run, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help demo demo-cluster demo-report check unit jobs lint policy test test-scale test-size coverage mutants bench bench-quick tools \

@@ -88,6 +88,12 @@ def _python() -> list[Path]:
 
 
 @cache
+def _nodes(module: str) -> tuple[ast.AST, ...]:
+    """All of the syntax tree of a module of the package."""
+    return tuple(ast.walk(ast.parse(_read(PACKAGE / f"{module}.py"))))
+
+
+@cache
 def _strings(path: Path) -> tuple[tuple[int, str], ...]:
     """The string literals of a module with their lines; `{}` where an f-string has a value."""
     found: list[tuple[int, str]] = []
@@ -415,7 +421,7 @@ def _imports(module: str) -> frozenset[str]:
     """The modules of the package that a module needs, itself included; `run` is every program's frame."""
     found, left = {module}, [module]
     while left:
-        for node in ast.walk(ast.parse(_read(PACKAGE / f"{left.pop()}.py"))):
+        for node in _nodes(left.pop()):
             if isinstance(node, ast.ImportFrom) and node.module:
                 top, _, name = node.module.partition(".")
                 names = {name} if name else {alias.name for alias in node.names}
@@ -495,7 +501,7 @@ def _ends(module: str) -> set[Exit]:
     return FRAME | {
         Exit[node.attr]
         for one in _imports(module) - {"formats"}
-        for node in ast.walk(ast.parse(_read(PACKAGE / f"{one}.py")))
+        for node in _nodes(one)
         if isinstance(node, ast.Attribute)
         and getattr(node.value, "id", "") == "Exit"
         and node.attr in Exit.__members__
@@ -695,10 +701,10 @@ def names(document: Document) -> list[str]:
 def _figures(page: str) -> frozenset[str]:
     """Names that the program of a page has: of arguments, and strings without a space."""
     modules = [module for job, module in run.JOBS.items() if page.startswith(job)]
-    paths = [PACKAGE / f"{one}.py" for module in modules for one in {*_imports(module), "run", "history"}]
-    trees = [node for path in paths for node in ast.walk(ast.parse(_read(path)))]
-    found = {node.arg for node in trees if isinstance(node, ast.keyword) and node.arg}
-    return frozenset(found | {text for path in paths for _, text in _strings(path) if " " not in text})
+    needed = {one for module in modules for one in {*_imports(module), "run", "history"}}
+    found = {node.arg for one in needed for node in _nodes(one) if isinstance(node, ast.keyword) and node.arg}
+    texts = {text for one in needed for _, text in _strings(PACKAGE / f"{one}.py")}
+    return frozenset(found | {text for text in texts if " " not in text})
 
 
 # ---- wording -----------------------------------------------------------------------------------------------

