@@ -10,28 +10,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from stack_backup_jobs.formats import seconds_of
-from stack_backup_lab.bed import prometheus
 from stack_backup_lab.render import CHART, merge_values, render
 from stack_backup_lab.runtime.sandbox import Namespaces
+from tests import alerting
+from tests.alerting import MONITORING, Watch
 from tests.jobs.hourly import JOB, NAMESPACE, VALUES, Hourly
 from tests.outcomes import green, red
 
 EXPORTER, PROMETHEUS = 9641, 9640
-PENDING = "4s"
-"""In the place of the rules' own minutes, so that a test sees an alert wait and then fire."""
-MONITORING = {
-    "exporter": {"enabled": True},
-    "alerts": {"enabled": True, "runbookUrl": "https://docs.example.org/%s"},
-}
 ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
 
 
@@ -48,57 +42,10 @@ def started(namespaces: Namespaces, command: list[str], log: Path) -> Iterator[s
         server.wait()
 
 
-class Watch:
-    """What Prometheus knows of the hourly backup."""
-
-    def __init__(self, namespaces: Namespaces, logs: list[Path]) -> None:
-        self._namespaces, self._logs = namespaces, logs
-
-    def _get(self, path: str) -> Any:
-        address = f"http://127.0.0.1:{PROMETHEUS}/api/v1/{path}"
-        done = self._namespaces.run([sys.executable, "-c", ASK, address], check=False)
-        return json.loads(done.stdout)["data"] if done.returncode == 0 else None
-
-    def alerts(self) -> dict[str, str]:
-        """The alerts that are not quiet, with their states."""
-        found = (self._get("alerts") or {"alerts": []})["alerts"]
-        return {
-            one["labels"]["alertname"]: one["state"] for one in found if one["labels"].get("cronjob") == JOB
-        }
-
-    def value(self, series: str) -> float | None:
-        found = self._get(f"query?query={series}%7Bcronjob=%22{JOB}%22%7D")
-        return float(found["result"][0]["value"][1]) if found and found["result"] else None
-
-    def until(self, holds: Callable[[], bool]) -> None:
-        end = time.monotonic() + 60
-        while not holds():
-            logs = "\n".join(log.read_text(errors="replace") for log in self._logs)
-            assert time.monotonic() < end, f"{self.alerts()}\n{logs}"
-            time.sleep(0.3)
-
-    def goes_off(self, alert: str) -> None:
-        """It is seen to wait before it fires."""
-        states: list[str] = []
-
-        def fires() -> bool:
-            states.append(self.alerts().get(f"StackBackup{alert}", "inactive"))
-            return states[-1] == "firing"
-
-        self.until(fires)
-        assert list(dict.fromkeys(states))[-2:] == ["pending", "firing"]
-
-    def is_quiet(self, alert: str) -> bool:
-        return f"StackBackup{alert}" not in self.alerts()
-
-
-def _rules() -> dict[str, Any]:
+def _rules() -> list[Any]:
     objects = render(merge_values(VALUES, {"monitoring": MONITORING}), namespace=NAMESPACE)
-    groups = objects.get("PrometheusRule", "stack-backup")["spec"]["groups"]
-    for group in groups:
-        for rule in group["rules"]:
-            rule["for"] = PENDING
-    return {"groups": groups}
+    groups: list[Any] = objects.get("PrometheusRule", "stack-backup")["spec"]["groups"]
+    return groups
 
 
 @pytest.fixture
@@ -108,20 +55,19 @@ def watch(hourly: Hourly, tmp_path: Path) -> Iterator[Watch]:
     namespaces = hourly.stack.namespaces
     claim = namespaces.folder / "claims" / "history"
     target = {"targets": [f"127.0.0.1:{EXPORTER}"], "labels": {"namespace": NAMESPACE}}
-    configuration = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(tmp_path / "rules.yaml")],
-        "scrape_configs": [{"job_name": "exporter", "static_configs": [target]}],
-    }
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(_rules()))
-    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
+    scraped = {"job_name": "exporter", "static_configs": [target]}
     exporter = ["env", f"PYTHONPATH={CHART / 'files'}", f"HISTORY_VOLUME={claim}", f"JOBS={JOB}"]
     exporter += [f"PORT={EXPORTER}", "PAUSE_SECONDS=1", sys.executable, "-m", "stack_backup_jobs.exporter"]
-    server = [str(prometheus.ensure() / "prometheus"), f"--config.file={tmp_path / 'prometheus.yaml'}"]
-    server += [f"--storage.tsdb.path={tmp_path / 'data'}", f"--web.listen-address=127.0.0.1:{PROMETHEUS}"]
+    server = alerting.server(tmp_path, PROMETHEUS, _rules(), [scraped])
+
+    def answer(path: str) -> Any:
+        address = f"http://127.0.0.1:{PROMETHEUS}/api/v1/{path}"
+        done = namespaces.run([sys.executable, "-c", ASK, address], check=False)
+        return json.loads(done.stdout)["data"] if done.returncode == 0 else None
+
     logs = [tmp_path / "exporter.log", tmp_path / "prometheus.log"]
     with started(namespaces, exporter, logs[0]), started(namespaces, server, logs[1]):
-        yield Watch(namespaces, logs)
+        yield Watch(answer, JOB, logs)
 
 
 def test_a_backup_that_fails_is_told_of_and_one_that_succeeds_ends_it(hourly: Hourly, watch: Watch) -> None:
@@ -138,7 +84,7 @@ def test_a_backup_that_fails_is_told_of_and_one_that_succeeds_ends_it(hourly: Ho
     green(hourly.run(), "published")
     watch.until(lambda: watch.is_quiet("JobFailed"))
     # kube-state-metrics is nowhere here, and that is told, too.
-    watch.until(lambda: watch.alerts().get("StackBackupJobAbsent") == "firing")
+    watch.until(lambda: watch.alerts().get("JobAbsent") == "firing")
 
 
 def test_a_backup_that_has_not_succeeded_for_hours_is_late(hourly: Hourly, watch: Watch) -> None:

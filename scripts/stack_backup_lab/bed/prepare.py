@@ -37,6 +37,8 @@ REGISTRY = ("docker-registry",)
 POLICY = ("kube-score", "actionlint")
 STORE = "minio"
 """The S3 server with versions and object locks."""
+METRICS = "kube-state-metrics"
+"""What tells Prometheus of a cluster's jobs."""
 LINT = ("helm", "helm3", "ct", "kubeconform", "helm-docs", "shfmt", "shellcheck", "actionlint")
 
 
@@ -85,7 +87,8 @@ def judges(start: Start) -> None:
 def test(start: Start) -> None:
     """Every test."""
     _packages(*system.sandbox(), *system.NFS, *MOLECULES, *REGISTRY, *tools.PACKAGED.values())
-    start(tools.ensure, *LINT, *POLICY, STORE)
+    start(tools.ensure, *LINT, *POLICY, STORE, METRICS)
+    start(prometheus.definitions)
     for name in images.IMAGES:
         start(images.rootfs, name)
     _cluster(start)

@@ -158,6 +158,16 @@ _TOOLS = [
         ("github.com/minio/minio/cmd.ReleaseTag={v}",),
     ),
     Tool(
+        "kube-state-metrics",
+        "kube-state-metrics",
+        "k8s.io/kube-state-metrics/v2",
+        "k8s.io/kube-state-metrics/v2",
+        ("version",),
+        "v{v}",
+        90,
+        ("github.com/prometheus/common/version.Version=v{v}",),
+    ),
+    Tool(
         "ct",
         "chart-testing",
         "github.com/helm/chart-testing/v3/ct",
@@ -367,7 +377,7 @@ def _built(tool: Tool) -> Path:
 
 
 def _build(tool: Tool, folder: Path) -> None:
-    _require_go(tool)
+    require_go(f"{tool.name} {tool.version}")
     binary = folder / tool.name
     # Another toolchain would be fetched by Go itself, and vendor folders or VCS stamps are none of ours.
     command = ["go", "build", "-trimpath", "-mod=readonly", "-buildvcs=false"]
@@ -402,14 +412,13 @@ def _place(tool: Tool, binary: Path) -> None:
     partial.replace(BIN / tool.name)
 
 
-def _require_go(tool: Tool) -> None:
+def require_go(what: str, done: str = "built") -> None:
+    """Raises BedError where Go is missing or too old: `what` cannot be `done` then."""
     wanted = ".".join(map(str, OLDEST_GO))
-    advice = (
-        f"Install Go {wanted} or newer (go.dev/dl), or {tool.name} {tool.version} itself, and run this again."
-    )
+    advice = f"Install Go {wanted} or newer (go.dev/dl) and run this again."
     if not shutil.which("go"):
-        raise BedError(f"{tool.name} {tool.version} cannot be built because Go is missing. {advice}")
+        raise BedError(f"{what} cannot be {done} because Go is missing. {advice}")
     version = run(["go", "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}).strip()
     found = re.match(r"go(\d+)\.(\d+)", version)
     if not found or (int(found[1]), int(found[2])) < OLDEST_GO:
-        raise BedError(f"{tool.name} {tool.version} cannot be built because {version} is too old. {advice}")
+        raise BedError(f"{what} cannot be {done} because {version} is too old. {advice}")
