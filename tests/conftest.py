@@ -23,8 +23,10 @@ SUMMARY = pytest.StashKey[str | None]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell's background jobs ignore interrupts, and so would all that the tests start.
+    # A shell's background jobs ignore interrupts, and under nohup hangups: so would all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
     # Helm and the like live for less than a second: a quarter of it goes if they collect no garbage at first.
     os.environ.setdefault("GOGC", "400")
     # Neither the workers nor what the tests run are asked for it.

@@ -24,7 +24,7 @@ from stack_backup_lab.runtime.local import USER, LocalRuntime, LocalStack
 from stack_backup_lab.runtime.nfs import Ended, Machine, Nfs
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs.dumps import DumpFolder, Sample
-from tests.jobs.faults import fail_python, kill_python, patch_python
+from tests.jobs.faults import fail_python, hold_python, kill_python, patch_python
 from tests.jobs.store import SECRET, Store, serving
 from tests.outcomes import green, red
 from tests.render import contract
@@ -373,6 +373,17 @@ def test_a_process_that_is_killed_while_it_examines(doctor: Doctor) -> None:
     result = doctor.run(python=kill_python("os.rename", OURS))
     red(result, 74, f"{BACKUP}, answer: ", "was killed")
     assert findings(result)["media-replica", "remove"].result == OK
+
+
+def test_told_to_stop_while_it_writes(doctor: Doctor) -> None:
+    before = names(doctor.stack)
+    with doctor.stack.start(JOB, Faults(python=hold_python("os.rename", OURS))) as running:
+        running.reached("reached")
+        assert names(doctor.stack) != before
+        running.signal(signal.SIGTERM)
+        result = running.wait()
+    red(result, 143, "told to stop", "Nothing was changed")
+    assert names(doctor.stack) == before
 
 
 def test_the_clock_of_a_file_server_that_differs(doctor: Doctor) -> None:

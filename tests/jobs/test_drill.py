@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -20,7 +19,7 @@ from stack_backup.runs import JobResult
 from stack_backup_jobs.formats import Exit, stamp
 from stack_backup_lab.data import dataset
 from stack_backup_lab.render import merge_values, render
-from stack_backup_lab.runtime.local import LocalRuntime, LocalVolume
+from stack_backup_lab.runtime.local import LocalRuntime, LocalVolume, RunningJob
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
 from tests.jobs.hourly import FOLDER, NAMESPACE, VALUES, Hourly, Sample
@@ -49,6 +48,9 @@ class Drill:
     def install(self, values: dict[str, Any] | None = None, **drill: Any) -> None:
         """Upgrade the release: `drill` are values of the drill, `values` any others."""
         self.hourly.install(merge_values(merge_values(DRILL, {"databaseDrill": drill}), values or {}))
+
+    def start(self, environment: dict[str, str] | None = None, **injected: Any) -> RunningJob:
+        return self.stack.start(JOB, Faults(**injected), environment)
 
     def run(self, environment: dict[str, str] | None = None, **injected: Any) -> JobResult:
         return self.stack.run(JOB, environment=environment, faults=Faults(**injected))
@@ -596,36 +598,6 @@ POINTS = {
     "amid the load": faults.hold_python(f"{PACKAGE}.session:Session.copy_in", "b'viewer_text' in args[0]"),
     "the counting": faults.hold_python(f"{PACKAGE}.compare:found"),
 }
-
-
-@pytest.mark.parametrize("point", POINTS)
-@pytest.mark.usefixtures("planted")
-def test_told_to_stop(drill: Drill, point: str) -> None:
-    before = drill.hourly.files()
-    # The last that the supervisor does sees what is left of it.
-    look = faults.patch_python(
-        f"{PACKAGE}.run",
-        """
-real = Supervisor._verdict
-def looking(self, *arguments):
-    import pathlib
-    left = [path.name for path in pathlib.Path("/scratch").iterdir()]
-    there = [path.read_text().strip() for path in pathlib.Path("/proc").glob("[0-9]*/comm")]
-    say(f"LEFT {len(left)} and {there.count('postgres') + there.count('initdb')}")
-    return real(self, *arguments)
-Supervisor._verdict = looking
-""",
-    )
-    with drill.stack.start(JOB, Faults(python=POINTS[point] + look + faults.HEARD)) as job:
-        job.reached("reached")
-        job.signal(signal.SIGTERM)
-        job.reached("heard")
-        job.release("go")
-        result = job.wait()
-    refused(result, 143, "told to stop")
-    assert "LEFT 0 and 0\n" in result.log
-    assert result.seconds < 20
-    assert drill.hourly.files() == before
 
 
 @pytest.mark.usefixtures("planted")

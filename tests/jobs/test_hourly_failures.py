@@ -313,35 +313,12 @@ POINTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_told_to_stop(hourly: Hourly, point: str) -> None:
-    with hourly.unharmed(), hourly.start(**POINTS[point]) as job:
-        job.reached("reached")
-        job.signal(signal.SIGTERM)
-        result = job.wait()
-    red(result, 143, "told to stop", UNTOUCHED)
-
-
-def kill_at(hourly: Hourly, point: str) -> None:
-    """Kill a run: nothing that a reader may pick is new, and no earlier dump is lost."""
-    before, dumps = hourly.files(), hourly.dumps()
-    with hourly.start(**POINTS[point]) as job:
-        job.reached("reached")
-        job.signal(signal.SIGKILL)
-        assert job.wait().exit_code == 137
-    after = hourly.files()
-    assert {name: after.get(name) for name in before} == before
-    assert hourly.dumps() == dumps
-
-
-@pytest.mark.parametrize("point", POINTS)
-def test_killed(hourly: Hourly, point: str) -> None:
-    kill_at(hourly, point)
-
-
 def test_what_killed_runs_leave_disturbs_no_later_run(hourly: Hourly) -> None:
     for point in ("the write probe", "amid the dump", "publishing the manifest", "publishing the dump"):
-        kill_at(hourly, point)
+        with hourly.start(**POINTS[point]) as job:
+            job.reached("reached")
+            job.signal(signal.SIGKILL)
+            job.wait()
     assert len([name for name in hourly.others() if ".tmp." in name]) >= 4
     hourly.backup()
     hourly.make_old(timedelta(seconds=3100))

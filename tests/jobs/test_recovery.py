@@ -18,7 +18,7 @@ import pytest
 from stack_backup.runs import JobResult
 from stack_backup_lab.data import comparison, dataset
 from stack_backup_lab.render import merge_values, render
-from stack_backup_lab.runtime.local import LocalRuntime, LocalStack, LocalVolume
+from stack_backup_lab.runtime.local import LocalRuntime, LocalStack, LocalVolume, RunningJob
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
 from tests.jobs.mutants import mutant
@@ -104,11 +104,11 @@ class World:
     def stamp(self) -> str:
         return re.sub(r"backup-(.*)-dumpall.*", r"\1", self.dump)
 
+    def start(self, **options: Any) -> RunningJob:
+        return self.staging.start(JOB, **_asked(options))
+
     def recover(self, **options: Any) -> JobResult:
-        """Run the job with its confirmation; `shims` and such are faults, all else is environment."""
-        fields = {key: options.pop(key) for key in ("shims", "without", "python") if key in options}
-        environment = {"CONFIRM": NAMESPACE, **{key.upper(): value for key, value in options.items()}}
-        return self.staging.run(JOB, environment=environment, faults=Faults(**fields))
+        return self.staging.run(JOB, **_asked(options))
 
     def differences(self, stack: LocalStack) -> list[str]:
         """What differs from what production's database held, but for what belongs to servers."""
@@ -116,6 +116,13 @@ class World:
         return [
             str(one) for one in comparison.differences(self.held, now) if one.database == dataset.DATABASE
         ]
+
+
+def _asked(options: dict[str, Any]) -> dict[str, Any]:
+    """The job with its confirmation; `shims` and such are faults, all else is environment."""
+    fields = {key: options.pop(key) for key in ("shims", "without", "python") if key in options}
+    environment = {key.upper(): value for key, value in options.items()}
+    return {"environment": {"CONFIRM": NAMESPACE, **environment}, "faults": Faults(**fields)}
 
 
 @pytest.fixture(scope="module")
@@ -523,24 +530,9 @@ POINTS = {
 SWAPPED = faults.hold_python(f"{PACKAGE}.target:Target._swap", after=True)
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_told_to_stop(old: World, point: str) -> None:
-    environment = {"CONFIRM": NAMESPACE}
-    with (
-        unharmed(old),
-        old.staging.start(JOB, Faults(python=POINTS[point] + faults.HEARD), environment) as job,
-    ):
-        job.reached("reached")
-        job.signal(signal.SIGTERM)
-        job.reached("heard")
-        job.release("go")
-        result = job.wait()
-    red(result, 143, "told to stop", "The live database is as it was")
-
-
 def test_told_to_stop_after_the_swap(old: World) -> None:
     """The recovered database is live, and the run says so by the server's own word: nothing is left to do."""
-    with old.staging.start(JOB, Faults(python=SWAPPED + faults.HEARD), {"CONFIRM": NAMESPACE}) as job:
+    with old.start(python=SWAPPED + faults.HEARD) as job:
         job.reached("reached")
         job.signal(signal.SIGTERM)
         job.reached("heard")
@@ -554,7 +546,7 @@ def test_told_to_stop_after_the_swap(old: World) -> None:
 def test_two_recoveries_at_once(old: World) -> None:
     """The second waits for the first a while, and then ends red with nothing done."""
     hasty = faults.patch_python(f"{PACKAGE}.target", "LOCK_PATIENCE = 1")
-    with old.staging.start(JOB, Faults(python=POINTS["the swap"]), {"CONFIRM": NAMESPACE}) as first:
+    with old.start(python=POINTS["the swap"]) as first:
         first.reached("reached")
         before = _databases(old.staging)
         second = old.recover(python=hasty)
@@ -591,20 +583,6 @@ def test_a_dump_that_was_taken_behind_a_fence(old: World) -> None:
         query = "SELECT datconnlimit FROM pg_database WHERE datname = 'frag'"
         assert connection.execute(query).fetchone() == (33,)
         assert connection.execute("SELECT current_setting('stack_backup.fence', true)").fetchone() == (None,)
-
-
-@pytest.mark.parametrize("point", POINTS)
-def test_killed_and_run_again(old: World, point: str) -> None:
-    environment = {"CONFIRM": NAMESPACE}
-    with old.staging.start(JOB, Faults(python=POINTS[point]), environment) as job:
-        job.reached("reached")
-        job.signal(signal.SIGKILL)
-        assert job.wait().exit_code == 137
-    assert _state(old.staging)[1] == ("mine",)
-    former = recovered(old).verdict["former"]
-    assert old.differences(old.staging) == []
-    left = [name for name in _databases(old.staging) if name.startswith("frag")]
-    assert sorted(left) == ["frag", former]
 
 
 def lost(instead: str) -> str:

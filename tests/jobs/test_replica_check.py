@@ -6,7 +6,6 @@ import dataclasses
 import gzip
 import hashlib
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -577,20 +576,6 @@ POINTS = {
     "amid counting": faults.hold_python("os.scandir", "path == '/media-replica/targets/A71'"),
     "the sample": faults.hold_python(READ, OF_MEDIA),
 }
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("point", POINTS)
-def test_ended_from_outside(check: Check, point: str, number: signal.Signals) -> None:
-    with check.dumps.unharmed(), check.start(python=POINTS[point]) as job:
-        job.reached("reached")
-        job.signal(number)
-        result = job.wait()
-    assert result.exit_code == 128 + number
-    if number == signal.SIGTERM:
-        red(result, 143, "told to stop")
-        assert [name for name in check.state.list() if name.startswith(".tmp.")] == []
-    check.sound()
 
 
 # ---- with one safeguard taken out ----

@@ -459,29 +459,6 @@ POINTS: dict[str, str] = {
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("point", POINTS)
-def test_ended_from_outside(replica: Replica, point: str, number: signal.Signals) -> None:
-    old = replica.plant_nights(2)
-    [name] = replica.hourly.plant_verified(1)
-    before = replica.folder.files()
-    with replica.hourly.unharmed(), replica.start(python=POINTS[point]) as job:
-        job.reached("reached")
-        job.signal(number)
-        result = job.wait()
-    assert result.exit_code == 128 + number
-    if number == signal.SIGTERM:
-        red(result, 143, "told to stop", UNTOUCHED)
-        # A manifest that has its final name stays: another run may count on it.
-        assert set(replica.folder.others()) <= {f"{name}.tsv"}
-    after = replica.folder.files()
-    assert {file: after.get(file) for file in before} == before
-    assert replica.folder.dumps() == old
-    again = replica.run()
-    assert again.succeeded, again.log
-    assert name in replica.folder.verified()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_ended_amid_the_retention(replica: Replica, number: signal.Signals) -> None:
     replica.plant_nights(4)
     [new] = replica.hourly.plant_verified(1)

@@ -433,29 +433,6 @@ POINTS: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("point", POINTS)
-def test_ended_from_outside(daily: Tier, point: str, number: signal.Signals) -> None:
-    [name] = daily.hourly.plant_verified(1)
-    old = daily.folder.plant_at(NOON)
-    before = daily.folder.files()
-    with daily.hourly.unharmed(), daily.start(python=POINTS[point]) as job:
-        job.reached("reached")
-        job.signal(number)
-        result = job.wait()
-    assert result.exit_code == 128 + number
-    if number == signal.SIGTERM:
-        red(result, 143, "told to stop", UNTOUCHED)
-        # What it had given a final name stays: another run may count on it.
-        assert set(daily.folder.others()) <= {f"{name}.tsv"}
-    after = daily.folder.files()
-    assert {file: after.get(file) for file in before} == before
-    assert daily.folder.dumps() == [old]
-    again = daily.run()
-    assert again.succeeded, again.log
-    assert daily.folder.verified() == [old, name]
-
-
 def test_a_run_that_is_killed_leaves_no_link_that_takes_space(daily: Tier) -> None:
     """A forgotten link would keep the space of a dump that everybody thinks is removed."""
     [name] = daily.hourly.plant_verified(1)

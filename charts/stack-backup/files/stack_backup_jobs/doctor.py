@@ -30,6 +30,8 @@ DATABASE, OFFSITE = "database", "offsite"
 """Subjects beside the volumes."""
 PATIENCE = 30
 """Seconds in which every volume must have answered."""
+CLEANING = 1.0
+"""Seconds in which an examination that is given up must have taken its file away."""
 CONNECTING = 10
 """Seconds for a connection to the database server."""
 SHARED = ("/usr/share/postgresql/*", "/usr/local/share/postgresql", "/usr/share/postgresql*")
@@ -91,8 +93,11 @@ def examinations(job: Job, settings: Settings, places: list[Place]) -> Iterator[
         for place, forked in asked:
             yield answered(place, forked, begun + PATIENCE - time.monotonic())
     finally:
+        for _, forked in asked:  # of a run that is told to stop: each takes its file away
+            forked.ask()
+        until = time.monotonic() + CLEANING
         for _, forked in asked:
-            forked.kill()
+            forked.kill(until - time.monotonic())
 
 
 def answered(place: Place, forked: Forked[Examination], seconds: float) -> Examination:

@@ -134,8 +134,17 @@ class Forked(Generic[T]):
         """Whether `result` will not wait, at the latest after so many seconds."""
         return bool(select.select([self._pipe], [], [], seconds)[0])
 
-    def kill(self) -> None:
-        """If it has not ended. Nobody waits for it: it may be waiting for a file server itself."""
+    def ask(self) -> None:
+        """To end, by TERM."""
+        if self._process:
+            os.kill(self._process, signal.SIGTERM)
+
+    def kill(self, patience: float = 0.0) -> None:
+        """If it has not ended within so many seconds. Nobody waits for it after that: it may be waiting for a
+        file server itself.
+        """
+        if patience > 0 and not self._pipe.closed:
+            self.ready(patience)
         self._pipe.close()
         if self._process:
             os.kill(self._process, signal.SIGKILL)

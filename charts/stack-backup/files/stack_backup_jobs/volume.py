@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -260,5 +262,10 @@ def as_failure(what: str) -> Iterator[None]:
 
 
 def examine(job: Job, place: Place, dump_size: int) -> Callable[[], Examination]:
-    """For a process of its own."""
-    return lambda: Volume(job, place, dump_size).examined()
+    """For a process of its own, which may be asked to end."""
+
+    def examined() -> Examination:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        return Volume(job, place, dump_size).examined()
+
+    return examined
