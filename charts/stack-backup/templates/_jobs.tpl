@@ -5,6 +5,14 @@ where, the program's variable for that place, and whether it writes there. Pods,
 take it from here.
 */}}
 {{- define "stack-backup.jobs" -}}
+{{- /* Worked out once and kept beside the values: every template asks for it, most of them for each job. */}}
+{{- if not (hasKey .Values "_jobs") }}
+{{- $_ := include "stack-backup.workedOutJobs" . | set .Values "_jobs" }}
+{{- end }}
+{{- get .Values "_jobs" }}
+{{- end }}
+
+{{- define "stack-backup.workedOutJobs" -}}
 {{- $workers := include "stack-backup.workers" . }}
 {{- $workers }}
 {{- if and .Values.doctor.enabled ($workers | fromYaml) }}
