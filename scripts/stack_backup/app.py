@@ -420,6 +420,9 @@ def fetch(
     to: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of this machine.", show_default="this one")
     ] = Path(),
+    offsite: Annotated[
+        bool, typer.Option("--offsite", help="From the off-site store, also where recoveries read a volume.")
+    ] = False,
 ) -> int:
     """Bring a dump and its manifest to this machine, and check it here. Goes on where a try has ended."""
     from stack_backup import fetch as transfer
@@ -432,7 +435,7 @@ def fetch(
     try:
         with show.transfer(console, f"dump {named}") as (shown, state):
             done = transfer.fetch(
-                release, named, to, shown, state, lambda blocker: show.blocker(console, blocker)
+                release, named, to, offsite, shown, state, lambda blocker: show.blocker(console, blocker)
             )
     except KeyboardInterrupt:
         raise CliError(

@@ -1,9 +1,9 @@
-"""A dump brought here from its volume, over the API server.
+"""A dump brought here from its volume, or from off-site, over the API server.
 
-Only a pod sees the volume: a Job is made that mounts it read-only, chooses and reads the dump
-(`stack_backup_jobs.offering`), and is deleted. The bytes come by exec, in pieces: such a stream may end early
-without a word, so each piece goes on where the last byte came, and the whole has to have the sha256 that the
-manifest and the pod say.
+Only a pod sees the volume, or has the keys of the store: a Job is made that mounts one of them, read-only,
+chooses and reads the dump (`stack_backup_jobs.offering`), and is deleted. The bytes come by exec, in pieces:
+such a stream may end early without a word, so each piece goes on where the last byte came, and the whole has
+to have the sha256 that the manifest and the pod say.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any
 
 from stack_backup import CliError, Exit
 from stack_backup.follow import Run, exit_code, message
-from stack_backup.points import reading_job, volume_of_dumps
+from stack_backup.points import reaches_store, reading_job, source_of_dumps
 from stack_backup.release import Release
 from stack_backup.waiting import Blocker
 from stack_backup_jobs.formats import MANIFESTS, MIB, TEMPORARY, Manifest, manifest_name
-from stack_backup_jobs.offering import DIGEST, OFFER, READING, Offer
+from stack_backup_jobs.listing import DUMP
+from stack_backup_jobs.offering import DIGEST, OFFER, Offer
 
 DEADLINE = 6 * 3600
 PIECE = 64 * MIB
@@ -32,17 +33,19 @@ PIECE = 64 * MIB
 PATIENCE = 60.0
 """Seconds for which not a byte may come."""
 PAUSE = 1.0
-_READ = f'touch "${{TMPDIR:-/tmp}}/{READING}"; tail -c "+$1" "$2" | head -c "$3"'
+AWAY = "The off-site store may have it: add --offsite."
 Shown = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What has come. `verified`: by its manifest; where there is none, only the pod has said what it is.
-    `cuts` are connections that ended early, `resumed` the bytes that were here from an earlier try.
+    """What has come, and from which claim or remote. `verified`: by its manifest; where there is none, only
+    the pod has said what it is. `cuts` are connections that ended early, `resumed` the bytes that were here
+    from an earlier try.
     """
 
     dump: str
+    source: str
     path: str
     manifest: str | None
     bytes: int
@@ -67,18 +70,24 @@ def fetch(
     release: Release,
     dump: str,
     folder: Path,
+    off_site: bool,
     shown: Shown,
     state: Callable[[str], None],
     blocked: Callable[[Blocker], None],
 ) -> Fetched:
     """Bring a dump (`latest`, or a stamp) into a folder, whole or under a temporary name. Raises CliError."""
     begun = time.monotonic()
-    cronjob, volume, _ = volume_of_dumps(release)
-    body = reading_job(cronjob, volume, "fetch", {"DUMP": dump}, DEADLINE)
+    what, cronjob, volume, source = source_of_dumps(release, off_site=off_site)
+    body = reading_job(cronjob, volume, "fetch", {"DUMP": dump, "WHAT": what}, DEADLINE)
     run = Run(release, "fetch", body["metadata"]["name"])
     release.create(body)
     try:
-        offer = Offer(**_told(run, OFFER, state, blocked))
+        try:
+            offer = Offer(**_told(run, OFFER, state, blocked))
+        except CliError as problem:
+            if problem.code == Exit.NO_RELEASE and what == DUMP and reaches_store(release):
+                raise CliError(problem.code, f"{problem} {AWAY}") from problem
+            raise
         coming = Coming(release, run, offer, folder)
         coming.bring(shown)
         state("comparing")
@@ -88,7 +97,7 @@ def fetch(
             if problem.code == Exit.DATA:  # the dump itself is damaged
                 coming.discard()
             raise
-        return coming.finish(said, time.monotonic() - begun)
+        return coming.finish(said, source, time.monotonic() - begun)
     finally:
         release.delete("Job", run.name)
 
@@ -168,14 +177,14 @@ class Coming:
                 "Nothing was fetched.",
             )
 
-    def _pieces(self, path: str, start: int, end: int, take: Callable[[bytes], None]) -> None:
-        """The bytes of a file of the pod, each once. Raises CliError when none comes for too long."""
+    def _pieces(self, words: list[str], start: int, end: int, take: Callable[[bytes], None]) -> None:
+        """The bytes that a command of the pod prints, each once. Raises CliError when none comes any more."""
         last, cut = time.monotonic(), ""
         while start < end:
             want = min(PIECE, end - start)
             got = 0
             try:
-                for chunk in self._ask(path, start, want):
+                for chunk in self._ask(words, start, want):
                     take(chunk[: want - got])
                     got = min(want, got + len(chunk))
             except CliError as problem:
@@ -199,9 +208,8 @@ class Coming:
                     )
                 time.sleep(PAUSE)
 
-    def _ask(self, path: str, start: int, count: int) -> Any:
-        words = ["/bin/sh", "-c", _READ, "sh", str(start + 1), path, str(count)]
-        return self._release.execute(self._pod, self._container, words)
+    def _ask(self, words: list[str], start: int, count: int) -> Any:
+        return self._release.execute(self._pod, self._container, [*words, str(start), str(count)])
 
     def discard(self) -> None:
         self._part.unlink(missing_ok=True)
@@ -210,7 +218,7 @@ class Coming:
     def _kept(self) -> str:
         return f" What has come is kept as {self._part}; the same command goes on from there."
 
-    def finish(self, said: str, seconds: float) -> Fetched:
+    def finish(self, said: str, source: str, seconds: float) -> Fetched:
         """The final name, if the digest is what the pod and the manifest say. Raises CliError."""
         digest, manifest = self._digest.hexdigest(), b""
         if digest == said and self._offer.manifest:
@@ -232,6 +240,7 @@ class Coming:
         self._part.rename(self.path)
         return Fetched(
             dump=self._offer.name,
+            source=source,
             path=str(self.path),
             manifest=str(kept) if manifest else None,
             bytes=self._offer.bytes,

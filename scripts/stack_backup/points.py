@@ -114,14 +114,35 @@ def where_is(claim: str, *, capital: bool = False) -> str:
     return claim if ":" in claim else f"{'C' if capital else 'c'}laim {claim}"
 
 
-def volume_of_dumps(release: Release) -> tuple[Object, Object, str]:
-    """The volume that recoveries read, else the first one of dumps: the CronJob, its volume and the claim."""
-    found = next(_claims(release.cronjobs(), MOUNTS), None)
-    if found is None:
+def source_of_dumps(release: Release, *, off_site: bool = False) -> tuple[str, Object, Object, str]:
+    """What recoveries read, else the first volume of dumps, else the off-site store, which may be asked for:
+    DUMP or STORE, the CronJob, its volume, and the claim or remote. Raises CliError.
+    """
+    cronjobs = release.cronjobs()
+    claims = [(DUMP, *one) for one in _claims(cronjobs, MOUNTS)]
+    stores = [(STORE, *one) for one in _stores(cronjobs)]
+    recovery = [
+        (STORE, *one) for one in _stores({key: cronjobs[key] for key in {MOUNTS[0][0]} & cronjobs.keys()})
+    ]
+    if off_site and not stores:
         raise CliError(
-            Exit.NO_RELEASE, f"No job of the release in {release.namespace} mounts a volume of dumps."
+            Exit.NO_RELEASE,
+            f"No job of the release in {release.namespace} reaches an off-site store (values "
+            "offsite.enabled, databaseRecovery.source). Bring the dump with rclone and the configuration of "
+            "the store: docs/recovery-runbook.md.",
         )
-    return found
+    found = stores if off_site else [*recovery, *claims, *stores]
+    if not found:
+        raise CliError(
+            Exit.NO_RELEASE,
+            f"No job of the release in {release.namespace} mounts a volume of dumps or reaches an off-site "
+            "store.",
+        )
+    return found[0]
+
+
+def reaches_store(release: Release) -> bool:
+    return any(_stores(release.cronjobs()))
 
 
 def of_release(

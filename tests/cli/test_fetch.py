@@ -208,6 +208,24 @@ def test_a_dump_that_is_not_there(laptop: Laptop, arguments: list[str], code: in
     laptop.has_nothing()
 
 
+def test_where_a_volume_lacks_a_dump_the_store_is_named(
+    laptop: Laptop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = laptop.fetch("--offsite")
+    assert end.code == 66, end
+    assert "reaches an off-site store" in end.stderr
+    assert laptop.machine.left == []
+    away = {"offsite": {"remote": "s3:backups/production"}, "mediaRecovery": {"source": "offsite"}}
+    other = Machine(tmp_path / "other", away)
+    other.plant(OLD, data=b"old")
+    monkeypatch.setattr(release, "connect", lambda *_: other)
+    end = laptop.fetch(NEW)
+    assert end.code == 66, end
+    assert f"There are: {OLD}. " in end.stderr
+    assert end.stderr.endswith("The off-site store may have it: add --offsite.\n")
+    assert other.left == []
+
+
 def test_a_file_that_is_there_stays(laptop: Laptop) -> None:
     laptop.folder.mkdir()
     (laptop.folder / laptop.dump.name).write_bytes(b"mine")

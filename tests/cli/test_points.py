@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stack_backup import points
+from stack_backup import CliError, Exit, points
 from stack_backup.runs import JobResult
 from stack_backup_jobs.formats import (
     MANIFESTS,
@@ -31,6 +31,19 @@ from stack_backup_lab.render import CHART, merge_values, render
 from tests.render.stacks import STACKS
 
 HOUR = 3600
+SECRET = points.SECRET
+
+
+class Cronjobs:
+    """Of a release, which has no more."""
+
+    namespace = "staging-stack"
+
+    def __init__(self, found: list[Any]) -> None:
+        self._found = found
+
+    def cronjobs(self) -> dict[str, Any]:
+        return {one["metadata"]["name"]: one for one in self._found}
 
 
 class Listing:
@@ -222,3 +235,30 @@ def test_the_store_is_listed_by_whichever_job_has_its_keys() -> None:
             environment = {one["name"]: one.get("value") for one in container["env"]}
             assert environment["CONFIGURATION_FILE"] == f"{keys['mountPath']}/rclone.conf"
             assert keys["readOnly"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "volume", "store"),
+    [
+        ("production", {}, "source", ""),
+        ("ci/everything", {}, "source", "offsite"),
+        ("staging", {"source": "offsite"}, SECRET, "database-recovery"),
+        ("staging", {}, "source", ""),
+    ],
+)
+def test_a_dump_is_fetched_from_where_recoveries_read_or_from_the_store_when_told(
+    name: str, values: dict[str, str], volume: str, store: str
+) -> None:
+    away = {"offsite": {"remote": "s3:backups/production"}, "databaseRecovery": values} if values else {}
+    machine = Cronjobs(render(merge_values(STACKS[name][0], away)).of_kind("CronJob"))
+    what, lender, found, _ = points.source_of_dumps(machine)  # type: ignore[arg-type]
+    assert (what, found["name"]) == (STORE if volume == SECRET else DUMP, volume)
+    assert lender["metadata"]["name"] == "database-recovery"
+    if not store:
+        with pytest.raises(CliError, match="reaches an off-site store") as refused:
+            points.source_of_dumps(machine, off_site=True)  # type: ignore[arg-type]
+        assert refused.value.code == Exit.NO_RELEASE
+        return
+    what, lender, found, remote = points.source_of_dumps(machine, off_site=True)  # type: ignore[arg-type]
+    assert (what, found["name"], remote) == (STORE, SECRET, "s3:backups/production")
+    assert lender["metadata"]["name"] == store

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack_backup_lab.bed import images, tools
+from stack_backup_lab.bed import images, system, tools
 from stack_backup_lab.paths import BIN
 from stack_backup_lab.runtime.local import OWNER
 from stack_backup_lab.runtime.sandbox import Bind, Container, Namespaces, Process
@@ -98,6 +100,26 @@ class Store:
         """Make a bucket; its folder."""
         self.rclone(self.configuration(), ["mkdir", f"s3:{name}"])
         return self.folder / name
+
+    def keys(self, *actions: str) -> bytes:
+        """rclone's configuration with keys that may do no more than this (MinIO gives them for an hour)."""
+        system.ensure_packages(*system.CURL)
+        allowed = {"Effect": "Allow", "Action": actions, "Resource": ["arn:aws:s3:::*"]}
+        asked = {
+            "Action": "AssumeRole",
+            "Version": "2011-06-15",
+            "Policy": json.dumps({"Version": "2012-10-17", "Statement": [allowed]}),
+        }
+        form = [word for name, value in asked.items() for word in ("--data-urlencode", f"{name}={value}")]
+        signed = ["curl", "--silent", "--show-error", "--fail", "--aws-sigv4", "aws:amz:us-east-1:sts"]
+        place = f"http://127.0.0.1:{self.port}/"
+        said = self.namespaces.run([*signed, "--user", f"{KEY}:{SECRET}", *form, place]).stdout
+        key, secret, token = (
+            re.findall(f"<{name}>(.*?)</{name}>", said)[0]
+            for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")
+        )
+        text = self.configuration(secret=secret).decode().replace(f"= {KEY}", f"= {key}")
+        return f"{text}session_token = {token}\n".encode()
 
     def put(self, configuration: bytes, data: bytes, place: str) -> None:
         """An object, as somebody puts it there who has the configuration."""

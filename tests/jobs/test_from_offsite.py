@@ -17,9 +17,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from stack_backup import follow, points, release
+from stack_backup import fetch, follow, points, release
 from stack_backup.app import main
 from stack_backup.runs import JobResult
+from stack_backup_jobs.formats import MANIFESTS, manifest_name
 from stack_backup_jobs.listing import STORE
 from stack_backup_lab.data import comparison, dataset, media_files
 from stack_backup_lab.render import Objects, merge_values, render
@@ -401,6 +402,29 @@ def test_a_refresh_brings_database_and_media_of_one_store(
     )
     assert empty.differences() == []
     assert media_files.differences(empty.media, media_files.snapshot(empty.target)) == []
+
+
+def test_a_dump_comes_from_the_store_to_this_machine(
+    empty: World, operator: Callable[..., Operator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"{PLACE}/hourly/{empty.dump}"
+    content = empty.get(place)
+    monkeypatch.setattr(fetch, "PIECE", len(content) // 2 + 1)
+    made = operator()
+    came = made.done("fetch", "--to", str(tmp_path / "here"))
+    assert (came["dump"], came["source"], came["verified"]) == (empty.dump, f"s3:{PLACE}", True)
+    assert (came["bytes"], came["cuts"]) == (len(content), 0)
+    assert (tmp_path / "here" / empty.dump).read_bytes() == content
+    own = f"{MANIFESTS}/{manifest_name(empty.dump)}"
+    assert (tmp_path / "here" / own).read_bytes() == empty.get(f"{PLACE}/hourly/{own}")
+    empty.put(place, bytes([content[0] ^ 1]) + content[1:])
+    try:
+        end = made.done("fetch", empty.stamp, "--offsite", "--to", str(tmp_path / "there"), code=65)
+    finally:
+        empty.put(place, content)
+    assert "its sha256 differs" in end["error"]
+    assert list((tmp_path / "there").iterdir()) == []
+    assert made.release.started == []
 
 
 def test_tables_come_back_from_the_store_beside_the_live_ones(

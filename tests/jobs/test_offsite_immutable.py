@@ -67,3 +67,29 @@ def test_keys_that_can_destroy_are_red_and_all_is_sent(hourly: Hourly, store: St
     assert "immutable" not in result.verdict
     assert result.verdict["sent"] == 1
     assert name in offsite.versions(FOLDER)
+
+
+READ = ("s3:ListBucket", "s3:ListBucketVersions", "s3:GetObject", "s3:GetObjectVersion", "s3:PutObject")
+VERSIONING = "s3:GetBucketVersioning"
+
+
+def test_keys_that_may_not_delete_are_proved_without_any_lock(hourly: Hourly, store: Store) -> None:
+    offsite = Locked(hourly, store, "undeletable")
+    offsite.stack.secrets["offsite"] = {"rclone.conf": store.keys(*READ, VERSIONING)}
+    name = hourly.plant(timedelta(hours=9))
+    verdict = offsite.run().verdict
+    assert (verdict["immutable"], verdict["sent"]) == ("keys may not delete", 1)
+    assert name in offsite.versions(FOLDER)
+
+
+@pytest.mark.parametrize("more", [("s3:DeleteObject",), ()], ids=["may hide", "may not delete"])
+def test_what_keys_could_not_try_is_no_proof(hourly: Hourly, store: Store, more: tuple[str, ...]) -> None:
+    """Whether they may delete versions nobody knows whose keys do not show that there are any."""
+    offsite = Locked(hourly, store, f"untried-{len(more)}", "COMPLIANCE")
+    lock = b"object_lock_mode = COMPLIANCE\nobject_lock_retain_until_date = 1d\n"
+    retention = ("s3:PutObjectRetention", "s3:GetObjectRetention")
+    offsite.stack.secrets["offsite"] = {"rclone.conf": store.keys(*READ, *retention, *more) + lock}
+    hourly.plant(timedelta(hours=9))
+    result = offsite.run(78, "Nothing shows", "s3:GetBucketVersioning")
+    assert "immutable" not in result.verdict
+    assert result.verdict["sent"] == 1

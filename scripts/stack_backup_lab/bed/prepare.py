@@ -64,7 +64,7 @@ def jobs(start: Start) -> None:
     """Each program for real on this machine."""
     start(prometheus.ensure)
     start(tools.ensure, "helm", STORE)
-    _packages(*system.sandbox(), *system.NFS)
+    _packages(*system.sandbox(), *system.NFS, *system.CURL)
     for name in images.IMAGES:
         start(images.rootfs, name)
 
@@ -86,7 +86,8 @@ def judges(start: Start) -> None:
 
 def test(start: Start) -> None:
     """Every test."""
-    _packages(*system.sandbox(), *system.NFS, *MOLECULES, *REGISTRY, *tools.PACKAGED.values())
+    machine = (*system.sandbox(), *system.NFS, *system.CURL)
+    _packages(*machine, *MOLECULES, *REGISTRY, *tools.PACKAGED.values())
     start(tools.ensure, *LINT, *POLICY, STORE, METRICS)
     start(prometheus.definitions)
     for name in images.IMAGES:

@@ -25,6 +25,8 @@ SANDBOX = {
 """Commands that the local runtime stands on, with the Debian package that brings each."""
 NFS = ("nfs-ganesha", "nfs-ganesha-vfs", "user-mode-linux", "slirp", "kmod", "iproute2")
 """Packages of a real NFS server and client."""
+CURL = ("curl",)
+"""Signs requests to the S3 server that rclone has no command for."""
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 

@@ -28,10 +28,10 @@ def prove(job: Job, rclone: Rclone) -> str:
     rclone.must("copyto", "--ignore-times", file, place, what="No object can be put into the store")
     file.write_text(SECOND)
     rclone.run("copyto", "--ignore-times", file, place, once=True)
-    # Who may set a lock aside has keys that can destroy.
+    deleted = rclone.run("deletefile", place, once=True)
+    # A delete hides an object with versions; this deletes the versions that are hidden. Who may set a lock
+    # aside has keys that can destroy.
     bypass = "--s3-bypass-governance-retention"
-    deleted = rclone.run("deletefile", bypass, place, once=True)
-    # A delete hides an object with versions; this deletes the versions that are hidden.
     cleaned = rclone.run("backend", "cleanup-hidden", bypass, folder, once=True)
     if FIRST not in _contents(rclone, folder):
         raise JobError(
@@ -40,15 +40,15 @@ def prove(job: Job, rclone: Rclone) -> str:
             "its versions.",
             ADVICE,
         )
+    # An older version is there, so this was really tried: rclone passes over versions that it may not see.
     if cleaned.rejected:
-        return "versions are locked"
-    if deleted.rejected:
-        return "keys may not delete"
+        # A lock refuses nobody to hide an object.
+        return "keys may not delete" if deleted.rejected else "versions are locked"
     raise JobError(
         Exit.SETUP,
-        "Nothing shows that the keys of this job cannot destroy what is off-site: the store refused none of "
-        f"the attempts at a probe ({(deleted if deleted.code else cleaned).reason or 'it said nothing'}).",
-        ADVICE,
+        "Nothing shows that the keys of this job cannot destroy what is off-site: the store did not refuse to "
+        f"delete an older version of a probe ({cleaned.reason or deleted.reason or 'it said nothing'}).",
+        f"{ADVICE} Keys need the right to ask for the versioning of the bucket (s3:GetBucketVersioning).",
     )
 
 

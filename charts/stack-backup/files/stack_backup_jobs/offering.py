@@ -1,5 +1,6 @@
-"""One dump of a volume, held ready for `stack-backup fetch`: which it is, what it is (a sha256 of its own
-reading), and a pod that lives as long as somebody reads. Nothing is written.
+"""One dump of a volume or of the off-site store, held ready for `stack-backup fetch`: which it is, how it is
+read, what it is (a sha256 of its own reading), and a pod that lives as long as somebody reads. No dump is
+written anywhere.
 
 A line is a word, a tab and a JSON object.
 """
@@ -8,8 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from stack_backup_jobs.choice import choose
@@ -17,7 +21,9 @@ from stack_backup_jobs.errors import JobError, is_folder, status
 from stack_backup_jobs.folder import Folder, read_afresh
 from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.job import Job, Outcome
-from stack_backup_jobs.settings import load
+from stack_backup_jobs.listing import DUMP, STORE
+from stack_backup_jobs.settings import load, one_of
+from stack_backup_jobs.store import off_site
 
 OFFER, DIGEST = "offer", "sha256"
 """The words with which the lines begin."""
@@ -32,43 +38,67 @@ class Settings:
     place: Path
     """Where the volume is mounted."""
     dump: str
+    what: str = one_of(DUMP, STORE, default=DUMP)
+    """What is to be chosen from: the dumps of the volume, or those off-site."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """Paths are those of the pod; `manifest` is None where there is none."""
+    """`dump` and `manifest` (None where there is none) are commands of the pod that print a piece of each. To
+    be appended: how many bytes are left out, and how many are wanted.
+    """
 
-    dump: str
+    dump: list[str]
     name: str
     bytes: int
-    manifest: str | None
+    manifest: list[str] | None
     manifest_bytes: int
 
 
 def program(job: Job) -> Outcome:
     settings = load(Settings)
-    folders = [
-        Folder(job, path)
-        for path in sorted(settings.place.iterdir())
-        if path.name != "lost+found" and is_folder(path, follow=False)
-    ]
-    folder, dump = choose(job, folders, settings.dump)
-    path = folder.file(dump.name)
-    manifest = folder.manifest_file(dump.name) if dump.manifest else None
+    read: Callable[[], str]
+    if settings.what == STORE:
+        store, dump = choose(job, off_site(job), settings.dump)
+        printed, read, of = store.printed(dump), partial(store.digest, dump), store.manifest_file
+    else:
+        folder, dump = choose(job, folders(job, settings.place), settings.dump)
+        path, of = folder.file(dump.name), folder.manifest_file
+        printed, read = printed_file(path), partial(read_afresh, job, path, "read")
+    manifest = of(dump.name) if dump.manifest else None
     size = manifest.stat().st_size if manifest else 0
-    tell(OFFER, asdict(Offer(str(path), dump.name, dump.size, str(manifest) if manifest else None, size)))
-    digest = read_afresh(job, path, "read")
+    of_manifest = piece(printed_file(manifest)) if manifest else None
+    tell(OFFER, asdict(Offer(piece(printed), dump.name, dump.size, of_manifest, size)))
+    digest = read()
     if dump.manifest and digest != dump.manifest.get("sha256"):
         raise JobError(
             Exit.DATA,
             f"The dump {dump.name} is not what its manifest says: its sha256 differs.",
-            "It was changed or damaged: use another dump, and check the volume and its file server.",
+            "It was changed or damaged: use another dump, and check the place that it is from.",
         )
     tell(DIGEST, {"sha256": digest})
     begun, reading = time.time(), Path(os.environ.get("TMPDIR", "/tmp")) / READING
     while time.time() - max(begun, touched(reading)) < PATIENCE:
         time.sleep(1)
     return Outcome(Exit.DONE, "offered", f"Nobody reads {dump.name} any more.")
+
+
+def folders(job: Job, volume: Path) -> list[Folder]:
+    return [
+        Folder(job, path)
+        for path in sorted(volume.iterdir())
+        if path.name != "lost+found" and is_folder(path, follow=False)
+    ]
+
+
+def printed_file(path: Path) -> str:
+    """The command of a shell that prints $2 bytes of a file after the first $1."""
+    return f'tail -c "+$(($1 + 1))" {shlex.quote(str(path))} | head -c "$2"'
+
+
+def piece(command: str) -> list[str]:
+    """The same, and this pod is told that somebody reads."""
+    return ["/bin/sh", "-c", f'touch "${{TMPDIR:-/tmp}}/{READING}"; {command}', "sh"]
 
 
 def touched(path: Path) -> float:

@@ -153,6 +153,10 @@ class Rclone:
 
     # ---- commands ----
 
+    def command(self, *arguments: str) -> list[str]:
+        """One for whoever runs it beside this run: until that ends its configuration is there."""
+        return ["env", *(f"{name}={value}" for name, value in self.environment.items()), BINARY, *arguments]
+
     def must(
         self, *arguments: str | Path, take: Take = bytes, what: str = "", need: int = LEAST_ROOM
     ) -> None:

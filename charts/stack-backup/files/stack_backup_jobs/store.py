@@ -6,7 +6,9 @@ REMOTE/WEEKDAY/FOLDER/backup-…          tools that copy a whole volume of dump
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ complete copy of them held.
 """
 PLACES = ("/", "/*/", "/*/{hourly,daily,weekly,monthly}/")
 """Where dumps are looked for."""
+COPIED = "manifests"
+"""The folder of a run's own that the manifests are copied to."""
 MARKERS = {"RCLONE_S3_DIRECTORY_MARKERS": "true"}
 """Keeps an empty folder as an object whose name ends in a slash."""
 
@@ -102,11 +106,29 @@ class StoreFolder:
         self._rclone.must("copyto", "--inplace", place, target, what=f"{place} cannot be fetched")
         return read_afresh(self._job, target, "what was fetched")
 
+    def manifest_file(self, name: str) -> Path:
+        """Of this machine: what was read of the manifest as the folder was listed."""
+        return _manifest(self._job, self.path / name)
+
+    def digest(self, dump: Dump) -> str:
+        """The sha256 of what the store gives back."""
+        digest, place = hashlib.sha256(), self._rclone.at(str(self.path / dump.name))
+        self._rclone.must("cat", place, take=digest.update, what=f"{place} cannot be read")
+        return digest.hexdigest()
+
+    def printed(self, dump: Dump) -> str:
+        """The command of a shell beside this run that prints $2 bytes of a dump after the first $1."""
+        cat = self._rclone.command("cat", self._rclone.at(str(self.path / dump.name)))
+        return f'{shlex.join(cat)} --offset "$1" --count "$2"'
+
 
 def sources(job: Job, source: str, volume: str, names: str) -> Sequence[Source]:
     """The folders of dumps that a recovery chooses from: of a volume, or off-site."""
-    if source != OFFSITE:
-        return folders_in(job, Path(volume), names.split())
+    return off_site(job) if source == OFFSITE else folders_in(job, Path(volume), names.split())
+
+
+def off_site(job: Job) -> list[StoreFolder]:
+    """Raises JobError where there is no dump, too."""
     rclone = configured(job, load(OfStore))
     if not (found := folders(job, rclone)):
         raise JobError(
@@ -128,10 +150,9 @@ def folders(job: Job, rclone: Rclone) -> list[StoreFolder]:
         what=what,
     )
     # In memory, as all of `work`; a manifest has a line for each table.
-    manifests = job.work / "manifests"
     rclone.must(
         *("copy", *filters(f"{MANIFESTS}/backup-*.tsv"), rclone.remote),
-        manifests,
+        job.work / COPIED,
         what=f"The manifests in {rclone.remote} cannot be read",
     )
     found: dict[PurePosixPath, list[Dump]] = defaultdict(list)
@@ -139,8 +160,7 @@ def folders(job: Job, rclone: Rclone) -> list[StoreFolder]:
         size, _, name = line.partition("|")
         path = PurePosixPath(name)
         if NAME.fullmatch(path.name):
-            manifest = manifests / path.parent / MANIFESTS / manifest_name(path.name)
-            found[path.parent].append(_dump(path.name, int(size), manifest))
+            found[path.parent].append(_dump(path.name, int(size), _manifest(job, path)))
     return [
         StoreFolder(job, rclone, path, sorted(dumps, key=lambda dump: dump.name))
         for path, dumps in sorted(found.items())
@@ -160,6 +180,10 @@ def filters(names: str) -> list[str]:
         *(f"--filter=+ {place}{names}" for place in PLACES),
         "--filter=- *",
     ]
+
+
+def _manifest(job: Job, dump: PurePosixPath) -> Path:
+    return job.work / COPIED / dump.parent / MANIFESTS / manifest_name(dump.name)
 
 
 def _dump(name: str, size: int, path: Path) -> Dump:
