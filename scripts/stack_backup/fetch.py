@@ -22,6 +22,7 @@ from stack_backup import CliError, Exit
 from stack_backup.follow import Run, exit_code, message
 from stack_backup.points import reaches_store, reading_job, source_of_dumps
 from stack_backup.release import Release
+from stack_backup.runs import variables
 from stack_backup.waiting import Blocker
 from stack_backup_jobs.formats import MANIFESTS, MIB, TEMPORARY, Manifest, manifest_name
 from stack_backup_jobs.listing import DUMP
@@ -78,7 +79,12 @@ def fetch(
     """Bring a dump (`latest`, or a stamp) into a folder, whole or under a temporary name. Raises CliError."""
     begun = time.monotonic()
     what, cronjob, volume, source = source_of_dumps(release, off_site=off_site)
-    body = reading_job(cronjob, volume, "fetch", {"DUMP": dump, "WHAT": what}, DEADLINE)
+    asked = {"DUMP": dump, "WHAT": what}
+    # The rule of the stack, whichever of its jobs lends the pod.
+    if recovery := release.cronjobs().get("database-recovery"):
+        rules = variables(recovery["spec"]["jobTemplate"]["spec"])
+        asked["SANITISED_ONLY"] = rules.get("SANITISED_ONLY", "")
+    body = reading_job(cronjob, volume, "fetch", asked, DEADLINE)
     run = Run(release, "fetch", body["metadata"]["name"])
     release.create(body)
     try:

@@ -213,6 +213,14 @@ def chosen(places: list[Place], environment: Mapping[str, str], as_of: str | Non
     if folders:  # off-site any will do
         good = [one for one in good if one.folder in folders]
     if found := next((one for one in good if as_of is None or one.time <= as_of), None):
+        if environment.get("SANITISED_ONLY") == "true" and not found.sanitised:
+            raise CliError(
+                Exit.REFUSED,
+                f"The dump {found.time} is not sanitised, as far as its manifest says, and the value "
+                "databaseRecovery.sanitisedOnly lets no other in. Nothing was started. Let production "
+                "sanitise its replica (postgresReplicatorBackup.sanitise.enabled), or ask for another dump "
+                "with --as-of.",
+            )
         return found
     before = f" of {as_of} or before" if as_of else ""
     where = f"on claim {place.claim} ({' '.join(folders)})" if folders else f"in {place.claim}"

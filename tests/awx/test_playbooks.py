@@ -84,8 +84,9 @@ def test_the_survey_s_stacks_are_the_values_files() -> None:
     assert sorted(stacks) == sorted(path.stem for path in (PROJECT / "values").glob("*.yaml"))
 
 
-def test_the_survey_s_answers_are_what_the_program_knows() -> None:
-    survey = json.loads((AWX / "surveys" / "recover-media.json").read_text())
+@pytest.mark.parametrize("name", ["recover-media", "refresh"])
+def test_the_survey_s_answers_are_what_the_program_knows(name: str) -> None:
+    survey = json.loads((AWX / "surveys" / f"{name}.json").read_text())
     [choices] = [one["choices"] for one in survey["spec"] if one["variable"] == "unfinished"]
     assert choices == list(Unfinished)
 
@@ -140,6 +141,19 @@ def test_the_execution_environment_can_be_built_and_has_all_of_the_command_line(
             {"confirm": "s", "unfinished": "", "delete_others": "false"},
             ["recover", "media", "--confirm", "s", "--no-delete"],
         ),
+        ("doctor", {}, ["doctor"]),
+        ("refresh", {"confirm": "s"}, ["refresh", "--confirm", "s", "--no-delete"]),
+        ("refresh", {"plan_only": "true", "as_of": ""}, ["refresh", "--plan", "--no-delete"]),
+        (
+            "refresh",
+            {"confirm": "s", "plan_only": "false", "as_of": "2026-11-25", "delete_others": "true"},
+            ["refresh", "--confirm", "s", "--delete", "--as-of", "2026-11-25"],
+        ),
+        (
+            "refresh",
+            {"confirm": "s", "unfinished": "last-complete"},
+            ["refresh", "--confirm", "s", "--no-delete", "--unfinished", "last-complete"],
+        ),
         (
             "recover-media",
             {"confirm": "s", "delete_others": "true", "unfinished": "last-complete"},
@@ -173,7 +187,7 @@ def test_an_install_that_names_no_stack_changes_nothing() -> None:
     assert "Nothing was changed. The variable stack must be" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["status", "backup-now", "list-dumps", "report"])
+@pytest.mark.parametrize("name", ["status", "backup-now", "list-dumps", "report", "doctor", "refresh"])
 def test_a_cluster_that_does_not_answer_is_red_with_the_command_line_s_own_sentence(name: str) -> None:
     """AWX's credential, as AWX hands it on, is what the command line uses."""
     done = _play(
@@ -187,6 +201,41 @@ def test_a_cluster_that_does_not_answer_is_red_with_the_command_line_s_own_sente
     assert f"The cluster at {NOBODY} does not answer" in done.stdout.split("TASK [The verdict]")[1]
     assert f'"exit": {int(Exit.UNREACHABLE)}' in done.stdout.split("CUSTOM STATS")[1]
     assert "a token" not in done.stdout + done.stderr
+
+
+FINDING = {"subject": "media", "check": "room", "message": "It is full.", "advice": "Make it larger."}
+PLAN = {"database": "frag", "dump": {"time": "T1"}, "media_as_of": "T2", "warnings": ["Rows may be ahead."]}
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "document", "code", "said"),
+    [
+        (
+            "doctor",
+            {},
+            {"findings": [{**FINDING, "result": "failed"}]},
+            1,
+            "failed: media: It is full. Make it",
+        ),
+        ("doctor", {}, {"findings": [{**FINDING, "result": "ok"}]}, 0, "All is well."),
+        ("refresh", {"plan_only": True}, {"plan": PLAN}, 0, "becomes the dump T1, the media are as of T2."),
+        ("refresh", {"plan_only": True}, {"plan": PLAN}, 0, "Rows may be ahead."),
+        ("refresh", {"confirm": "s"}, {"plan": PLAN, "message": "Both came."}, 0, "Both came."),
+        ("refresh", {"confirm": "s"}, {"plan": PLAN, "message": "The first half failed."}, 75, "first half"),
+    ],
+)
+def test_a_playbook_ends_as_the_command_does_and_says_what_it_says(
+    tmp_path: Path, name: str, told: dict[str, Any], document: dict[str, Any], code: int, said: str
+) -> None:
+    """A command that prints such a document stands for the cluster."""
+    command = tmp_path / "stack-backup"
+    command.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(document)}\nEND\nexit {code}\n")
+    command.chmod(0o755)
+    done = _play(
+        AWX / f"{name}.yaml", {"stack_namespace": "s", **told}, PATH=f"{tmp_path}:{os.environ['PATH']}"
+    )
+    assert done.returncode == (2 if code else 0), done.stdout
+    assert said in done.stdout.split("TASK [The verdict]")[1].split("CUSTOM STATS")[0]
 
 
 def test_where_the_command_line_is_missing_that_is_said() -> None:

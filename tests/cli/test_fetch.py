@@ -226,6 +226,23 @@ def test_where_a_volume_lacks_a_dump_the_store_is_named(
     assert other.left == []
 
 
+def test_a_stack_that_takes_sanitised_dumps_alone_is_brought_no_other(
+    laptop: Laptop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Machine(tmp_path / "other", {"databaseRecovery": {"sanitisedOnly": True}})
+    other.plant(OLD, ("sha256", _sha(DATA)), ("sanitised", "yes"), data=DATA)
+    other.plant(NEW, ("sha256", _sha(DATA)), data=DATA)
+    monkeypatch.setattr(release, "connect", lambda *_: other)
+    end = laptop.fetch()
+    assert end.code == 77, end
+    assert "databaseRecovery.sanitisedOnly lets no other in" in end.stderr
+    assert other.left == []
+    assert list(laptop.folder.glob("*")) == []
+    end = laptop.fetch(OLD)
+    assert end.code == 0, end
+    assert len(list(laptop.folder.glob("backup-*"))) == 1
+
+
 def test_a_file_that_is_there_stays(laptop: Laptop) -> None:
     laptop.folder.mkdir()
     (laptop.folder / laptop.dump.name).write_bytes(b"mine")

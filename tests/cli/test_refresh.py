@@ -293,6 +293,25 @@ def test_tables_and_their_dump_are_handed_on(command: Command, machine: Machine)
     assert environment["CONFIRM"] == ""
 
 
+def test_a_stack_that_takes_sanitised_dumps_alone_is_refreshed_with_no_other(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "strict", {"databaseRecovery": {"sanitisedOnly": True}})
+    machine.plant(OLD, *HELD, ("sanitised", "yes"))
+    machine.plant(FIT, *HELD)
+    machine.mirror(MIRROR)
+    monkeypatch.setattr(release, "connect", lambda *_: machine)
+    end = command("refresh", *CONFIRMED)
+    assert end.code == 77, end
+    assert f"The dump {FIT} is not sanitised" in end.stderr
+    assert "databaseRecovery.sanitisedOnly lets no other in. Nothing was started." in end.stderr
+    assert machine.started == []
+    end = command("refresh", "--as-of", OLD, *CONFIRMED)
+    assert end.code == 0, end
+    assert dict(machine.started)[DATABASE]["DUMP"] == OLD
+    assert dict(machine.started)[DATABASE]["SANITISED_ONLY"] == "true"
+
+
 # ---- from the off-site store ----
 
 REMOTE = "s3:backups/production"

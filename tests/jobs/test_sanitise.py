@@ -15,7 +15,7 @@ from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.local import USER, LocalStack, LocalVolume
 from stack_backup_lab.runtime.pod import Faults
 from tests.jobs import faults
-from tests.jobs.chain import Chain, ask, value
+from tests.jobs.chain import Chain, ask, names, value
 from tests.jobs.dumps import DumpFolder
 from tests.outcomes import green, red
 
@@ -229,6 +229,19 @@ def test_staging_recovers_from_it_and_keeps_its_own_passwords(chain: Chain) -> N
     for table in (*gone, "django_admin_log", "account_emailconfirmation", "changes"):
         assert value(staging, f"SELECT count(*) FROM {table}") == 0, table
     assert value(staging, "SELECT tgenabled FROM pg_trigger WHERE tgname = 'log'") == "O"
+
+
+def test_a_stack_that_takes_sanitised_dumps_alone_refuses_every_other(chain: Chain) -> None:
+    before = names(chain.staging)
+    for path in (chain.dump, f".manifest/{chain.dump}.tsv"):
+        chain.replica.write(f"hourly/{path}", chain.volume.read(f"hourly/{path}"))
+    for asked in ({}, {"dump": chain.stamp}, {"tables": "viewer_target"}):
+        result = chain.recover(sanitised_only="true", **asked)
+        said = ("databaseRecovery.sanitisedOnly", "The live database is as it was")
+        red(result, 77, f"{chain.dump} is not to come here", *said)
+    assert names(chain.staging) == before
+    green(replicate(chain), "published")
+    green(chain.recover(sanitised_only="true"), "recovered")
 
 
 def test_what_lacks_these_tables_is_sanitised_by_further_sql_in_its_order(chain: Chain) -> None:

@@ -355,6 +355,10 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
         ]
     ),
     (
+        _on("databaseRecovery", databaseRecovery={"source": "backup", "sanitisedOnly": True}),
+        "databaseRecovery.sanitisedOnly is true, but databaseRecovery.source is backup",
+    ),
+    (
         {"databaseDrill": {"enabled": True, "references": "SELECT file FROM media"}},
         "volumes.mediaReplica names neither nfs.server nor existingClaim",
     ),

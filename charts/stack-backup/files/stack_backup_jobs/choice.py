@@ -83,6 +83,18 @@ def choose(job: Job, folders: Sequence[S], dump: str) -> tuple[S, Dump]:
     return folder, chosen
 
 
+def check_sanitised(dump: Dump, only: bool) -> None:
+    """Is it one that a stack may have that takes `only` sanitised ones? Raises JobError."""
+    if only and not (dump.manifest and dump.manifest.sanitised):
+        raise JobError(
+            Exit.PERMISSION,
+            f"{dump.name} is not to come here: its manifest does not say that it was sanitised, and the "
+            "value databaseRecovery.sanitisedOnly lets no other in.",
+            "Let production sanitise its replica (value postgresReplicatorBackup.sanitise.enabled), name a "
+            "dump that is sanitised, or set databaseRecovery.sanitisedOnly to false.",
+        )
+
+
 def doubt(dumps: Iterable[Dump]) -> str:
     """A sentence about a suspicious dump that is newer than every good one, or nothing."""
     ordered = sorted((dump for dump in dumps if dump.manifest is not None), key=lambda dump: dump.time)

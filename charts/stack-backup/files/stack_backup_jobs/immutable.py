@@ -46,8 +46,8 @@ def prove(job: Job, rclone: Rclone) -> str:
         return "keys may not delete" if deleted.rejected else "versions are locked"
     raise JobError(
         Exit.SETUP,
-        "Nothing shows that the keys of this job cannot destroy what is off-site: the store did not refuse to "
-        f"delete an older version of a probe ({cleaned.reason or deleted.reason or 'it said nothing'}).",
+        "Nothing shows that the keys of this job cannot destroy what is off-site: the store did not refuse "
+        f"to delete an older version of a probe ({cleaned.reason or deleted.reason or 'it said nothing'}).",
         f"{ADVICE} Keys need the right to ask for the versioning of the bucket (s3:GetBucketVersioning).",
     )
 

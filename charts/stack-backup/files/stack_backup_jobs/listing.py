@@ -54,6 +54,7 @@ class Point:
     tables: int | None
     server_version: str | None
     namespace: str | None
+    sanitised: bool = False
 
 
 def program(job: Job) -> Outcome:
@@ -110,6 +111,7 @@ def point(folder: str, dump: Dump) -> Point:
         tables=len(held.all("table")) if dump.manifest else None,
         server_version=held.get("server_version") or None,
         namespace=held.get("namespace") or None,
+        sanitised=held.sanitised,
     )
 
 

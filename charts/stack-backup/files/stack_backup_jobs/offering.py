@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from stack_backup_jobs.choice import choose
+from stack_backup_jobs.choice import check_sanitised, choose
 from stack_backup_jobs.errors import JobError, is_folder, status
 from stack_backup_jobs.folder import Folder, read_afresh
 from stack_backup_jobs.formats import Exit
 from stack_backup_jobs.job import Job, Outcome
 from stack_backup_jobs.listing import DUMP, STORE
-from stack_backup_jobs.settings import load, one_of
+from stack_backup_jobs.settings import load, one_of, optional
 from stack_backup_jobs.store import off_site
 
 OFFER, DIGEST = "offer", "sha256"
@@ -40,6 +40,7 @@ class Settings:
     dump: str
     what: str = one_of(DUMP, STORE, default=DUMP)
     """What is to be chosen from: the dumps of the volume, or those off-site."""
+    sanitised_only: bool = optional("false")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def program(job: Job) -> Outcome:
         folder, dump = choose(job, folders(job, settings.place), settings.dump)
         path, of = folder.file(dump.name), folder.manifest_file
         printed, read = printed_file(path), partial(read_afresh, job, path, "read")
+    check_sanitised(dump, settings.sanitised_only)
     manifest = of(dump.name) if dump.manifest else None
     size = manifest.stat().st_size if manifest else 0
     of_manifest = piece(printed_file(manifest)) if manifest else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack_backup_jobs import compare
-from stack_backup_jobs.choice import Source, choose
+from stack_backup_jobs.choice import Source, check_sanitised, choose
 from stack_backup_jobs.errors import JobError, status
 from stack_backup_jobs.formats import Dump, Exit
 from stack_backup_jobs.job import Job, Outcome, say
@@ -39,6 +39,7 @@ class Settings(OfServer):
     accepted: str = optional()
     """Patterns of objects, a line each."""
     allow_other_owner: bool = optional("false")
+    sanitised_only: bool = optional("false")
     tablespaces: bool = optional("true")
     server_room: int = number(0, 0)
     """Bytes; 0: the server is asked."""
@@ -56,6 +57,7 @@ def program(job: Job) -> Outcome:
     owner_password = password_in(settings.owner_password_file)
     folders = sources(job, settings.source, settings.source_volume, settings.source_folders)
     folder, dump = choose(job, folders, settings.dump)
+    check_sanitised(dump, settings.sanitised_only)
     server = settings.server()
     target = Target(job, server, settings.database_name)
     if not names:
