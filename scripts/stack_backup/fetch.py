@@ -22,7 +22,7 @@ from stack_backup import CliError, Exit
 from stack_backup.follow import Run, exit_code, message
 from stack_backup.points import reaches_store, reading_job, source_of_dumps
 from stack_backup.release import Release
-from stack_backup.runs import variables
+from stack_backup.runs import finished, variables
 from stack_backup.waiting import Blocker
 from stack_backup_jobs.formats import MANIFESTS, MIB, TEMPORARY, Manifest, manifest_name
 from stack_backup_jobs.listing import DUMP
@@ -95,9 +95,9 @@ def fetch(
                 raise CliError(problem.code, f"{problem} {AWAY}") from problem
             raise
         coming = Coming(release, run, offer, folder)
-        coming.bring(shown)
-        state("comparing")
         try:
+            coming.bring(shown)
+            state("comparing")
             said = str(_told(run, DIGEST, state, blocked)["sha256"])
         except CliError as problem:
             if problem.code == Exit.DATA:  # the dump itself is damaged
@@ -109,9 +109,9 @@ def fetch(
 
 
 def _told(
-    run: Run, word: str, state: Callable[[str], None], blocked: Callable[[Blocker], None]
+    run: Run, word: str | None, state: Callable[[str], None], blocked: Callable[[Blocker], None]
 ) -> dict[str, Any]:
-    """What the pod says of itself. Raises CliError where it ends instead."""
+    """What the pod says of itself (None: only its end is wanted). Raises CliError where it ends instead."""
     before: list[str] = []
 
     def line(text: str) -> None:
@@ -133,6 +133,7 @@ class Coming:
 
     def __init__(self, release: Release, run: Run, offer: Offer, folder: Path) -> None:
         self._release, self._offer, self._folder = release, offer, folder
+        self._run = run
         pod = run.pods[-1]
         self._pod = str(pod["metadata"]["name"])
         self._container = str(pod["spec"]["containers"][0]["name"])
@@ -194,6 +195,7 @@ class Coming:
                     take(chunk[: want - got])
                     got = min(want, got + len(chunk))
             except CliError as problem:
+                self._check_pod()
                 if problem.code != Exit.UNREACHABLE:
                     raise CliError(problem.code, f"{problem}{self._kept}") from problem
                 cut = str(problem)
@@ -205,6 +207,7 @@ class Coming:
             if got:
                 last = time.monotonic()
             if got < want:
+                self._check_pod()
                 self._cuts += 1
                 if time.monotonic() - last > PATIENCE:
                     raise CliError(
@@ -213,6 +216,17 @@ class Coming:
                         f"{self._kept}",
                     )
                 time.sleep(PAUSE)
+
+    def _check_pod(self) -> None:
+        """Raises CliError, with the pod's own sentence, where it has ended: it may have read all, and found it
+        damaged, before all has come.
+        """
+        try:
+            job = self._release.get("Job", self._run.name)
+        except CliError:  # a cluster that does not answer tells nothing of it
+            return
+        if job is None or finished(job):
+            _told(self._run, None, lambda _: None, lambda _: None)
 
     def _ask(self, words: list[str], start: int, count: int) -> Any:
         return self._release.execute(self._pod, self._container, [*words, str(start), str(count)])

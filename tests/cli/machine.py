@@ -45,14 +45,15 @@ VALUES: dict[str, Any] = {
 class Offering:
     """The pod of a fetch: its program for real, and what is run in it."""
 
-    def __init__(self, volume: Path, dump: str) -> None:
+    def __init__(self, volume: Path, dump: str, **environment: str) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="offering."))
         self._log = (self._folder / "log").open("w+b")
         self._environment = {"PATH": os.environ["PATH"], "TMPDIR": str(self._folder)}
         self.process = subprocess.Popen(
             [sys.executable, "-I", CHART / "files", "fetch"],
             env=self._environment
-            | {"JOB": "fetch", "PLACE": str(volume), "DUMP": dump, "DEADLINE_SECONDS": "300"},
+            | {"JOB": "fetch", "PLACE": str(volume), "DUMP": dump, "DEADLINE_SECONDS": "300"}
+            | environment,
             stdout=self._log,
         )
         self.cut: list[int] = []
@@ -146,7 +147,9 @@ class Machine:
             code, log = self._listing(body, environment)
         elif container["command"][-1] == "fetch":
             self._jobs[name] = body
-            self.offering = Offering(self.volumes / "dumps", environment["DUMP"])
+            self.offering = Offering(
+                self.volumes / "dumps", environment["DUMP"], SANITISED_ONLY=environment["SANITISED_ONLY"]
+            )
             return body
         else:
             job = environment["JOB"]

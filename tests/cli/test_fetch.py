@@ -85,8 +85,8 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     made = Laptop(machine, tmp_path / "laptop", dump, run)
     own = Offering.__init__
 
-    def begin(offering: Offering, volume: Path, name: str) -> None:
-        own(offering, volume, name)
+    def begin(offering: Offering, volume: Path, name: str, **environment: str) -> None:
+        own(offering, volume, name, **environment)
         offering.cut, offering.spoil = made.cut, made.spoil
 
     monkeypatch.setattr(Offering, "__init__", begin)
@@ -182,6 +182,23 @@ def test_a_dump_that_is_damaged_on_the_volume_is_refused(laptop: Laptop) -> None
     end = laptop.fetch()
     assert end.code == 65, end
     assert "is not what its manifest says: its sha256 differs" in end.stderr
+    laptop.has_nothing()
+    assert not laptop.part.exists()
+
+
+def test_a_pod_that_ended_meanwhile_is_heard(laptop: Laptop) -> None:
+    """It has read the dump to its end, while the bytes come slowly here."""
+    laptop.dump.write_bytes(b"X" + DATA[1:])
+
+    def after_its_end(chunk: bytes) -> bytes:
+        laptop.machine.offering.process.wait()
+        return chunk
+
+    laptop.spoil, laptop.cut = after_its_end, [PIECE, 4096, 0]
+    end = laptop.fetch()
+    assert end.code == 65, end
+    assert "is not what its manifest says: its sha256 differs" in end.stderr
+    assert laptop.machine.offering.asked == 2
     laptop.has_nothing()
     assert not laptop.part.exists()
 

@@ -209,7 +209,6 @@ def test_the_listing_s_pod_has_programs_interpreter_and_one_volume_to_read(name:
             assert {one["name"] for one in lender["volumeMounts"]} <= mounts.keys()
         environment = {one["name"]: one.get("value") for one in container["env"]}
         assert (environment["WHAT"], environment["PLACE"]) == (DUMP, points.PLACE)
-        assert environment["HISTORY"] == ""
         assert environment["PYTHON"] == ("/tools/python/bin/python3" if python else "python3")
 
 
