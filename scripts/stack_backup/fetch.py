@@ -218,7 +218,7 @@ class Coming:
                 time.sleep(PAUSE)
 
     def _check_pod(self) -> None:
-        """Raises CliError, with the pod's own sentence, where it has ended: it may have read all, and found it
+        """Raises CliError, with its own sentence, where it has ended: it may have read all, and found it
         damaged, before all has come.
         """
         try:
