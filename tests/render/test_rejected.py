@@ -248,7 +248,10 @@ def test_a_schedule_that_is_no_cron_expression_is_refused(schedule: str) -> None
         render(values)
 
 
-@pytest.mark.parametrize("schedule", ["51 * * * *", "*/20 0-6,22 1 */3 1-5", "@hourly", "0 0 1 JAN SUN"])
+@pytest.mark.parametrize(
+    "schedule",
+    ["51 * * * *", "*/20 0-6,22 1 */3 1-5", "9-9 4 * JAN-dec sun-SAT/2", "@hourly", "0 0 1 JAN SUN"],
+)
 def test_a_schedule_that_is_a_cron_expression_is_accepted(schedule: str) -> None:
     assert (
         render({"postgresBackupHourly": {"schedule": schedule}}).of_kind("CronJob")[0]["spec"]["schedule"]
@@ -559,6 +562,18 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
             ("rclone", "rclone", "memory", "1G", "256Mi"),
             ("monitoring.exporter", "monitoring.exporter", "cpu", 0.75, "500m"),
         ]
+    ),
+    (
+        {"postgresBackupHourly": {"schedule": "51 22-2 * * *"}},
+        'postgresBackupHourly.schedule is "51 22-2 * * *", but its range 22-2 runs backwards',
+    ),
+    (
+        _on(
+            "postgresBackupTiers",
+            postgresBackupTiers={"daily": {"schedule": "1 2 * * FRI-sun"}},
+            **_size("210Gi"),
+        ),
+        'postgresBackupTiers.daily.schedule is "1 2 * * FRI-sun", but its range FRI-sun runs backwards',
     ),
     (
         {"jobDefaults": {"extraEnv": [{"name": "LANG", "value": value} for value in "ab"]}},

@@ -16,7 +16,7 @@ from stack_backup_lab.bed import tools
 from stack_backup_lab.paths import BIN, PROJECT
 from stack_backup_lab.render import CHART, NAMESPACE, RenderError, load_values, merge_values, render
 from tests.render.schema import Key, complaints, default_keys, dotted, load, nested, nodes
-from tests.render.stacks import STACKS, computed, lint
+from tests.render.stacks import STACKS, computed, lint, template
 
 SCHEMA = load()
 DEFAULTS = load_values(CHART / "values.yaml")
@@ -449,3 +449,13 @@ def test_a_value_that_no_template_reads_is_found(spare: Path) -> None:
 
 def test_an_undocumented_default_is_found(spare: Path) -> None:
     assert _undocumented((spare / "values.yaml").read_text(encoding="utf-8")) == ["spare"]
+
+
+def test_no_number_is_written_with_an_exponent() -> None:
+    """Helm reads a number of a file as a float, whose text from a million on would be `1.2096e+06`."""
+    schema = nodes(SCHEMA)
+    large = {key: 2_000_000 for key in KEYS if schema[key].get("maximum", 0) > 2_000_000}
+    assert ("databaseRecovery", "keepFormerSeconds") in large
+    text = template(merge_values(BASE, *(nested(key, value) for key, value in large.items())), NAMESPACE)
+    assert text.count("2000000") >= len(large)
+    assert not re.findall(r".*\de\+\d.*", text)

@@ -161,6 +161,8 @@ volumeMounts:
   value: {{ ternary "/secrets/notify/ca.crt" "/tools/ca-certificates.crt" (not (empty .context.Values.notify.secret.caKey)) }}
 {{- end }}
 {{- range $name, $value := .env }}
+{{- /* A number of a file is a float, which from a million on would be written with an exponent. */}}
+{{- if kindIs "float64" $value }}{{ $value = int64 $value }}{{ end }}
 - name: {{ $name }}
   value: {{ $value | toString | quote }}
 {{- end }}
