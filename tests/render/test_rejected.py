@@ -97,7 +97,7 @@ def test_a_bad_value_is_refused_by_every_tool(key: str, values: dict[str, Any]) 
 # Values of one key that are refused, by their place. A tool gets many at once, for speed: it lists them all.
 REFUSED: dict[str, list[Any]] = {
     "rclone.image.tag": ["latest", ""],
-    "rclone.image.repository": ["", "rclone/rclone@sha256:abc"],
+    "rclone.image.repository": ["", "rclone/rclone@sha256:abc", "rclone/rclone:1.76.0", "https://rclone/rclone"],
     "postgresBackupTiers.enabled": ["yes"],
     "postgresBackupTiers.daily.keep": [0],
     "postgresBackupTiers.daily.schedule": ["", "21 0 * *"],
@@ -165,7 +165,7 @@ REFUSED: dict[str, list[Any]] = {
     "volumes.databaseReplica.existingClaim": ["Not_A_Name"],
     "volumes.databaseReplica.nfs.server": ["nfs server", "-nfs"],
     "volumes.databaseReplica.nfs.path": ["", "nfs/dumps"],
-    "volumes.databaseReplica.nfs.mountOptions": [[""], ["soft"], "hard"],
+    "volumes.databaseReplica.nfs.mountOptions": [[""], ["soft"], "hard", ["hard,soft"], ["softerr"]],
     "volumes.databaseReplica.size": ["20 GB"],
     "volumes.mediaReplica.nfs.path": ["media"],
     "volumes.media.existingClaim": ["", "a..b", "a.-b"],
@@ -184,7 +184,7 @@ REFUSED: dict[str, list[Any]] = {
     "jobDefaults.extraVolumeMounts": [[{"name": "a", "mountPath": "relative"}]],
     "jobDefaults.topologySpreadConstraints": [[{"maxSkew": 1}]],
     "python.resources.limits.cpu": [0, "fast"],
-    "global.imageRegistry": ["a b"],
+    "global.imageRegistry": ["a b", "https://mirror.example.org"],
     "global.imagePullSecrets": [["Not_A_Name"], [{"name": ""}]],
     "pod.imagePullSecrets": [["name"]],
     "volumes.databaseBackup.volumeName": ["Not_A_Name"],
@@ -225,7 +225,8 @@ def test_a_bad_value_of_an_optional_part_is_refused_by_every_tool(key: str, turn
         ("offsite.remote", "s3-crypt:"),
         ("volumes.databaseReplica.nfs.server", "fd00::7"),
         ("volumes.databaseReplica.nfs.path", "/"),
-        ("volumes.databaseReplica.nfs.mountOptions", []),
+        ("volumes.databaseReplica.nfs.mountOptions", ["nfsvers=4.1,softreval"]),
+        ("database.image.repository", "localhost:5000/a__b/c-d.e"),
         ("volumes.databaseReplica.existingClaim", "by.hand"),
         ("database.tls.secret.caKey", ".ca-crt"),
         ("jobDefaults.resources.requests.memory", "0.125Gi"),
@@ -449,6 +450,11 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
     ),
     (_on("replicaCheck", **_places(path="/nfs")), EXPORTS),
     (_on("replicaCheck", volumes={"mediaReplica": {"nfs": {"path": "/nfs/"}}}), EXPORTS),
+    (_on("replicaCheck", volumes={"mediaReplica": {"nfs": {"path": "//media/../nfs"}}}), EXPORTS),
+    (
+        _on("replicaCheck", volumes={"mediaReplica": {"nfs": {"path": "/nfs", "server": "NFS.example.org"}}}),
+        EXPORTS,
+    ),
     (
         _on("replicaCheck", volumes={"mediaReplica": {"nfs": {"path": "/nfs/kubernetes-db-replica/media"}}}),
         EXPORTS,
