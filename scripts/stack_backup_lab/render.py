@@ -129,7 +129,7 @@ def _lay_over(under: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 def load_values(path: Path) -> dict[str, Any]:
     """The values of a YAML file; an empty file has none. Raises RenderError when the file holds no map."""
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -489,19 +490,17 @@ def test_the_policy_can_be_left_out() -> None:
 
 def test_the_minute_h_is_one_that_a_namespace_has_for_good() -> None:
     """So the hourly jobs of many stacks on one export are spread over the hour."""
-    values = {"postgresBackupHourly": {"enabled": True, "schedule": "H * * * *"}}
-    minutes = []
-    for number in range(30):
-        namespace = f"stack-user{number}-one"
-        specs = [
-            render(values, namespace=namespace).of_kind("CronJob")[0]["spec"]["schedule"] for _ in range(2)
-        ]
-        assert specs[0] == specs[1]
-        minute, *rest = specs[0].split()
-        assert rest == ["*"] * 4
-        minutes.append(int(minute))
-    assert all(0 <= minute < 60 for minute in minutes)
-    assert len(set(minutes)) > 15
+    hourly = {"enabled": True, "schedule": "H * * * *"}
+
+    def schedule(namespace: str, **others: Any) -> str:
+        values = {"postgresBackupHourly": {**hourly, **others}}
+        found: str = render(values, namespace=namespace).get("CronJob", contract.HOURLY)["spec"]["schedule"]
+        return found
+
+    schedules = [schedule(f"stack-user{number}-one") for number in range(12)]
+    assert schedule("stack-user0-one", keep=3) == schedules[0]
+    assert all(re.fullmatch(r"[1-5]?\d \* \* \* \*", one) for one in schedules)
+    assert len(set(schedules)) > 6
 
 
 def test_an_umbrella_takes_the_chart_by_a_condition(tmp_path: Path) -> None:

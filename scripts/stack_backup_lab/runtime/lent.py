@@ -1,7 +1,8 @@
 """What init containers leave in volumes of their pod, kept for the pods that begin in the same way.
 
 Nearly every pod of the chart begins with the same copy of an interpreter and the same programs compiled: more
-work than most jobs have. The first such pod does it, and the others find what it left.
+work than most jobs have. Two pods do it, and the later ones find what the second left: how one pod alone begins,
+such as that with a mutant, is not worth a copy.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Beginning:
 
     place: Path
     volumes: Sequence[str]
+    again: bool
+    """Whether a pod before has begun so."""
 
     @property
     def kept(self) -> bool:
@@ -37,7 +40,7 @@ class Beginning:
     def keep(self, folders: Mapping[str, Path]) -> None:
         """Keep a copy of each volume, whose folders are given by their names."""
         with _KEEPING:
-            if self.kept:
+            if self.kept or not self.again:
                 return
             partial = self.place.with_suffix(".partial")
             partial.mkdir()
@@ -52,6 +55,7 @@ class Lent:
 
     def __init__(self) -> None:
         self._folder, self._lock = own_folder("lent")
+        self._begun: set[str] = set()
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def beginning(
@@ -88,4 +92,6 @@ class Lent:
             "faults": faults,
         }
         digest = sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-        return Beginning(self._folder / digest[:16], empty)
+        again = digest in self._begun
+        self._begun.add(digest)
+        return Beginning(self._folder / digest[:16], empty, again)
