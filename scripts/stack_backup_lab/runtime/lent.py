@@ -1,8 +1,8 @@
 """What init containers leave in volumes of their pod, kept for the pods that begin in the same way.
 
 Nearly every pod of the chart begins with the same copy of an interpreter and the same programs compiled: more
-work than most jobs have. Two pods do it, and the later ones find what the second left: how one pod alone begins,
-such as that with a mutant, is not worth a copy.
+work than most jobs have. Two pods do it, and the later ones find what the second left: what one pod alone
+needs, as one with a mutant does, is not worth a copy.
 """
 
 from __future__ import annotations
