@@ -12,18 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stack_backup_lab.paths import PROJECT
-from stack_backup_lab.render import CHART, merge_values
+from stack_backup_lab.render import CHART, RenderError, merge_values
 
 UNITS = {
     "Ki": 2**10,
     "Mi": 2**20,
     "Gi": 2**30,
     "Ti": 2**40,
+    "Pi": 2**50,
     "k": 10**3,
     "M": 10**6,
     "G": 10**9,
     "T": 10**12,
+    "P": 10**15,
     "": 1,
 }
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -48,9 +52,9 @@ class Row:
 
 def size_of(text: str | int) -> int:
     """Bytes of a Kubernetes quantity. Raises ValueError."""
-    found = re.fullmatch(r"([0-9.]+)([KMGT]i|[kMGT]|)", str(text))
-    if found is None:
-        raise ValueError(f"{text!r} is not a size such as 120Gi")
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMGTP]i|[kMGTP]|)", str(text))
+    if found is None or not float(found[1]):
+        raise ValueError(f"{text!r} is not a size such as 120Gi.")
     return int(float(found[1]) * UNITS[found[2]])
 
 
@@ -120,10 +124,15 @@ def main(arguments: list[str]) -> str:
     for argument in arguments:
         name, equals, size = argument.partition("=")
         if equals and name != "dumpSize":
-            return f"{name} is not known: give files of values, and dumpSize=5Gi or the like.\n"
+            raise ValueError(f"{name} is not known: give files of values, and dumpSize=5Gi or the like.")
         layers.append({"postgresBackupHourly": {"dumpSize": size}} if equals else Path(argument))
     return table(computed(*layers))
 
 
 if __name__ == "__main__":
-    sys.stdout.write(main(sys.argv[1:]))
+    try:
+        sys.stdout.write(main(sys.argv[1:]))
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}.")
+    except (ValueError, RenderError, yaml.YAMLError) as error:
+        sys.exit(str(error))

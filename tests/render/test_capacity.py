@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -62,5 +64,24 @@ def test_what_is_too_small_is_called_so() -> None:
     assert "| 312.0 GiB | 210.0 GiB | 3.4 GiB (too small) |" in text
 
 
-def test_of_the_command_line_only_the_size_of_a_dump_is_known() -> None:
-    assert "keep is not known" in capacity.main(["values/production.yaml", "keep=3"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            "values/production.yaml keep=3",
+            "keep is not known: give files of values, and dumpSize=5Gi or the like.",
+        ),
+        ("dumpSize=many", "'many' is not a size such as 120Gi."),
+        ("dumpSize=0Gi", "'0Gi' is not a size such as 120Gi."),
+        ("values/nobody.yaml", "values/nobody.yaml: No such file or directory."),
+    ],
+)
+def test_what_cannot_be_computed_is_said_in_a_sentence(arguments: str, said: str) -> None:
+    command = [sys.executable, "-m", "stack_backup_lab.capacity", *arguments.split()]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"{said}\n")
+
+
+@pytest.mark.parametrize(("text", "size"), [("0.5Gi", 2**29), ("1.5k", 1500), ("2Pi", 2**51), (7, 7)])
+def test_sizes_are_read_as_kubernetes_writes_them(text: str | int, size: int) -> None:
+    assert capacity.size_of(text) == size
