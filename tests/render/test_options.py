@@ -285,7 +285,7 @@ def test_a_recovery_is_a_template_of_runs_by_hand_until_it_has_a_schedule(sectio
     spec = _everything().get("CronJob", job)["spec"]
     assert (spec["schedule"], spec["suspend"]) == ("@yearly", True)
     _, namespace = STACKS["ci/everything"]
-    nightly: dict[str, Any] = {"schedule": "30 5 * * *", "confirm": namespace}
+    nightly: dict[str, Any] = {"schedule": "30 5 * * *", "confirm": namespace, "source": "offsite"}
     spec = _everything(**{section: nightly}).get("CronJob", job)["spec"]
     assert (spec["schedule"], spec["suspend"]) == ("30 5 * * *", False)
     spec = _everything(**{section: {**nightly, "suspend": True}}).get("CronJob", job)["spec"]

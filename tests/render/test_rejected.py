@@ -570,6 +570,28 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
         ]
     ),
     (
+        _on(
+            "databaseRecovery",
+            databaseRecovery={"source": "backup", "schedule": "@daily", "confirm": "production-stack"},
+        ),
+        'databaseRecovery.schedule is "@daily", but databaseRecovery.source is backup: the database would be',
+    ),
+    (
+        _on(
+            "mediaRecovery",
+            "mediaReplicator",
+            mediaRecovery={"schedule": "@daily", "confirm": "production-stack"},
+        ),
+        'mediaRecovery.schedule is "@daily", but mediaReplicator.enabled is true: the media would be',
+    ),
+    (
+        {
+            "monitoring": {"exporter": {"enabled": True}},
+            "volumes": {"databaseBackup": {"accessModes": ["ReadWriteOncePod"]}},
+        },
+        "monitoring.exporter.enabled is true, but the claim history is ReadWriteOncePod",
+    ),
+    (
         {"postgresBackupHourly": {"schedule": "51 22-2 * * *"}},
         'postgresBackupHourly.schedule is "51 22-2 * * *", but its range 22-2 runs backwards',
     ),

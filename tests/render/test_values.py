@@ -172,6 +172,7 @@ BASE = merge_values(
         section: {"schedule": "30 5 * * *", "confirm": NAMESPACE}
         for section in ("databaseRecovery", "mediaRecovery")
     },
+    {"mediaRecovery": {"source": "offsite"}},
 )
 CURRENT = computed(BASE)
 
