@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +15,8 @@ from typing import Any
 import psycopg
 import yaml
 
-from stack_backup_lab.paths import PROJECT
+from stack_backup_lab.bed import ansible
+from stack_backup_lab.paths import BIN, PROJECT
 from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.cluster import ClusterStack
 from tests.cluster.conftest import VALUES
@@ -65,6 +69,29 @@ def another_program(stack: ClusterStack, script: str = REFUSES) -> Iterator[None
         yield
     finally:
         put(own)
+
+
+def play(name: str, home: Path, access: dict[str, str], **variables: Any) -> subprocess.CompletedProcess[str]:
+    """A real ansible-playbook with these variables; `access` is the environment in which it finds the
+    cluster.
+    """
+    playbook = PROJECT / "scripts" / "awx" / f"{name}.yaml"
+    return subprocess.run(
+        [ansible.ensure() / "ansible-playbook", playbook, "--extra-vars", json.dumps(variables)],
+        env={
+            "PATH": f"{BIN}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(home),
+            "LANG": "C.UTF-8",
+            **access,
+            "ANSIBLE_LOCALHOST_WARNING": "False",
+            "ANSIBLE_SHOW_CUSTOM_STATS": "True",
+            "COLUMNS": "200",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def programs(stack: ClusterStack) -> dict[str, str]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,6 @@ import pytest
 import yaml
 
 from stack_backup_jobs.formats import time_of
-from stack_backup_lab.bed import ansible
-from stack_backup_lab.paths import BIN, PROJECT
 from stack_backup_lab.render import CHART, merge_values
 from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
 from tests.cluster.conftest import dumps, release_objects
@@ -28,13 +24,13 @@ from tests.cluster.operators import (
     access,
     another_program,
     documented_role,
+    play,
     programs,
     tables,
 )
 from tests.render import contract
 
 NAMESPACE = "stack-test-awx"
-AWX = PROJECT / "scripts" / "awx"
 Playbook = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -65,29 +61,13 @@ def playbook(stack: ClusterStack, tmp_path_factory: pytest.TempPathFactory) -> P
     """Runs a playbook with these variables, as the cluster's administrator or somebody else, and with a
     kubeconfig or as AWX does.
     """
-    binary = ansible.ensure() / "ansible-playbook"
     home = tmp_path_factory.mktemp("ansible")
 
     def run(
         name: str, *, kubeconfig: Path = stack.kube.kubeconfig, as_awx: bool = False, **variables: Any
     ) -> subprocess.CompletedProcess[str]:
-        asked = {"stack_namespace": NAMESPACE, **variables}
-        return subprocess.run(
-            [binary, AWX / f"{name}.yaml", "--extra-vars", json.dumps(asked)],
-            env={
-                "PATH": f"{BIN}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-                "HOME": str(home),
-                "LANG": "C.UTF-8",
-                **(credential(kubeconfig, home) if as_awx else {"KUBECONFIG": str(kubeconfig)}),
-                "ANSIBLE_LOCALHOST_WARNING": "False",
-                "ANSIBLE_SHOW_CUSTOM_STATS": "True",
-                "COLUMNS": "200",
-            },
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        access = credential(kubeconfig, home) if as_awx else {"KUBECONFIG": str(kubeconfig)}
+        return play(name, home, access, stack_namespace=NAMESPACE, **variables)
 
     return run
 
@@ -215,6 +195,23 @@ def test_the_restore_points_are_listed(playbook: Playbook, stack: ClusterStack) 
     shown = end.stdout.split("TASK [The verdict]")[1]
     assert dumps(stack)
     assert all(name in shown for name in dumps(stack))
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_doctor_is_green_and_red_as_its_checks_are(
+    playbook: Playbook, stack: ClusterStack, tmp_path: Path
+) -> None:
+    """With the whole documented Role: it deletes its Jobs, which only look."""
+    doctor = access(stack, "doctor", documented_role(), tmp_path)
+    end = playbook("doctor", kubeconfig=doctor, as_awx=True)
+    assert end.returncode == 0, end.stdout
+    stack.database.execute("ALTER DATABASE frag OWNER TO admin")
+    try:
+        end = playbook("doctor", kubeconfig=doctor)
+    finally:
+        stack.database.execute("ALTER DATABASE frag OWNER TO fragalysis")
+    assert end.returncode == 2, end.stdout
+    assert "failed: database: " in end.stdout.split("TASK [The verdict]")[1]
 
 
 @pytest.mark.usefixtures("installed")

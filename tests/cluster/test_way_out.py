@@ -20,7 +20,7 @@ from stack_backup_jobs.tables import schema_of
 from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup_lab.story.stacks import MEDIA
-from tests.cluster.operators import RECOVERABLE, access, documented_role, tables
+from tests.cluster.operators import RECOVERABLE, access, documented_role, play, tables
 from tests.cluster.proxy import cutting
 from tests.outcomes import green
 from tests.render import contract
@@ -101,6 +101,22 @@ def test_a_refresh_brings_database_and_media(operator: Operator, dump: str) -> N
     assert stack.volume(MEDIA).read("targets/one.mol") == b"a molecule"
     assert operator.jobs - before == {run["name"] for run in document["runs"]}
     assert "about" in operator.run("refresh", "--plan").stdout
+
+
+def test_awx_shows_the_plan_and_refreshes(operator: Operator, dump: str, tmp_path: Path) -> None:
+    stack, access = operator.stack, {"KUBECONFIG": str(operator.kubeconfig)}
+    asked = {"stack_namespace": NAMESPACE, "confirm": NAMESPACE}
+    stack.database.execute("CREATE TABLE lost AS SELECT 1 AS number", "frag")
+    before = operator.jobs
+    end = play("refresh", tmp_path, access, **asked, plan_only="true")
+    assert end.returncode == 0, end.stdout
+    assert f"becomes the dump {formats.time_of(dump)}" in end.stdout.split("TASK [The verdict]")[1]
+    assert operator.jobs == before
+    end = play("refresh", tmp_path, access, **asked)
+    assert end.returncode == 0, end.stdout
+    said = end.stdout.split("TASK [The verdict]")[1]
+    assert f"{NAMESPACE} has the database of {formats.time_of(dump)} and the media as of" in said
+    assert tables(stack) == ["kept"]
 
 
 def test_a_table_comes_back_beside_the_live_one(operator: Operator, dump: str) -> None:
