@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -278,6 +280,27 @@ def test_a_full_disk_is_said_before_anything_comes(laptop: Laptop, monkeypatch: 
     end = laptop.fetch()
     assert end.code == 73, end
     assert laptop.machine.offering.asked == 0
+
+
+def test_a_piece_that_comes_slowly_keeps_the_pod_alive_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stack_backup_jobs import offering
+
+    monkeypatch.setattr(offering, "PULSE", 0.05)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    reading = tmp_path / offering.READING
+    words = [*offering.piece("sleep 2; echo $1 $2"), "3", "4"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        for _ in range(2):
+            while not reading.exists():
+                assert process.poll() is None
+            reading.unlink()
+        assert process.communicate()[0] == b"3 4\n"
+    time.sleep(0.2)
+    reading.unlink(missing_ok=True)
+    time.sleep(0.2)
+    assert not reading.exists()
 
 
 def test_a_pod_that_nobody_reads_from_ends(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:

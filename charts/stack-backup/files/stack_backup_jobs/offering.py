@@ -29,6 +29,8 @@ OFFER, DIGEST = "offer", "sha256"
 """The words with which the lines begin."""
 READING = "reading"
 """A file in TMPDIR that whoever reads touches."""
+PULSE = 60.0
+"""Seconds after which it is touched again while a piece is on its way."""
 PATIENCE = 300.0
 """Seconds without a reader after which the pod ends."""
 
@@ -99,8 +101,10 @@ def printed_file(path: Path) -> str:
 
 
 def piece(command: str) -> list[str]:
-    """The same, and this pod is told that somebody reads."""
-    return ["/bin/sh", "-c", f'touch "${{TMPDIR:-/tmp}}/{READING}"; {command}', "sh"]
+    """The same, and this pod is told that somebody reads, for as long as that takes on a slow line."""
+    reading = f'"${{TMPDIR:-/tmp}}/{READING}"'
+    pulse = f"while kill -0 $$; do touch {reading}; sleep {PULSE:g}; done >/dev/null 2>&1 &"
+    return ["/bin/sh", "-c", f"touch {reading}; {pulse} {command}", "sh"]
 
 
 def touched(path: Path) -> float:
