@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from stack_backup_lab.paths import BIN, PROJECT
 from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.cluster import ClusterStack
 from tests.cluster.conftest import VALUES
+from tests.render import contract
 
 RECOVERY = "database-recovery"
 RECOVERABLE = merge_values(
@@ -92,6 +94,18 @@ def play(name: str, home: Path, access: dict[str, str], **variables: Any) -> sub
         timeout=300,
         check=False,
     )
+
+
+@contextmanager
+def wrong_password(stack: ClusterStack) -> Iterator[None]:
+    """In the Secret."""
+    key = contract.SECRET_KEYS["superuser"]
+    secret = stack.kube.get("Secret", contract.SECRET, stack.namespace)
+    assert secret is not None
+    for value in (base64.b64encode(b"another").decode(), secret["data"][key]):
+        stack.kube.patch("Secret", contract.SECRET, stack.namespace, {"data": {key: value}})
+        if value != secret["data"][key]:
+            yield
 
 
 def programs(stack: ClusterStack) -> dict[str, str]:

@@ -27,6 +27,7 @@ from tests.cluster.operators import (
     play,
     programs,
     tables,
+    wrong_password,
 )
 from tests.render import contract
 
@@ -205,11 +206,8 @@ def test_the_doctor_is_green_and_red_as_its_checks_are(
     doctor = access(stack, "doctor", documented_role(), tmp_path)
     end = playbook("doctor", kubeconfig=doctor, as_awx=True)
     assert end.returncode == 0, end.stdout
-    stack.database.execute("ALTER DATABASE frag OWNER TO admin")
-    try:
+    with wrong_password(stack):
         end = playbook("doctor", kubeconfig=doctor)
-    finally:
-        stack.database.execute("ALTER DATABASE frag OWNER TO fragalysis")
     assert end.returncode == 2, end.stdout
     assert "failed: database: " in end.stdout.split("TASK [The verdict]")[1]
 

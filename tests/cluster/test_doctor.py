@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from stack_backup_jobs.formats import FAILED, OK, SKIPPED, Finding
 from stack_backup_lab.paths import BIN
 from stack_backup_lab.render import RELEASE, merge_values
 from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
-from tests.cluster.operators import RECOVERABLE, access, documented_role
+from tests.cluster.operators import RECOVERABLE, access, documented_role, wrong_password
 from tests.render import contract
 
 NAMESPACE = "stack-test-doctor"
@@ -36,18 +34,6 @@ def stack(runtime: ClusterRuntime) -> Iterator[ClusterStack]:
 @pytest.fixture(scope="module")
 def operator(stack: ClusterStack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return access(stack, "operator", documented_role(), tmp_path_factory.mktemp("operator"))
-
-
-@contextmanager
-def wrong_password(stack: ClusterStack) -> Iterator[None]:
-    """In the Secret."""
-    key = contract.SECRET_KEYS["superuser"]
-    secret = stack.kube.get("Secret", contract.SECRET, stack.namespace)
-    assert secret is not None
-    for value in (base64.b64encode(b"another").decode(), secret["data"][key]):
-        stack.kube.patch("Secret", contract.SECRET, stack.namespace, {"data": {key: value}})
-        if value != secret["data"][key]:
-            yield
 
 
 def helm_test(stack: ClusterStack) -> subprocess.CompletedProcess[str]:
