@@ -12,6 +12,8 @@ PARALLEL := --numprocesses auto --dist loadfile
 # Many unit tests wait for a process to end: more of them at once than there are processors. What those of a file read is
 # read once, for each process begins with its own part of the list.
 WAITING := --numprocesses 4 --dist worksteal
+# Tests on the cluster wait for most of their time, and files have namespaces of their own.
+CLUSTER := --numprocesses 3 --dist loadfile --cluster -m cluster tests/cluster tests/testbed
 # Each stack's namespace and values.
 STACKS := production-stack=values/production.yaml staging-stack=values/consumer.yaml stack-alice-default=values/consumer.yaml
 PROGRAMS := $(wildcard charts/*/files/*.sh scripts/stack_backup_lab/bed/image_scripts/*.sh) scripts/bootstrap .ci/run
@@ -100,7 +102,7 @@ test: .venv/.installed ## Everything, suite by suite, whatever fails; the end sa
 	  "site=make --no-print-directory site" \
 	  "machine=$(PYTEST) $(PARALLEL) --ignore tests/scale" \
 	  "scale=$(PYTEST) tests/scale" \
-	  "cluster=$(PYTEST) --cluster -m cluster"
+	  "cluster=$(PYTEST) $(CLUSTER)"
 
 test-scale: .venv/.installed ## The whole story at 1/50 of production's size, every limit in the same proportion
 	$(TESTBED) prepare scale

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from stack_backup_jobs.formats import MANIFESTS
 from stack_backup_lab.bed import images, kind_cluster, tools
@@ -30,11 +32,31 @@ _STACKS: list[ClusterStack] = []
 _SHOWN: list[BaseException] = []
 
 
+SHARED = {
+    contract.NAMESPACE: ("test_whole_story", "test_runbook", "test_migration"),
+    NAMESPACE: ("test_backup", "test_failures", "test_pods", "test_release", "test_runtime", "test_cluster"),
+}
+"""The files that share a namespace: one worker takes them. Every other file has namespaces of its own."""
+_GROUPS = {f"tests/cluster/{file}.py": namespace for namespace, files in SHARED.items() for file in files}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test of this folder needs the cluster, and none may forget to say so."""
     for item in items:
         if "tests/cluster/" in item.nodeid:
             item.add_marker(pytest.mark.cluster)
+
+
+class ByNamespace(LoadFileScheduling):
+    """As `--dist loadfile`, with the files that share a namespace as one. What takes longest begins first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return _GROUPS.get(file, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByNamespace:
+    return ByNamespace(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,13 +82,10 @@ def pytest_runtest_makereport(
 def runtime() -> Iterator[ClusterRuntime]:
     """The test cluster, used again where it lives; one that this session had to make is removed again."""
     tools.ensure("helm", "helm3", "kubectl")
-    found = kind_cluster.ensure()
-    for image in (IMAGE, images.RCLONE, images.PYTHON):
-        found.load(images.archive(image))
-    runtime = ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
-    yield runtime
-    if found.made and not KEEP:
-        found.delete()
+    with kind_cluster.used(keep=KEEP) as found:
+        for image in (IMAGE, images.RCLONE, images.PYTHON):
+            found.load(images.archive(image))
+        yield ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
 
 
 @pytest.fixture(scope="session")

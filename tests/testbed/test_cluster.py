@@ -86,23 +86,25 @@ def test_a_cluster_is_used_again_and_a_killed_one_made_anew(name: str, tmp_path:
 
     made = _identity()
     assert _cgroups(made)
-    assert kind_cluster.ensure(name) == first
-    assert _identity() == made
+    with kind_cluster.used(name) as found:
+        assert found == first
+    assert _identity() == made, "made before its user came"
     with pytest.raises(BedError, match="left as it is"):
         kind_cluster.ensure(name, export=tmp_path.parent)
     assert _identity() == made
 
     _kill()
-    again = kind_cluster.ensure(name)
-    anew = _identity()
-    assert anew != made
-    assert "Ready" in again.kubectl("get", "nodes")
-    again.load(_image(tmp_path))  # what the dead one had is not taken for loaded
-    assert _has_image()
-
-    _freeze(anew)
-    again.delete()
-    assert not podman.nodes(name)
+    with kind_cluster.used(name) as again:
+        anew = _identity()
+        assert anew != made
+        assert "Ready" in again.kubectl("get", "nodes")
+        again.load(_image(tmp_path))  # what the dead one had is not taken for loaded
+        assert _has_image()
+        with kind_cluster.used(name) as beside:
+            assert beside == again
+        assert _identity() == anew, "the first of its users is still there"
+        _freeze(anew)
+    assert not podman.nodes(name), "gone with the last"
     assert not podman.run("volume", "ls", "--quiet", "--filter", f"label={NODE}")
     assert not _cgroups(made)
     assert not _cgroups(anew)

@@ -86,6 +86,19 @@ def test_no_two_modules_have_one_name() -> None:
     assert [path for root in packages for path in modules(root) if path.with_suffix("").is_dir()] == []
 
 
+def test_make_test_looks_for_cluster_tests_where_they_are() -> None:
+    """It collects only the folders that have some."""
+    (line,) = [line for line in (PROJECT / "Makefile").read_text().splitlines() if " -m cluster " in line]
+    named = {word for word in line.split() if word.startswith("tests/")}
+    marked = {
+        f"tests/{module.relative_to(ROOTS['tests']).parts[0]}"
+        for module in modules(ROOTS["tests"])
+        for node in ast.walk(ast.parse(module.read_bytes()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "pytest.mark.cluster"
+    }
+    assert marked == named
+
+
 def test_an_exception_is_called_an_error() -> None:
     """What is none (a wish to stop) derives from BaseException; names with an underscore are not asked."""
     bases: dict[str, list[str]] = {}

@@ -7,12 +7,15 @@ and made anew, and one that somebody else made is never touched.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -89,6 +92,42 @@ def ensure(name: str = NAME, export: Path | None = None, stock: str | None = Non
     return replace(cluster, made=True)
 
 
+@contextmanager
+def used(name: str = NAME, *, keep: bool = False) -> Iterator[Cluster]:
+    """The cluster of this name while it is used, by several processes at once if they ask for it.
+
+    One that was made for its users goes with the last of them; with `keep` it stays.
+    """
+    path = CACHE / "locks" / f"cluster-{name}-users"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        cluster = ensure(name)
+        if cluster.made:
+            _lent(name).touch()
+        try:
+            yield cluster
+        finally:
+            if keep:
+                _lent(name).unlink(missing_ok=True)
+            elif _alone(users) and _lent(name).exists():
+                delete(name)
+
+
+def _alone(users: IO[str]) -> bool:
+    """Whether nobody else uses the cluster; who comes now waits until `users` is closed."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lent(name: str) -> Path:
+    """Is there where the cluster was made for its users, and nobody has asked for it to stay."""
+    return _folder(name) / "lent"
+
+
 def delete(name: str = NAME) -> None:
     """Remove the cluster, dead or alive, and its kubeconfig. One that is not ours is a BedError."""
     with commands.lock(f"cluster-{name}"):
@@ -138,8 +177,10 @@ def _check_export(nodes: list[podman.Node], cluster: Cluster) -> None:
 
 def _answers(cluster: Cluster) -> bool:
     """Whether a cluster found running is ready, or becomes so: another run may just have started it."""
+    fresh = cluster.kubeconfig.with_suffix(".fresh")
     try:
-        _kind(cluster.name, "export", "kubeconfig", "--kubeconfig", cluster.kubeconfig)
+        _kind(cluster.name, "export", "kubeconfig", "--kubeconfig", fresh)
+        fresh.replace(cluster.kubeconfig)  # at once: others may be reading it
         _wait_until_ready(cluster, 60.0)
     except BedError:
         return False
@@ -247,5 +288,6 @@ def main(arguments: list[str]) -> int:
         print(f"The cluster {options.name} is gone.")
     else:
         cluster = ensure(options.name, options.export, options.node)
+        _lent(options.name).unlink(missing_ok=True)
         print(f"The cluster {cluster.name} is ready: export KUBECONFIG={cluster.kubeconfig}")
     return 0

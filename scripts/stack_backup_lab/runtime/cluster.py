@@ -406,19 +406,25 @@ class ClusterStack:
             volume.close()
 
     def remove(self) -> None:
-        """Delete the namespace and its volumes, and wait until they are gone."""
-        self.kube.delete("Namespace", self.namespace)
-        what = f"the end of namespace {self.namespace}"
-        self.kube.wait("Namespace", _gone, what=what, timeout=START, name=self.namespace)
-
-        def ours(volumes: list[Object]) -> list[Object]:
-            return [v for v in volumes if v["spec"].get("claimRef", {}).get("namespace") == self.namespace]
-
-        for volume in ours(self.kube.find("PersistentVolume")):
+        """Delete the namespace and its volumes, if they are there; `await_end` waits for their end."""
+        found = self.kube.get("Namespace", self.namespace)
+        if found and "deletionTimestamp" not in found["metadata"]:
+            self.kube.delete("Namespace", self.namespace)
+        for volume in self._own(self.kube.find("PersistentVolume")):
             if volume["spec"]["persistentVolumeReclaimPolicy"] == "Retain":
                 self.kube.delete("PersistentVolume", volume["metadata"]["name"])
+
+    def await_end(self) -> None:
+        """Wait until the namespace and its volumes are gone."""
+        what = f"the end of namespace {self.namespace}"
+        self.kube.wait("Namespace", _gone, what=what, timeout=START, name=self.namespace)
         what = f"the end of the volumes of {self.namespace}"
-        self.kube.wait("PersistentVolume", lambda volumes: _gone(ours(volumes)), what=what, timeout=START)
+        self.kube.wait(
+            "PersistentVolume", lambda volumes: _gone(self._own(volumes)), what=what, timeout=START
+        )
+
+    def _own(self, volumes: list[Object]) -> list[Object]:
+        return [v for v in volumes if v["spec"].get("claimRef", {}).get("namespace") == self.namespace]
 
 
 class ClusterRuntime:
@@ -437,12 +443,13 @@ class ClusterRuntime:
     def stack(self, namespace: str) -> Iterator[ClusterStack]:
         """See `runtime.Runtime.stack`. With STACK_BACKUP_KEEP=1 a failure leaves all, to be looked at."""
         stack = ClusterStack(self.kube, namespace, self._image, self._chart, self._helm, self._exports)
-        if found := self.kube.get("Namespace", namespace):
-            if not OURS.items() <= found["metadata"].get("labels", {}).items():
-                raise KubeError(
-                    f"namespace {namespace} was not made here and was left as it is: choose another name"
-                )
-            stack.remove()  # a run before this one was cut off
+        found = self.kube.get("Namespace", namespace)
+        if found and not OURS.items() <= found["metadata"].get("labels", {}).items():
+            raise KubeError(
+                f"namespace {namespace} was not made here and was left as it is: choose another name"
+            )
+        stack.remove()  # what a run before this one left, which was cut off or is just over
+        stack.await_end()
         try:
             stack.create()
             yield stack

@@ -160,6 +160,12 @@ def _pod_spec(container: Object, volumes: list[Object]) -> Object:
 
 def _server_container(image: str) -> Object:
     data = "/var/lib/postgresql/data"
+    answers = {
+        "exec": {
+            "command": ["pg_isready", "--host=127.0.0.1", f"--username={SUPERUSER}", "--dbname=postgres"]
+        },
+        "timeoutSeconds": 10,
+    }
     settings = [word for key, value in SETTINGS.items() for word in ("-c", f"{key}={value}")]
     return {
         "name": "database",
@@ -172,13 +178,9 @@ def _server_container(image: str) -> Object:
             {"name": "PASSWORD_FILE", "value": f"{_SECRETS}/root_password"},
         ],
         "ports": [{"name": "postgresql", "containerPort": PORT}],
-        "readinessProbe": {
-            "exec": {
-                "command": ["pg_isready", "--host=127.0.0.1", f"--username={SUPERUSER}", "--dbname=postgres"]
-            },
-            "periodSeconds": 1,
-            "timeoutSeconds": 10,
-        },
+        # Often until it has started, then seldom: each probe is a process of Perl's, in every stack.
+        "startupProbe": answers | {"periodSeconds": 1, "failureThreshold": 180},
+        "readinessProbe": answers | {"periodSeconds": 20},
         "volumeMounts": [
             {"name": "data", "mountPath": data},
             {"name": "run", "mountPath": "/var/run/postgresql"},

@@ -105,9 +105,7 @@ def on_clusters() -> Iterator[Stacks]:
     with ExitStack() as open_stacks:
         runtimes = []
         for name in (kind_cluster.NAME, DEVELOPMENT):
-            found = kind_cluster.ensure(name)
-            if found.made:
-                open_stacks.callback(found.delete)
+            found = open_stacks.enter_context(kind_cluster.used(name))
             for one in (image, images.RCLONE, images.PYTHON):
                 found.load(images.archive(one))
             runtimes.append(ClusterRuntime(found, image=images.IMAGES[image].reference))

@@ -75,9 +75,7 @@ def _runs() -> Iterator[tuple[str, str]]:
     """The name of each picture, and what the terminal shows."""
     tools.ensure("helm")
     with ExitStack() as open_stacks:
-        found = kind_cluster.ensure()
-        if found.made:
-            open_stacks.callback(found.delete)
+        found = open_stacks.enter_context(kind_cluster.used())
         for one in (IMAGE, images.RCLONE, images.PYTHON):
             found.load(images.archive(one))
         runtime = ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
