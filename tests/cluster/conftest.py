@@ -38,12 +38,23 @@ _STACKS: list[ClusterStack] = []
 _SHOWN: list[BaseException] = []
 
 
+def _path(name: str) -> str:
+    return f"tests/cluster/{name}.py"
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
 SHARED = {
-    contract.NAMESPACE: ("test_whole_story", "test_runbook", "test_migration"),
+    contract.NAMESPACE: ("test_whole_story", "test_runbook"),
     NAMESPACE: ("test_backup", "test_failures", "test_pods", "test_release", "test_runtime", "test_cluster"),
 }
 """The files that share a namespace: one worker takes them. Every other file has namespaces of its own."""
-_GROUPS = {f"tests/cluster/{file}.py": namespace for namespace, files in SHARED.items() for file in files}
+LONG = ("test_cli", "test_awx", "test_waiting")
+"""With those above, the files that begin first: no worker shall be left with one of them at the end."""
+_GROUPS = {_path(file): namespace for namespace, files in SHARED.items() for file in files}
+_FIRST = [*_GROUPS, *map(_path, LONG)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,17 +62,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/cluster/" in item.nodeid:
             item.add_marker(pytest.mark.cluster)
+    items.sort(key=lambda item: [*_FIRST, _file(item.nodeid)].index(_file(item.nodeid)))
 
 
 class ByNamespace(LoadFileScheduling):
-    """As `--dist loadfile`, with the files that share a namespace as one. What takes longest begins first."""
+    """As `--dist loadfile`, with the files that share a namespace as one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
+        file = _file(nodeid)
         return _GROUPS.get(file, file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByNamespace:
+    config.option.loadscopereorder = False  # it would take the most tests for the most work
     return ByNamespace(config, log)
 
 

@@ -6,6 +6,7 @@ import gzip
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ BOTH = ("Install the release on the existing claim", "Take a backup and read its
 OLD_DUMPS = [dump_name(f"2022-11-28T{hour:02}:51:08Z", "gz") for hour in range(3)]
 TIERS = ("hourly", "daily", "weekly", "monthly")
 Shell = Callable[[str], "subprocess.CompletedProcess[str]"]
+_NUMBERS = count(1)
 
 
 def _cronjob(name: str) -> dict[str, Any]:
@@ -54,8 +56,8 @@ CLAIM = {
 
 @pytest.fixture(params=["helm", "helm3"])
 def old(request: pytest.FixtureRequest, runtime: ClusterRuntime) -> Iterator[ClusterStack]:
-    """A stack before the migration, with one of the two Helms."""
-    with runtime.stack(contract.NAMESPACE) as stack:
+    """A stack before the migration, with one of the two Helms. Each has a name that no other has to leave."""
+    with runtime.stack(f"stack-test-migration-{next(_NUMBERS)}") as stack:
         stack.helm = BIN / request.param
         stack.database.execute("CREATE TABLE note AS SELECT 'kept' AS text", "frag")
         yield stack
@@ -63,7 +65,7 @@ def old(request: pytest.FixtureRequest, runtime: ClusterRuntime) -> Iterator[Clu
 
 @pytest.fixture
 def shell(old: ClusterStack, tmp_path: Path) -> Shell:
-    """Runs a command of the page. What a test cluster needs are its own image and sizes."""
+    """Runs a command of the page. What a test cluster needs are its own namespace, image and sizes."""
     values = tmp_path / "here.yaml"
     values.write_text(yaml.safe_dump(VALUES))
     (tmp_path / "helm").symlink_to(old.helm)
@@ -72,7 +74,12 @@ def shell(old: ClusterStack, tmp_path: Path) -> Shell:
         "PATH": f"{tmp_path}:{BIN}:{os.environ['PATH']}",
         "KUBECONFIG": str(old.kube.kubeconfig),
     }
-    own = {"YOUR-VALUES.yaml": values, "YOUR-RELEASE": "argus", "YOUR-CHART": tmp_path / "fragalysis-stack"}
+    own = {
+        "YOUR-VALUES.yaml": values,
+        "YOUR-RELEASE": "argus",
+        "YOUR-CHART": tmp_path / "fragalysis-stack",
+        contract.NAMESPACE: old.namespace,
+    }
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
         for word, here in own.items():
