@@ -190,6 +190,7 @@ def _answers(cluster: Cluster) -> bool:
 def _create(cluster: Cluster, image: str | None) -> None:
     folder = _folder(cluster.name)
     shutil.rmtree(folder / "loaded", ignore_errors=True)
+    _lent(cluster.name).unlink(missing_ok=True)
     mounts = [
         {"hostPath": str(folder), "containerPath": podman.MARK, "readOnly": True},
         {"hostPath": str(cluster.export), "containerPath": EXPORT},
