@@ -657,8 +657,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _usage(error: typer.TyperException) -> str:
+    """In one line, with the words that were wrong, and without the words of who found it."""
     say = getattr(error, "format_message", None)
-    return str(say() if say else error)
+    text = str(say() if say else error).replace("Value error, ", "")
+    if find := getattr(error.__cause__, "errors", None):
+        given = repr(find()[0]["input"])
+        text = text.partition(", unable to")[0].replace("Input should be", f"{given} should be")
+    return " ".join(text.split())
 
 
 def _fail(arguments: Sequence[str], code: int, sentence: str) -> int:

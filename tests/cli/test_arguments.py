@@ -98,9 +98,11 @@ def kubeconfig(tmp_path: Path) -> Path:
         ),
         (["recover", "database", "--dump", "yesterday"], "'yesterday' is not a dump"),
         (["drill", "--dump", "2022-11-28"], "'2022-11-28' is not a dump"),
-        (["report", "--days", "0"], "'--days'"),
+        (["report", "--days", "0"], "'--days': '0' should be greater than or equal to 1"),
+        (["report", "--days", "x"], "'--days': 'x' should be a valid integer\n"),
+        (["recover"], "Missing argument 'what'. Choose from: database, media"),
         (["report", "--html", "/nowhere/report.html"], "There is no folder /nowhere. Nothing was read."),
-        (["status", "--output", "xml"], "'xml' is not one of 'text', 'json'"),
+        (["status", "--output", "xml"], "'--output' / '-o': 'xml' is not one of 'text', 'json'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
