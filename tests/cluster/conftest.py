@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from datetime import UTC, datetime
-from typing import Any
+    with kind_cluster.used(keep=KEEP) as found:
+        for image in (IMAGE, images.RCLONE, images.PYTHON):
+            found.load(images.archive(image))
+        runtime = ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
+        _define(runtime, *prometheus.definitions())
+        yield runtime
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from stack_backup_jobs.formats import MANIFESTS
-from stack_backup_lab.bed import images, kind_cluster, tools
+from stack_backup_lab.bed import images, kind_cluster, prometheus, tools
 from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.cluster import KEEP, ClusterRuntime, ClusterStack
 from stack_backup_lab.runtime.kube import KubeError, Object
@@ -101,10 +105,28 @@ def pytest_runtest_makereport(
 def runtime() -> Iterator[ClusterRuntime]:
     """The test cluster, used again where it lives; one that this session had to make is removed again."""
     tools.ensure("helm", "helm3", "kubectl")
+<<<<<<< HEAD
     with kind_cluster.used(keep=KEEP) as found:
         for image in (IMAGE, images.RCLONE, images.PYTHON):
             found.load(images.archive(image))
         yield ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
+=======
+    found = kind_cluster.ensure()
+    for image in (IMAGE, images.RCLONE, images.PYTHON):
+        found.load(images.archive(image))
+    runtime = ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
+    _define(runtime, *prometheus.definitions())
+    yield runtime
+    if found.made and not KEEP:
+        found.delete()
+>>>>>>> 01f71d9 (Cluster tests: the API server judges rules and pod monitors of every stack, too)
+
+
+def _define(runtime: ClusterRuntime, *definitions: Path) -> None:
+    """Let the cluster know the resources of Prometheus Operator; those that it knows stay as they are."""
+    files = [f"--filename={definition}" for definition in definitions]
+    runtime.kube.run("apply", "--server-side", *files)
+    runtime.kube.run("wait", "--for=condition=established", "--timeout=60s", *files)
 
 
 @pytest.fixture(scope="session")

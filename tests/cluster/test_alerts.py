@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from stack_backup_lab.bed import prometheus, tools
+from stack_backup_lab.bed import tools
 from stack_backup_lab.paths import BIN
 from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
@@ -67,9 +67,7 @@ def _answer_at(address: str) -> Any:
 
 @pytest.fixture(scope="module")
 def stack(runtime: ClusterRuntime) -> Iterator[ClusterStack]:
-    """A release with all of its monitoring, in a cluster that knows Prometheus Operator's resources."""
-    for definition in prometheus.definitions():
-        runtime.kube.run("apply", "--server-side", f"--filename={definition}")
+    """A release with all of its monitoring."""
     with runtime.stack(NAMESPACE) as stack:
         stack.install(WATCHED)
         stack.database.execute("CREATE TABLE note AS SELECT 'beside the application' AS text")
