@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-    with kind_cluster.used(keep=KEEP) as found:
-        for image in (IMAGE, images.RCLONE, images.PYTHON):
-            found.load(images.archive(image))
-        runtime = ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
-        _define(runtime, *prometheus.definitions())
-        yield runtime
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from xdist.remote import Producer
@@ -105,21 +102,12 @@ def pytest_runtest_makereport(
 def runtime() -> Iterator[ClusterRuntime]:
     """The test cluster, used again where it lives; one that this session had to make is removed again."""
     tools.ensure("helm", "helm3", "kubectl")
-<<<<<<< HEAD
     with kind_cluster.used(keep=KEEP) as found:
         for image in (IMAGE, images.RCLONE, images.PYTHON):
             found.load(images.archive(image))
-        yield ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
-=======
-    found = kind_cluster.ensure()
-    for image in (IMAGE, images.RCLONE, images.PYTHON):
-        found.load(images.archive(image))
-    runtime = ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
-    _define(runtime, *prometheus.definitions())
-    yield runtime
-    if found.made and not KEEP:
-        found.delete()
->>>>>>> 01f71d9 (Cluster tests: the API server judges rules and pod monitors of every stack, too)
+        runtime = ClusterRuntime(found, image=images.IMAGES[IMAGE].reference)
+        _define(runtime, *prometheus.definitions())
+        yield runtime
 
 
 def _define(runtime: ClusterRuntime, *definitions: Path) -> None:
