@@ -74,6 +74,7 @@ class ByNamespace(LoadFileScheduling):
         return _GROUPS.get(file, file)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByNamespace:
     config.option.loadscopereorder = False  # it would take the most tests for the most work
     return ByNamespace(config, log)

@@ -17,6 +17,8 @@ import pytest
 
 from stack_backup_lab.paths import PROJECT
 from stack_backup_lab.render import CHART
+from tests.cluster.conftest import NAMESPACE, SHARED
+from tests.render import contract
 
 ROOTS = {
     "stack_backup_jobs": CHART / "files" / "stack_backup_jobs",
@@ -97,6 +99,32 @@ def test_make_test_looks_for_cluster_tests_where_they_are() -> None:
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "pytest.mark.cluster"
     }
     assert marked == named
+
+
+def test_tests_that_share_a_namespace_of_the_cluster_go_to_one_worker() -> None:
+    """Those with the session's stack, and those with the stacks of the demo."""
+    shared: dict[str, set[str]] = {NAMESPACE: set(), contract.NAMESPACE: set()}
+    for module in (ROOTS["tests"] / "cluster").glob("test_*.py"):
+        text = module.read_text()
+        functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+        asks = any(
+            argument.arg == "stack"
+            for function in functions
+            if function.name.startswith("test_") or "pytest.fixture" in map(ast.unparse, _callees(function))
+            for argument in function.args.args
+        )
+        if asks and not any(function.name == "stack" for function in functions):
+            shared[NAMESPACE].add(module.stem)
+        if "stack(contract.NAMESPACE)" in text or "on_clusters()" in text:
+            shared[contract.NAMESPACE].add(module.stem)
+    for namespace, files in shared.items():
+        assert files, namespace
+        assert files <= set(SHARED[namespace]), namespace
+
+
+def _callees(function: ast.FunctionDef) -> list[ast.expr]:
+    """Its decorators, without their arguments."""
+    return [one.func if isinstance(one, ast.Call) else one for one in function.decorator_list]
 
 
 def test_an_exception_is_called_an_error() -> None:
