@@ -127,7 +127,10 @@ class Running:
     def end(self, timeout: float = 30) -> Ended:
         out, _ = self.process.communicate(timeout=timeout)
         seconds = time.monotonic() - self._begun
-        assert list(self._left()) == []
+        end = time.monotonic() + 2  # what is killed last may still be dying
+        while (left := list(self._left())) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert left == []
         message = self._log.read_text() if self._log.is_file() else ""
         return Ended(self.process.returncode, out.decode(), message, seconds)
 
