@@ -12,7 +12,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from stack_backup_jobs.formats import MANIFESTS
-from stack_backup_lab.bed import images, kind_cluster, prometheus, tools
+from stack_backup_lab.bed import commands, images, kind_cluster, prometheus, tools
 from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.cluster import KEEP, ClusterRuntime, ClusterStack
 from stack_backup_lab.runtime.kube import KubeError, Object
@@ -114,7 +114,8 @@ def runtime() -> Iterator[ClusterRuntime]:
 def _define(runtime: ClusterRuntime, *definitions: Path) -> None:
     """Let the cluster know the resources of Prometheus Operator; those that it knows stay as they are."""
     files = [f"--filename={definition}" for definition in definitions]
-    runtime.kube.run("apply", "--server-side", *files)
+    with commands.lock("cluster-definitions"):  # other workers bring the same
+        runtime.kube.run("apply", "--server-side", *files)
     runtime.kube.run("wait", "--for=condition=established", "--timeout=60s", *files)
 
 
