@@ -322,8 +322,8 @@ SHOWN: dict[str, tuple[Any, Any, tuple[Any, ...], tuple[Any, ...]]] = {
     "failedJobsHistoryLimit": (7, 8, ("failedJobsHistoryLimit",), ()),
     "ttlSecondsAfterFinished": (1000000, 31622400, (*JOB_SPEC, "ttlSecondsAfterFinished"), ()),
     "resources": (
-        {"requests": {"cpu": "7"}},
-        {"requests": {"cpu": "9"}},
+        {"requests": {"cpu": "70m"}},
+        {"requests": {"cpu": "90m"}},
         (*CONTAINER, "resources"),
         ("requests", "cpu"),
     ),
