@@ -149,10 +149,14 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only wakes
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         code = self._watch(ours, wakeup)
+        signal.set_wakeup_fd(-1)  # nobody reads it any more, and it is closed before the last child has ended
         for number in STOPPING:
             signal.signal(number, lambda *_: self._hurry())
         self._sweep()
-        return self._judge(code)
+        judged = self._judge(code)
+        # An interpreter that ends has no handlers any more: a signal would give another code than was told.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        return judged
 
     def _watch(self, channel: socket.socket, wakeup: socket.socket) -> int | None:
         """Until the worker has ended: its exit code (negative: the signal), or None: not in time."""
