@@ -54,9 +54,10 @@ def test_a_job_ends_with_its_program_s_code_and_verdict(any_stack: Stack) -> Non
 
 def test_a_run_s_own_variables_are_laid_over_the_release_s(any_stack: Stack) -> None:
     before = any_stack.volume(CLAIM).list(FOLDER)
-    result = any_stack.run(JOB, environment={"COMPRESSOR": "paper"})
+    given = "$(HOME) $$(HOME) $$ $"  # which a kubelet would take for other things
+    result = any_stack.run(JOB, environment={"COMPRESSOR": given})
     assert (result.exit_code, result.succeeded) == (Exit.USAGE, False)
-    assert "paper" in result.verdict["message"]
+    assert f'"{given}"' in result.verdict["message"]
     assert any_stack.volume(CLAIM).list(FOLDER) == before
     assert any_stack.run(JOB).succeeded
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from stack_backup import follow
 from stack_backup.follow import Run
 from stack_backup.release import Release
-from stack_backup.runs import Object, with_environment
+from stack_backup.runs import Object, variables, with_environment
 from stack_backup.waiting import Blocker, started
 from stack_backup_jobs.formats import FAILED, Finding
 
@@ -47,9 +47,7 @@ def of_release(release: Release, blocked: Callable[[Blocker], None] = lambda _: 
 
 
 def subjects(cronjob: Object) -> list[str]:
-    (container,) = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    (words,) = [one["value"] for one in container["env"] if one["name"] == "SUBJECTS"]
-    return str(words).split()
+    return variables(cronjob["spec"]["jobTemplate"]["spec"])["SUBJECTS"].split()
 
 
 def examining_job(cronjob: Object, subject: str) -> Object:

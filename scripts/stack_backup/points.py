@@ -17,7 +17,7 @@ from stack_backup import CliError, Exit
 from stack_backup.evidence import Proofs
 from stack_backup.follow import Run, exit_code
 from stack_backup.release import Release
-from stack_backup.runs import Object, with_environment
+from stack_backup.runs import Object, variables, with_environment
 from stack_backup.waiting import Blocker
 from stack_backup_jobs.formats import MediaState, Record
 from stack_backup_jobs.listing import DUMP, HISTORY, MEDIA, STORE, Point, unpacked
@@ -250,10 +250,9 @@ def _stores(cronjobs: dict[str, Object]) -> Iterator[tuple[Object, Object, str]]
     remote.
     """
     for job in (cronjobs[name] for name in STORES if name in cronjobs):
-        pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-        for volume in (one for one in pod["volumes"] if one["name"] == SECRET):
-            environment = {one["name"]: one.get("value", "") for one in pod["containers"][0]["env"]}
-            yield job, volume, environment["REMOTE"]
+        spec = job["spec"]["jobTemplate"]["spec"]
+        for volume in (one for one in spec["template"]["spec"]["volumes"] if one["name"] == SECRET):
+            yield job, volume, variables(spec)["REMOTE"]
             return
 
 

@@ -54,14 +54,17 @@ def with_environment(template: Mapping[str, Any], environment: Mapping[str, str]
     changed: dict[str, Any] = copy.deepcopy(dict(template))
     for container in changed["spec"]["containers"]:
         others = [variable for variable in container.get("env", []) if variable["name"] not in environment]
-        container["env"] = [*others, *({"name": k, "value": v} for k, v in environment.items())]
+        given = {name: value.replace("$", "$$") for name, value in environment.items()}
+        container["env"] = [*others, *({"name": name, "value": value} for name, value in given.items())]
     return changed
 
 
 def variables(job: Object) -> dict[str, str]:
-    """What the specification of a Job gives its program as it is."""
+    """What the specification of a Job gives its program as it is. The kubelet takes `$$` for `$`."""
     (container,) = job["template"]["spec"]["containers"]
-    return {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
+    return {
+        one["name"]: one["value"].replace("$$", "$") for one in container.get("env", ()) if "value" in one
+    }
 
 
 def manual_job(cronjob: Object, change: Callable[[Object], None] | None = None) -> Object:

@@ -481,7 +481,7 @@ def test_nothing_outlives_a_killed_run(runtime: LocalRuntime, postgres15: Path) 
 
 
 def test_small_rules() -> None:
-    assert expand("$(A)$(B)$$(A)", {"A": "1"}) == "1$(B)$(A)"
+    assert expand("$(A)$(B)$$(A)$$ $$$(A)$x$", {"A": "1"}) == "1$(B)$(A)$ $1$x$"
     assert [size("64Mi"), size("1G"), size(7)] == [64 * 2**20, 10**9, 7]
     with pytest.raises(SandboxError):
         size("1.5Gi")

@@ -12,9 +12,11 @@ import jsonschema
 import pytest
 import yaml
 
+from stack_backup.runs import variables
 from stack_backup_lab.bed import tools
 from stack_backup_lab.paths import BIN, PROJECT
 from stack_backup_lab.render import CHART, NAMESPACE, RenderError, load_values, merge_values, render
+from stack_backup_lab.runtime.pod import expand
 from tests.render.schema import Key, complaints, default_keys, dotted, load, nested, nodes
 from tests.render.stacks import STACKS, computed, lint, template
 
@@ -450,6 +452,19 @@ def test_a_value_that_no_template_reads_is_found(spare: Path) -> None:
 
 def test_an_undocumented_default_is_found(spare: Path) -> None:
     assert _undocumented((spare / "values.yaml").read_text(encoding="utf-8")) == ["spare"]
+
+
+@pytest.mark.parametrize("text", ["$", "$$", "$(HOME)", "$$(HOME)", "a$1$$b$(c"])
+def test_no_dollar_of_a_value_is_the_kubelet_s(text: str) -> None:
+    """What a program is given is what the value says."""
+    values = {"offsite": {"remote": f"s3:{text}"}, "mediaReplicator": {"exclude": [text]}}
+    objects = render(merge_values(STACKS["ci/everything"][0], values), namespace=NAMESPACE)
+    for job, name, expected in (("offsite", "REMOTE", f"s3:{text}"), ("media-replicator", "EXCLUDE", text)):
+        spec = objects.get("CronJob", job)["spec"]["jobTemplate"]["spec"]
+        (given,) = [
+            one["value"] for one in spec["template"]["spec"]["containers"][0]["env"] if one["name"] == name
+        ]
+        assert expand(given, {"HOME": "/tmp"}) == expected == variables(spec)[name]
 
 
 def test_no_number_is_written_with_an_exponent() -> None:

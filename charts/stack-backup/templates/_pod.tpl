@@ -144,7 +144,7 @@ volumeMounts:
 {{- end }}
 {{- if .job.store }}
 - name: REMOTE
-  value: {{ .context.Values.offsite.remote | quote }}
+  value: {{ .context.Values.offsite.remote | replace "$" "$$" | quote }}
 - name: CONFIGURATION_FILE
   value: /secrets/offsite/rclone.conf
 {{- end }}
@@ -163,8 +163,9 @@ volumeMounts:
 {{- range $name, $value := .env }}
 {{- /* A number of a file is a float, which from a million on would be written with an exponent. */}}
 {{- if kindIs "float64" $value }}{{ $value = int64 $value }}{{ end }}
+{{- /* The kubelet takes `$$` for `$`, as in SQL's own quotes, and `$(NAME)` for a variable. */}}
 - name: {{ $name }}
-  value: {{ $value | toString | quote }}
+  value: {{ $value | toString | replace "$" "$$" | quote }}
 {{- end }}
 {{- end }}
 

@@ -607,13 +607,13 @@ def known(what: str, there: Iterable[str], *fields: str) -> None:
 
 
 def expand(text: str, environment: Mapping[str, str]) -> str:
-    """`$(NAME)` as the kubelet expands it: an unknown name stays as it is, `$$(NAME)` is a literal."""
+    """`$(NAME)` as the kubelet expands it: an unknown name stays as it is, and `$$` is `$` wherever it is."""
 
     def value(match: re.Match[str]) -> str:
-        escaped, name = match.group(1), match.group(2)
-        return f"$({name})" if escaped else environment.get(name, match.group(0))
+        name = match.group(1)
+        return "$" if name is None else environment.get(name, match.group(0))
 
-    return re.sub(r"(\$)?\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)", value, text)
+    return re.sub(r"\$(?:\$|\(([^)]*)\))", value, text)
 
 
 def size(quantity: str | int) -> int:
