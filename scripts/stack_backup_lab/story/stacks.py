@@ -59,4 +59,6 @@ BACKUP_ALONE: Mapping[str, Any] = dict.fromkeys(
 )
 """Laid over production's values where only the hourly backup is of interest."""
 
-EVERY_MINUTE: Mapping[str, Any] = {"postgresBackupHourly": {"schedule": "* * * * *"}}
+EVERY_MINUTE: Mapping[str, Any] = {"postgresBackupHourly": {"schedule": "* * * * *", "suspend": False}}
+SUSPENDED: Mapping[str, Any] = {"jobDefaults": {"suspend": True}}
+"""Laid over where nothing may run but what is run by hand, whatever the hour is."""

@@ -33,6 +33,7 @@ from stack_backup_lab.story.stacks import (
     JOB,
     MEDIA,
     STAGING,
+    SUSPENDED,
     TEST_MACHINE,
     VALUES,
 )
@@ -100,7 +101,7 @@ class WholeStory:
         self._tree = folder / "media"
         self._molecules, self._files = molecules, files
         self._number = rounds
-        self._values = merge_values(VALUES, TEST_MACHINE, WITH_PAIR)
+        self._values = merge_values(VALUES, TEST_MACHINE, WITH_PAIR, SUSPENDED)
         self._mirrored: media_files.Snapshot = {}
 
     def steps(self) -> Generator[Step, None, None]:
