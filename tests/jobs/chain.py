@@ -14,6 +14,7 @@ from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.local import DATABASE, USER, LocalStack, LocalVolume
 from stack_backup_lab.runtime.pod import Faults
 from stack_backup_lab.runtime.postgres import SUPERUSER
+from tests.jobs.dumps import await_a_free_second
 from tests.outcomes import green
 from tests.render import contract
 
@@ -76,6 +77,7 @@ class Chain:
 
     def backup(self, **faults: Any) -> JobResult:
         """Of production, with a copy in the replica."""
+        await_a_free_second([self.dump])
         result = self.production.run(contract.HOURLY, faults=Faults(**faults))
         if result.succeeded:
             self.dump = result.verdict["dump"]

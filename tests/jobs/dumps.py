@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -25,6 +26,13 @@ PODS_USER = 999
 
 Manifest = dict[str, list[list[str]]]
 """The fields of every line of a manifest, by the line's key."""
+
+
+def await_a_free_second(taken: Iterable[str]) -> None:
+    """A run names its dump by the second in which it begins; `taken`: names of what there is."""
+    names = list(taken)
+    while any(stamp() in name for name in names):
+        time.sleep(0.05)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from stack_backup.runs import JobResult
-from stack_backup_jobs.formats import MANIFESTS, stamp
+from stack_backup_jobs.formats import MANIFESTS
 from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.local import LocalStack, RunningJob
 from stack_backup_lab.runtime.pod import Faults
-from tests.jobs.dumps import FINAL, DumpFolder, Sample
+from tests.jobs.dumps import FINAL, DumpFolder, Sample, await_a_free_second
 from tests.outcomes import green
 from tests.render import contract
 
@@ -43,12 +42,8 @@ class Hourly(DumpFolder):
 
     def start(self, **faults: Any) -> RunningJob:
         """Start the job with `Faults(**faults)`, in a second of its own, for it gives the dump its name."""
-        taken = [
-            *self.dumps(),
-            *self.volume.list(f"{FOLDER}/{MANIFESTS}"),
-        ]  # a killed run may leave a manifest
-        while any(stamp() in name for name in taken):
-            time.sleep(0.05)
+        # A killed run may leave a manifest.
+        await_a_free_second([*self.dumps(), *self.volume.list(f"{FOLDER}/{MANIFESTS}")])
         return self.stack.start(JOB, Faults(**faults))
 
     def run(self, **faults: Any) -> JobResult:

@@ -111,7 +111,7 @@ def say(stack: LocalStack, script: str, faults: Faults | None = None, **changes:
 
 def test_a_pod_is_nobody_special(stack: LocalStack) -> None:
     identity, first, name, *capabilities = say(
-        stack, "id -u; echo $$; hostname; grep -E 'Cap(Eff|Bnd|Prm)' /proc/self/status"
+        stack, "id -u; echo $$$$; hostname; grep -E 'Cap(Eff|Bnd|Prm)' /proc/self/status"
     )
     assert identity == "999"
     assert first == "1"

@@ -18,6 +18,8 @@ from stack_backup_lab.paths import CACHE, LOGS
 
 PACKAGE = "prometheus"
 OPERATOR = "github.com/prometheus-operator/prometheus-operator"
+MODULE = MODULES / "prometheus-operator"
+"""Where it is pinned."""
 RESOURCES = ("podmonitors", "prometheusrules")
 """Those that the chart makes objects of."""
 
@@ -65,6 +67,6 @@ def definitions() -> list[Path]:
     command = ["go", "mod", "download", "-json", OPERATOR]
     environment = {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
     with lock("prometheus-operator"):
-        module = json.loads(run(command, cwd=MODULES / "prometheus-operator", env=environment))
+        module = json.loads(run(command, cwd=MODULE, env=environment))
     folder = Path(module["Dir"]) / "example" / "prometheus-operator-crd"
     return [folder / f"monitoring.coreos.com_{name}.yaml" for name in RESOURCES]
