@@ -29,7 +29,7 @@ Manifest = dict[str, list[list[str]]]
 
 
 def await_a_free_second(taken: Iterable[str]) -> None:
-    """A run names its dump by the second in which it begins; `taken`: names of what there is."""
+    """Runs name what they make by the second; `taken`: names of what there is."""
     names = list(taken)
     while any(stamp() in name for name in names):
         time.sleep(0.05)

@@ -41,9 +41,14 @@ class Hourly(DumpFolder):
         self.stack.install(merge_values(VALUES, values))
 
     def start(self, **faults: Any) -> RunningJob:
-        """Start the job with `Faults(**faults)`, in a second of its own, for it gives the dump its name."""
+        """Start the job with `Faults(**faults)`, in a second of its own, by which its dump is named when it
+        begins, and its record in the history when it ends.
+        """
         # A killed run may leave a manifest.
-        await_a_free_second([*self.dumps(), *self.volume.list(f"{FOLDER}/{MANIFESTS}")])
+        taken = [*self.dumps(), *self.volume.list(f"{FOLDER}/{MANIFESTS}")]
+        if contract.HISTORY in self.stack.claims:
+            taken += self.stack.volume(contract.HISTORY).list(JOB)
+        await_a_free_second(taken)
         return self.stack.start(JOB, Faults(**faults))
 
     def run(self, **faults: Any) -> JobResult:

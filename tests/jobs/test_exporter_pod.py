@@ -44,7 +44,7 @@ def test_it_tells_of_real_runs_and_of_one_that_ends_while_it_serves(hourly: Hour
         assert found["dump_rows"] == hourly.rows(name)
         assert found["dump_suspicious"] == 0
         assert 0 < found["volume_free_bytes"] < found["volume_size_bytes"]
-        red, end = stack.run(JOB, environment={"DATABASE_SUPERUSER": "nobody"}), time.monotonic() + 60
+        red, end = hourly.run(environment={"DATABASE_SUPERUSER": "nobody"}), time.monotonic() + 60
         while not (found := metrics(stack))["last_exit_code"]:
             assert time.monotonic() < end, pod.log
             time.sleep(0.2)

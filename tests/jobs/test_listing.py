@@ -81,7 +81,7 @@ def test_the_history_is_every_run_s_own_verdict_and_the_listing_leaves_none(hour
     volume = hourly.stack.volume("history")
     volume.clear()
     verdicts = [dict(hourly.run().verdict), dict(hourly.run(environment={"COMPRESSOR": "none"}).verdict)]
-    hourly.stack.run(JOB)  # and a file that is none
+    hourly.run()  # and a file that is none
     volume.write(f"{JOB}/2026-11-25T11:51:40Z.pod.json", b'{"format": 1, "verdict"')
     before = volume.list(JOB)
     records = _remembered(hourly.stack)
