@@ -18,6 +18,7 @@ from stack_backup_jobs.formats import Exit
 from stack_backup_lab.data import media_files
 from stack_backup_lab.runtime import Stack, StackError, Volume
 from stack_backup_lab.story.stacks import CLAIM, FOLDER, JOB
+from tests.jobs.dumps import await_a_free_second
 
 __all__ = [
     "folder",
@@ -59,6 +60,7 @@ def test_a_run_s_own_variables_are_laid_over_the_release_s(any_stack: Stack) -> 
     assert (result.exit_code, result.succeeded) == (Exit.USAGE, False)
     assert f'"{given}"' in result.verdict["message"]
     assert any_stack.volume(CLAIM).list(FOLDER) == before
+    await_a_free_second(before)
     assert any_stack.run(JOB).succeeded
 
 
