@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -24,6 +23,7 @@ from stack_backup_lab.paths import BIN
 from stack_backup_lab.render import merge_values
 from stack_backup_lab.runtime.cluster import ClusterRuntime, ClusterStack
 from stack_backup_lab.runtime.kube import PortForward
+from stack_backup_lab.story.dashboard import free_port
 from tests import alerting
 from tests.alerting import MONITORING, Watch
 from tests.cluster.conftest import VALUES
@@ -40,12 +40,6 @@ WATCHED = merge_values(
 )
 EXPORTER = 8080
 SELECTOR = re.compile(r"\w*\{[^{}]*\}")
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @contextmanager
@@ -86,7 +80,7 @@ def watch(stack: ClusterStack, tmp_path_factory: pytest.TempPathFactory) -> Iter
         namespace=NAMESPACE,
         labels="app.kubernetes.io/component=exporter",
     )
-    ports = {name: _free_port() for name in ("metrics", "telemetry", "prometheus")}
+    ports = {name: free_port() for name in ("metrics", "telemetry", "prometheus")}
     state = [str(BIN / "kube-state-metrics"), f"--kubeconfig={stack.kube.kubeconfig}"]
     state += [f"--namespaces={NAMESPACE}", "--resources=cronjobs,jobs", "--host=127.0.0.1"]
     state += ["--telemetry-host=127.0.0.1", f"--port={ports['metrics']}"]

@@ -111,15 +111,16 @@ def lock(name: str) -> Iterator[None]:
     path = CACHE / "locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with _threads[name], path.open("w") as handle:
-        if not _taken(handle):
+        if not taken(handle):
             print(f"{name}: another process is at it; waiting for it to end ...", flush=True)
-            while not _taken(handle):
+            while not taken(handle):
                 if _stopped.wait(LOCK_INTERVAL):
                     raise BedError("Stopped while it waited for another process.")
         yield
 
 
-def _taken(handle: IO[str]) -> bool:
+def taken(handle: IO[str]) -> bool:
+    """Whether this process alone has the lock of an open file now; it does not wait for it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

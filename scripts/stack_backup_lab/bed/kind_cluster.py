@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
@@ -110,17 +110,8 @@ def used(name: str = NAME, *, keep: bool = False) -> Iterator[Cluster]:
         finally:
             if keep:
                 _lent(name).unlink(missing_ok=True)
-            elif _alone(users) and _lent(name).exists():
-                delete(name)
-
-
-def _alone(users: IO[str]) -> bool:
-    """Whether nobody else uses the cluster; who comes now waits until `users` is closed."""
-    try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+            elif commands.taken(users) and _lent(name).exists():
+                delete(name)  # who comes now waits until `users` is closed
 
 
 def _lent(name: str) -> Path:

@@ -89,7 +89,7 @@ def _started(command: list[str | Path], ends: ExitStack, **options: Any) -> None
     ends.callback(process.kill)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -101,7 +101,7 @@ def _exporter(stack: LocalStack, ends: ExitStack) -> int:
     deployment = render(values, namespace=stack.namespace).get("Deployment", "stack-backup-exporter")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     environment = {one["name"]: one["value"] for one in container["env"]}
-    port = _free_port()
+    port = free_port()
     environment |= {"HISTORY_VOLUME": str(stack.volume("history").path), "PORT": str(port)}
     environment |= {"PATH": os.environ["PATH"], "PAUSE_SECONDS": "1"}
     command: list[str | Path] = [sys.executable, "-B", "-m", "stack_backup_jobs.exporter"]
@@ -118,7 +118,7 @@ def _scraped(exporters: Mapping[str, int], folder: Path, ends: ExitStack) -> str
     scraped = {"job_name": "stack-backup", "scrape_interval": "1s", "scrape_timeout": "1s"}
     config = folder / "prometheus.yaml"
     config.write_text(yaml.safe_dump({"scrape_configs": [{**scraped, "static_configs": targets}]}))
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     options = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}"]
     program = prometheus.ensure() / "prometheus"
     _started([program, *options, f"--web.listen-address={address}"], ends, stdout=subprocess.DEVNULL)
